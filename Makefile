@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GKLBENCH := $(BIN)/gklbench
+
+# The demonstration. `make demo SHORT=1` is the same in a minute or two, for CI.
+DEMO_LOSSES := standard trades gkl
+ifdef SHORT
+DEMO_TRAIN := --epochs 8
+DEMO_EVAL := --n 64
+endif
+
+.PHONY: demo test lint types check format clean
+
+demo: $(VENV)/installed
+	@for loss in $(DEMO_LOSSES); do \
+	  $(GKLBENCH) train digits-$$loss --name digits-$$loss --overwrite $(DEMO_TRAIN) && \
+	  $(GKLBENCH) eval digits-$$loss --attack pgd:steps=20 --attack autoattack $(DEMO_EVAL) || exit 1; \
+	done
+	@$(GKLBENCH) leaderboard --csv results/leaderboard.csv
+	@$(GKLBENCH) leaderboard
+
+test: lint types check
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+check: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

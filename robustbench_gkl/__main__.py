@@ -1,0 +1,5 @@
+"""``python -m robustbench_gkl``."""
+
+from robustbench_gkl.cli import main
+
+main()

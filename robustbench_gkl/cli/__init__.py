@@ -1,0 +1,98 @@
+"""The command line: one file per command, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from robustbench_gkl import __version__
+from robustbench_gkl.errors import UserError
+
+COMMANDS = {
+    "train": "Train a model from a recipe and options.",
+    "eval": "Attack a model and record what stands.",
+    "import": "Turn a published checkpoint into a run.",
+    "leaderboard": "Print or export the leaderboard over all records.",
+    "list": "List losses, attacks, models, datasets or recipes.",
+}
+"""Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and imports only the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"robustbench_gkl.cli.{cmd_name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from robustbench_gkl.errors import unknown
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gklbench")
+def group() -> None:
+    r"""Train, attack and rank robust image classifiers.
+
+    \b
+    gklbench train digits-gkl --name gkl
+    gklbench eval gkl --attack pgd:steps=20 --attack autoattack
+    gklbench leaderboard --csv leaderboard.csv
+    """
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = group.main(arguments, prog_name="gklbench", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except click.exceptions.Abort:
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was done is saved: give the same command again to go on", 130)
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        return _fail("the device ran out of memory; use a smaller --batch-size", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run())

@@ -1,0 +1,130 @@
+"""``gklbench train``."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_gkl.cli import options
+from robustbench_gkl.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_gkl.config import TrainConfig
+    from robustbench_gkl.report.terminal import LiveProgress
+    from robustbench_gkl.training import EpochReport, StepReport
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--loss", help="See gklbench list losses.")
+@click.option("--model", help="See gklbench list models.")
+@click.option("--dataset", help="See gklbench list datasets.")
+@options.norm
+@options.eps
+@click.option("--epochs", type=int, help="Passes over the training images.")
+@click.option("--batch-size", type=int, help="Training images a step.")
+@click.option("--lr", type=float, help="Peak learning rate.")
+@options.seed
+@click.option("--name", help="The run's name; made from loss, model, dataset and seed if not given.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
+@click.option("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
+@click.option("--overwrite", is_flag=True, help="Delete the run of this name first.")
+@click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
+@options.device
+@options.data_dir
+@options.checkpoints_dir
+@options.quiet
+def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> None:
+    """Train a model.
+
+    RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
+    """
+    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.report.terminal import LiveProgress, make_console, settings_lines
+    from robustbench_gkl.training import Interrupted, Run, train
+
+    if given["resume"] and given["overwrite"]:
+        raise UserError("give --resume or --overwrite, not both")
+    config, name = _resolve(recipe, assignments, given)
+    run = Run(given["checkpoints_dir"] / name)
+    device = resolve_device(given["device"])
+    if given["overwrite"]:
+        run.delete()
+    console = make_console(quiet=given["quiet"])
+    console.print(f"run {name} on {device}", markup=False)
+    for line in settings_lines(config.model_dump(mode="json")):
+        console.print(f"  {line}", markup=False)
+    stopping: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
+    try:
+        with LiveProgress(console) as progress:
+            train(
+                config,
+                run,
+                device=device,
+                data_dir=given["data_dir"],
+                resume=given["resume"],
+                save_every=given["save_every"],
+                on_event=lambda event: _show(event, progress),
+                should_stop=lambda: bool(stopping),
+            )
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
+
+
+def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
+    """Return the configuration and the run's name: recipe, then --set, then options."""
+    from robustbench_gkl.config import TrainConfig, read_recipe, set_key, validated
+    from robustbench_gkl.training import Run
+    from robustbench_gkl.training.checkpoint import check_name
+
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        values = read_recipe(recipe)
+        values = values.get("train", values)
+        values.setdefault("recipe", Path(recipe).stem)
+    elif given["resume"] and given["name"] is not None:
+        started = Run(given["checkpoints_dir"] / given["name"])
+        if started.exists():
+            trained = started.config().train
+            if trained is None:
+                raise UserError(f"run {started.name} was imported and cannot be resumed")
+            values = trained.model_dump(mode="json")
+    for assignment in assignments:
+        set_key(values, assignment)
+    flat = options.given(**{key: given[key] for key in ("loss", "model", "dataset", "epochs", "batch_size", "seed")})
+    if flat.get("loss", values.get("loss")) != values.get("loss"):
+        values.pop("loss_options", None)
+    values.update(flat)
+    for table, key in (("threat", "norm"), ("threat", "eps"), ("optimizer", "lr")):
+        if given[key] is not None:
+            set_key(values, f"{table}.{key}={given[key]}" if key == "lr" else f'{table}.{key}="{given[key]}"')
+    config = validated(TrainConfig, values, what="configuration")
+    name = given["name"] or "-".join(
+        [config.recipe or f"{config.loss}-{config.model}-{_word(config.dataset)}", f"seed{config.seed}"]
+    )
+    return config, check_name(name)
+
+
+def _word(dataset: str) -> str:
+    return Path(dataset).stem.replace(":", "-")
+
+
+def _show(event: StepReport | EpochReport, progress: LiveProgress) -> None:
+    from robustbench_gkl.training import StepReport
+
+    if isinstance(event, StepReport):
+        progress.update(f"epoch {event.epoch + 1}/{event.epochs}", event.step, event.steps)
+        return
+    row = event.row
+    progress.line(
+        f"epoch {row['epoch']}/{event.epochs}  loss {row['loss']:.4f}  lr {row['lr']:.4g}  "
+        f"validation clean {row['val_clean_acc']:.2f} %  pgd {row['val_robust_acc']:.2f} %  "
+        f"{row['images_per_second']:.0f} images/s"
+    )

@@ -1,0 +1,145 @@
+"""What all data sets share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.noise import permutation
+from robustbench_gkl.registry import Registry
+
+Split = Literal["train", "test"]
+Shape = tuple[int, int, int]
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Return images as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
+    return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images in memory.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        labels: (N,) int64 in {0, ..., K - 1}.
+        classes: the K class names.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.images.dtype != torch.uint8:
+            raise UserError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise UserError(f"{len(self.images)} images need as many int64 labels, got {got}")
+        if len(self.images) == 0:
+            raise UserError("the data set has no images")
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high >= len(self.classes):
+            raise UserError(f"labels must lie in 0..{len(self.classes) - 1}, got {low}..{high}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, height, width)."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of shape, pixels and labels."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def take(self, rows: Tensor) -> ImageSet:
+        """Return the images at the positions ``rows`` (n,)."""
+        return ImageSet(self.images[rows], self.labels[rows], self.classes)
+
+
+class Dataset(Protocol):
+    """A source of images. ``shape`` and ``classes`` must not need the images where they are published facts."""
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, height, width)."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in label order."""
+        ...
+
+    def load(self, split: Split) -> ImageSet:
+        """Return all images of a split.
+
+        Raises:
+            UserError: files absent or broken; the message says which and how to get them.
+        """
+        ...
+
+
+DatasetFactory = Callable[..., Dataset]
+DATASETS: Registry[DatasetFactory] = Registry("dataset", "robustbench_gkl.data")
+
+
+def one_line(error: BaseException) -> str:
+    """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def load_dataset(name: str, *, data_dir: Path = Path("data")) -> Dataset:
+    """Return the data set called ``name`` (``"digits"``, ``"cifar10"``, ``"npz:PATH"``, ``"folder:PATH"``).
+
+    Args:
+        name: a registered name.
+        data_dir: where downloaded data sets are kept.
+
+    Raises:
+        UserError: unknown name.
+    """
+    factory, parameters = DATASETS.resolve(name)
+    return factory(data_dir=data_dir.expanduser(), **parameters)
+
+
+def train_validation_split(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    """Hold out a validation part of the training images.
+
+    Which images are held out depends on their number alone, so all runs on a data set select on the same ones.
+
+    Args:
+        images: the training images.
+        fraction: share held out, 0 <= fraction < 1; at least one image is held out and at least one is left.
+
+    Returns:
+        (training part, validation part), disjoint; with fraction 0 both are all of ``images``.
+
+    Raises:
+        UserError: a fraction out of range, or a single image to split.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"the validation fraction must lie in [0, 1), got {fraction}")
+    if fraction == 0:
+        return images, images
+    if len(images) == 1:
+        raise UserError("a single training image cannot be split; use a validation fraction of 0")
+    held = min(max(1, round(len(images) * fraction)), len(images) - 1)
+    order = permutation(0, "validation", n=len(images))
+    return images.take(order[held:].sort().values), images.take(order[:held].sort().values)

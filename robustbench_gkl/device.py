@@ -1,0 +1,78 @@
+"""Devices, and what a record says about the machine and software that made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from robustbench_gkl import __version__
+from robustbench_gkl.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "pyautoattack", "torchattacks", "numpy")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:i`` names.
+
+    Raises:
+        UserError: another name, or a CUDA device that is not there.
+    """
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (kind == "cpu" and number) or (number and not number.isdigit()):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:i, got {name!r}")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
+    return torch.device(name)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Compute in true float32 in the block: TF32 is off for matrix products and convolutions."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32)
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def git_commit(folder: Path = Path(__file__).parent) -> str | None:
+    """Return the commit of the checkout that holds ``folder``, with ``-dirty`` if it was changed; None if none."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return versions, device and git commit as text."""
+    found = {"gklbench": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    found["device"] = f"{device.type} ({name}, {torch.get_num_threads()} threads of {os.cpu_count()})"
+    if commit := git_commit():
+        found["git_commit"] = commit
+    return found

@@ -1,0 +1,22 @@
+"""The one error that users are meant to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line that says what was expected, what came and what to do. The command line prints it
+    without a traceback and exits with 2.
+    """
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
+    """Return the error for a ``name`` that is none of ``choices``; it lists them and the closest one."""
+    known = sorted(choices)
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {kind} {name!r}{hint} (choose from {', '.join(known) or 'none'})")

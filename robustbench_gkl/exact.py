@@ -1,0 +1,62 @@
+"""Exact numbers for radii and step sizes: ``8/255`` is a fraction, and 0.031 is another number. Imports no torch."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Literal, get_args
+
+from robustbench_gkl.errors import UserError, unknown
+
+Norm = Literal["linf", "l2", "l1"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+def parse_fraction(text: str | int | float | Fraction, *, what: str = "eps") -> Fraction:
+    """Return ``text`` as an exact fraction: ``"8/255"``, ``"0.3"``, ``0.3`` (its shortest decimal) or ``8 / 255``.
+
+    A float that is the nearest one to k/255 means k/255.
+
+    Raises:
+        UserError: not a number, or a negative one.
+    """
+    try:
+        if isinstance(text, float):
+            levels = Fraction(round(text * 255), 255)
+            value = levels if float(levels) == text else Fraction(repr(text))
+        else:
+            value = Fraction(text)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise UserError(f"{what} must be a number such as 8/255 or 0.3, got {text!r}") from None
+    if value < 0:
+        raise UserError(f"{what} must not be negative, got {text!r}")
+    return value
+
+
+def format_fraction(value: Fraction) -> str:
+    """Return the usual spelling: a short decimal where it is exact (``0.3``), else ``8/255`` or ``1/7``."""
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    if rest == 1:
+        return f"{float(value):g}" if Fraction(f"{float(value):g}") == value else str(value)
+    if 255 % value.denominator == 0:
+        return f"{value.numerator * (255 // value.denominator)}/255"
+    return str(value)
+
+
+def check_radius(norm: str, eps: str | int | float | Fraction) -> Fraction:
+    """Return ``eps`` as an exact fraction if it can be the radius of a threat model in ``norm``.
+
+    Raises:
+        UserError: an unknown norm; an eps that is no number, negative, or above 1 for linf.
+    """
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS)
+    exact = parse_fraction(eps)
+    if norm == "linf" and exact > 1:
+        raise UserError(
+            f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {eps}; "
+            f"for {eps} grey levels write {eps}/255"
+        )
+    return exact

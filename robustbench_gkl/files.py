@@ -1,0 +1,64 @@
+"""Writing files so that a kill or a full disk never leaves half of one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from robustbench_gkl.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
+    """Write ``content`` to ``path``: into a temporary file beside it, synced to disk, then renamed over it.
+
+    Args:
+        path: its folder must exist.
+        content: bytes, text (UTF-8), or a function that writes to the path it is given.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames and new names in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def writable_folder(path: Path, *, what: str) -> Path:
+    """Make ``path`` if need be and show that files can be written there, before any work is done.
+
+    Raises:
+        UserError: it is no folder or cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{what} {path} must be a folder that can be written to: {error.strerror}") from None
+    return path

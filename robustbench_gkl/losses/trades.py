@@ -1,0 +1,37 @@
+"""TRADES (arXiv 1901.08573)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_gkl.losses.base import LOSSES, Loss, kl_divergence
+
+
+@LOSSES.register("trades")
+class TRADES(Loss):
+    """CE(z, y) + beta KL(softmax(z) || softmax(a)) (Zhang et al., arXiv 1901.08573).
+
+    Args:
+        beta: weight of the robust term (1 / lambda in the paper).
+    """
+
+    inner_needs_clean: ClassVar[bool] = True
+    start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
+
+    def __init__(self, *, num_classes: int, beta: float = 6.0) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def inner(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return KL(softmax(z) || softmax(a)), (B,)."""
+        return kl_divergence(clean_logits, adv_logits)
+
+    def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the clean and the robust term; the gradient flows into both logits of the latter."""
+        return {
+            "ce": F.cross_entropy(clean_logits, labels),
+            "robust": self.beta * kl_divergence(clean_logits, adv_logits).mean(),
+        }

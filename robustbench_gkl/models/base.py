@@ -1,0 +1,122 @@
+"""What all architectures share: the [0, 1] input, the normalisation layer and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.registry import Registry
+
+Shape = tuple[int, int, int]
+
+
+class Normalize(nn.Module):
+    """Shift and scale each channel: ``(x - mean) / std``; nothing at all where ``mean`` is None.
+
+    The constants are no part of the state dict, whose keys stay those of the published checkpoints: they are
+    written into the header of the weights file (see :mod:`robustbench_gkl.training.checkpoint`).
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, mean: Sequence[float] | None, std: Sequence[float] | None, *, channels: int) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise UserError("mean and std are given together or not at all")
+        for name, values in (("mean", mean), ("std", std)):
+            if values is not None and len(values) not in (1, channels):
+                raise UserError(f"{name} needs 1 or {channels} values, one per channel; got {len(values)}")
+        if std is not None and not all(value > 0 for value in std):
+            raise UserError(f"std must be above 0 in each channel, got {', '.join(map(str, std))}")
+        for name, values in (("mean", mean), ("std", std)):
+            constant = None
+            if values is not None:
+                constant = torch.tensor(values, dtype=torch.float32).reshape(1, -1, 1, 1)
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return ``images`` (B, C, H, W), normalised."""
+        if self.mean is None or self.std is None:
+            return images
+        return (images - self.mean) / self.std
+
+    def constants(self) -> tuple[list[float], list[float]] | None:
+        """Return (mean, std), one value or one per channel, or None for the identity."""
+        if self.mean is None or self.std is None:
+            return None
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
+
+
+class Classifier(nn.Module):
+    """An image classifier: float32 images in [0, 1] of ``input_shape`` in, logits out.
+
+    Subclasses define the layers under their published names and :meth:`forward_normalized`.
+
+    Args:
+        num_classes: length of the logits.
+        input_shape: (channels, height, width).
+        mean, std: normalisation constants, one or one per channel, in the [0, 1] scale; None for none.
+    """
+
+    published_extras: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the keys that published checkpoints carry without ever using them."""
+    published_under: ClassVar[str] = ""
+    """Prefix under which this class keeps what published checkpoints hold at the top."""
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_shape: Shape,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_shape = input_shape
+        self.normalize = Normalize(mean, std, channels=input_shape[0])
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of normalised images (B, C, H, W)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        return self.forward_normalized(self.normalize(images))
+
+
+ModelFactory = Callable[..., Classifier]
+MODELS: Registry[ModelFactory] = Registry("model", "robustbench_gkl.models")
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int,
+    input_shape: Shape | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Classifier:
+    """Build an architecture with fresh weights.
+
+    Args:
+        name: a registered name such as ``"preact-resnet18"`` or ``"wrn-34-10"``.
+        num_classes: at least 2.
+        input_shape: (channels, height, width); None for the one that the architecture was published with.
+        mean, std: normalisation inside the model; None for what the architecture was published with.
+
+    Raises:
+        UserError: unknown name; a depth, width or input shape that the architecture cannot have.
+    """
+    factory, parameters = MODELS.resolve(name)
+    if num_classes < 2:
+        raise UserError(f"a classifier needs at least 2 classes, got {num_classes}")
+    if input_shape is not None and min(input_shape) < 1:
+        raise UserError(f"input_shape is (channels, height, width), each at least 1; got {input_shape}")
+    shape = {} if input_shape is None else {"input_shape": input_shape}
+    return factory(**parameters, num_classes=num_classes, mean=mean, std=std, **shape)

@@ -1,0 +1,68 @@
+"""ResNet-18 as it is used on CIFAR: a 3x3 stem and no max-pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.models.layers import global_average
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions, each followed by batch normalisation, beside a shortcut."""
+
+    def __init__(self, in_planes: int, planes: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or in_planes != planes:
+            self.shortcut.append(nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(planes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        return F.relu(out, inplace=True)
+
+
+def _stage(in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(_Block(in_planes, planes, stride=stride), _Block(planes, planes, stride=1))
+
+
+@MODELS.register("resnet18")
+class ResNet18(Classifier):
+    """ResNet-18 for small images (arXiv 1512.03385): 3x3 stem of stride 1, four stages of two blocks.
+
+    Parameter names are those of the CIFAR port that most checkpoints use (``layer1.0.conv1``, ``linear``).
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_shape: Shape = (3, 32, 32),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
+        self.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = _stage(64, 64, stride=1)
+        self.layer2 = _stage(64, 128, stride=2)
+        self.layer3 = _stage(128, 256, stride=2)
+        self.layer4 = _stage(256, 512, stride=2)
+        self.linear = nn.Linear(512, num_classes)
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of normalised images (B, C, H, W)."""
+        features = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = stage(features)
+        logits: Tensor = self.linear(global_average(features))
+        return logits

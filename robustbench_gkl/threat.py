@@ -1,0 +1,202 @@
+"""Threat models: what an adversary may do to an image.
+
+A :class:`ThreatModel` alone knows projection, distance, random start and steepest step, so that attacks are
+written once for all norms. Images are float32 in [0, 1] of shape (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from robustbench_gkl.exact import Norm, check_radius, format_fraction
+from robustbench_gkl.noise import Noise
+
+_TINY = 1e-12
+
+
+def _flat(images: Tensor) -> Tensor:
+    return images.reshape(images.shape[0], -1)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    """Shape the per-sample ``values`` (B,) so that they broadcast over ``like`` (B, ...)."""
+    return values.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def _distance_linf(delta: Tensor) -> Tensor:
+    return _flat(delta).abs().amax(1)
+
+
+def _distance_l2(delta: Tensor) -> Tensor:
+    return _flat(delta).square().sum(1).sqrt()
+
+
+def _distance_l1(delta: Tensor) -> Tensor:
+    return _flat(delta).abs().sum(1)
+
+
+def _project_linf(images: Tensor, origin: Tensor, eps: float) -> Tensor:
+    return images.clamp(origin - eps, origin + eps).clamp(0, 1)
+
+
+def _project_l2(images: Tensor, origin: Tensor, eps: float) -> Tensor:
+    delta = images - origin
+    scale = (eps / _distance_l2(delta).clamp_min(_TINY)).clamp_max(1)
+    return (origin + delta * _column(scale, delta)).clamp(0, 1)
+
+
+def _project_l1(images: Tensor, origin: Tensor, eps: float) -> Tensor:
+    """Project exactly onto the intersection of the l1 ball and [0, 1] (Croce and Hein, arXiv 2103.01208).
+
+    The projection is clamp(shrink(delta, t)) for the smallest t >= 0 with l1 length at most eps. That length is
+    piecewise linear and falling in t, with breaks at |delta| and |delta| - room: sort them, find the piece, solve.
+    """
+    delta = _flat(images - origin)
+    start = _flat(origin)
+    size = delta.abs()
+    room = torch.where(delta > 0, 1 - start, start)
+    kept = torch.minimum(size, room)
+    # Going up in t, coordinate i begins to shrink at size - room (0 if it starts inside) and is gone at size.
+    breaks = torch.cat([(size - room).clamp_min(0), size], 1)
+    slopes = torch.cat([torch.full_like(size, -1.0), torch.ones_like(size)], 1)
+    order = torch.argsort(breaks, 1)
+    breaks, slopes = breaks.gather(1, order), slopes.gather(1, order).cumsum(1)
+    total = kept.double().sum(1)
+    steps = (slopes[:, :-1] * breaks.diff(dim=1)).double().cumsum(1)
+    lengths = torch.cat([total[:, None], total[:, None] + steps], 1)
+    piece = ((lengths > eps).sum(1) - 1).clamp(0, breaks.shape[1] - 2)[:, None]
+    slope = slopes.gather(1, piece).squeeze(1).clamp_max(-1)
+    threshold = breaks.gather(1, piece).squeeze(1) + (lengths.gather(1, piece).squeeze(1) - eps) / -slope
+    threshold = torch.where(total > eps, threshold, 0).to(size.dtype)
+    moved = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
+    return (start + delta.sign() * moved).reshape(images.shape).clamp(0, 1)
+
+
+def _step_linf(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
+    return gradient.sign() * length
+
+
+def _step_l2(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
+    return gradient * (length / _column(_distance_l2(gradient), gradient).clamp_min(_TINY))
+
+
+def _step_l1(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
+    """Spend ``length`` on the coordinates of largest slope, each as far as [0, 1] lets it go."""
+    slope, start = _flat(gradient), _flat(images)
+    room = torch.where(slope > 0, 1 - start, start) * (slope != 0)
+    order = slope.abs().argsort(1, descending=True)
+    sorted_room = room.gather(1, order)
+    before = sorted_room.cumsum(1) - sorted_room
+    spent = torch.minimum((length.reshape(-1, 1) - before).clamp_min(0), sorted_room)
+    step = torch.zeros_like(slope).scatter(1, order, spent) * slope.sign()
+    return step.reshape(gradient.shape)
+
+
+def _start_linf(images: Tensor, noise: Noise, eps: float) -> Tensor:
+    return (2 * noise.uniform(*images.shape[1:]) - 1) * eps
+
+
+def _start_l2(images: Tensor, noise: Noise, eps: float) -> Tensor:
+    direction = noise.at("direction").normal(*images.shape[1:])
+    radius = noise.at("radius").uniform() ** (1 / math.prod(images.shape[1:]))
+    return direction * _column(eps * radius / _distance_l2(direction).clamp_min(_TINY), images)
+
+
+def _start_l1(images: Tensor, noise: Noise, eps: float) -> Tensor:
+    # Exponential spacings with one more than the dimension are uniform in the l1 ball (Laplace direction).
+    shape = images.shape[1:]
+    spacings = -torch.log1p(-noise.at("direction").uniform(*shape))
+    rest = -torch.log1p(-noise.at("radius").uniform())
+    scale = eps / (_distance_l1(spacings) + rest).clamp_min(_TINY)
+    return spacings * noise.at("sign").signs(*shape) * _column(scale, images)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What differs between norms."""
+
+    distance: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor, Tensor, float], Tensor]
+    step: Callable[[Tensor, Tensor, Tensor], Tensor]
+    start: Callable[[Tensor, Noise, float], Tensor]
+
+
+_GEOMETRY = {
+    "linf": _Geometry(_distance_linf, _project_linf, _step_linf, _start_linf),
+    "l2": _Geometry(_distance_l2, _project_l2, _step_l2, _start_l2),
+    "l1": _Geometry(_distance_l1, _project_l1, _step_l1, _start_l1),
+}
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """All images in [0, 1] within distance ``eps`` of the original in ``norm``.
+
+    Args:
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
+        eps: the radius in the [0, 1] image scale, kept as an exact fraction; text such as ``"8/255"`` is parsed.
+
+    Raises:
+        UserError: an unknown norm; an eps that is no number, negative, or above 1 for linf.
+    """
+
+    norm: Norm
+    eps: Fraction
+
+    def __init__(self, norm: str, eps: str | int | float | Fraction) -> None:
+        object.__setattr__(self, "eps", check_radius(norm, eps))
+        object.__setattr__(self, "norm", cast(Norm, norm))
+
+    def __str__(self) -> str:
+        return f"{self.norm} {format_fraction(self.eps)}"
+
+    @property
+    def radius(self) -> float:
+        """``eps`` as a float."""
+        return float(self.eps)
+
+    def with_eps(self, eps: str | int | float | Fraction) -> ThreatModel:
+        """Return the same norm with another radius."""
+        return ThreatModel(self.norm, eps)
+
+    def distance(self, images: Tensor, origin: Tensor) -> Tensor:
+        """Return (B,): how far each of ``images`` (B, ...) is from its ``origin`` (B, ...)."""
+        return _GEOMETRY[self.norm].distance(images - origin)
+
+    def project(self, images: Tensor, origin: Tensor) -> Tensor:
+        """Return the images (B, ...) brought into the ball around ``origin`` and into [0, 1].
+
+        This is the nearest such image for linf and l1; for l2 it is the projection onto the ball, clamped.
+        """
+        return _GEOMETRY[self.norm].project(images, origin, self.radius)
+
+    def steepest(self, gradient: Tensor, images: Tensor, length: float | Tensor) -> Tensor:
+        """Return the step (B, ...) of the given length in this norm along which ``gradient`` rises most.
+
+        Args:
+            gradient: (B, ...), the slope of what is maximised at ``images``; zero slopes are not stepped along.
+            images: (B, ...), the points stepped from. For l1 the step ends inside [0, 1] there, since a step on
+                the few steepest pixels would otherwise leave the range; for the other norms it may leave it.
+            length: one length, or one per sample broadcastable to (B, 1, ...).
+        """
+        sized = torch.as_tensor(length, dtype=gradient.dtype, device=gradient.device)
+        sized = sized.expand(gradient.shape[0], *[1] * (gradient.dim() - 1)) if sized.dim() == 0 else sized
+        return _GEOMETRY[self.norm].step(gradient, images, sized)
+
+    def random_start(self, images: Tensor, noise: Noise) -> Tensor:
+        """Return images (B, ...) drawn uniformly from the ball around ``images``, clamped to [0, 1]."""
+        return (images + _GEOMETRY[self.norm].start(images, noise, self.radius)).clamp(0, 1)
+
+    def contains(self, images: Tensor, origin: Tensor) -> Tensor:
+        """Return (B,) bool: finite, in [0, 1] and in the ball, up to float32 rounding of the sums involved."""
+        slack = 1e-6 * max(1.0, self.radius) * (1 if self.norm == "linf" else 10)
+        inside = self.distance(images, origin) <= self.radius + slack
+        flat = _flat(images)
+        return inside & flat.isfinite().all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
