@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import TINY, CommandLine, Result
+
+from robustbench_gkl.cli import run
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Reference data that a checkout may have beside it; tests that need it are skipped where it is absent."""
@@ -19,3 +22,25 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder of reference data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def gklbench(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Call the command line in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoints folder with the run ``tiny``: tiny-cnn on digits."""
+    folder = tmp_path_factory.mktemp("trained") / "checkpoints"
+    arguments = ["train", "digits-trades", "--name", "tiny", "--checkpoints-dir", folder, "--quiet", *TINY]
+    assert run([str(argument) for argument in arguments]) == 0
+    return folder

@@ -53,13 +53,13 @@ class _LazyGroup(click.Group):
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gklbench")
 def group() -> None:
-    r"""Train, attack and rank robust image classifiers.
+    """Train, attack and rank robust image classifiers.
 
     \b
     gklbench train digits-gkl --name gkl
     gklbench eval gkl --attack pgd:steps=20 --attack autoattack
     gklbench leaderboard --csv leaderboard.csv
-    """
+    """  # noqa: D301
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -70,11 +70,15 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = group.main(arguments, prog_name="gklbench", standalone_mode=False)
+        with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
+            group.invoke(context)
     except UserError as error:
         return _fail(str(error), 2)
-    except click.exceptions.Abort:
-        return _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.exceptions.Exit as error:
+        return error.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
     except KeyboardInterrupt:
@@ -85,7 +89,7 @@ def run(arguments: list[str] | None = None) -> int:
         if "out of memory" not in str(error):
             raise
         return _fail("the device ran out of memory; use a smaller --batch-size", 1)
-    return code if isinstance(code, int) else 0
+    return 0
 
 
 def _fail(message: str, code: int) -> int:

@@ -294,17 +294,17 @@ class _Engine:
         standing = torch.from_numpy(np.flatnonzero(result.standing))
         before = int(standing.numel())
         totals: dict[str, float] = {"rejected": 0, "seconds": 0.0, "forwards": 0, "backwards": 0}
-        replay = self._replay(stage.name)
+        replay = self._replay(stage.label)
         done = 0
         for rows in standing.split(self.batch_size) if before else ():  # type: ignore[no-untyped-call]
             entry = next(replay, None) or self._attack(stage, rows)
-            self._apply(entry, stage.name, result)
+            self._apply(entry, stage.label, result)
             for key in totals:
                 totals[key] += entry[key]
             done += len(rows)
-            self._tell(stage.name, done, before, int(result.standing.sum()))
+            self._tell(stage.label, done, before, int(result.standing.sum()))
         return StageResult(
-            name=stage.name,
+            name=stage.label,
             attacked=before,
             broken=before - int(result.standing.sum()),
             rejected=int(totals["rejected"]),
@@ -325,7 +325,7 @@ class _Engine:
         noise = Noise(self.seed, self.index[rows].to(self.device))
         candidates = stage(self.meter, images, labels, self.threat, noise=noise).detach().float()
         if candidates.shape != images.shape:
-            raise RuntimeError(f"{stage.name} returned {tuple(candidates.shape)} for images {tuple(images.shape)}")
+            raise RuntimeError(f"{stage.label} returned {tuple(candidates.shape)} for images {tuple(images.shape)}")
         allowed = self.threat.contains(candidates, images)
         candidates = torch.where(allowed[:, None, None, None], candidates, images)
         with torch.no_grad():
@@ -336,7 +336,7 @@ class _Engine:
         if self.adversarial is not None:
             self.adversarial[fallen] = candidates[broken].cpu()
         entry = {
-            "stage": stage.name,
+            "stage": stage.label,
             "fallen": fallen.tolist(),
             "adv_pred": prediction[broken].tolist(),
             "distance": distance.tolist(),
