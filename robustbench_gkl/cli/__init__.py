@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import signal
 import sys
 from types import FrameType
@@ -62,6 +63,13 @@ def group() -> None:
     """  # noqa: D301
 
 
+class _Messages(logging.Handler):
+    """What the library has to say while it works, such as that a download has begun."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -69,6 +77,9 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
+    logger = logging.getLogger("robustbench_gkl")
+    logger.handlers, logger.propagate = [_Messages()], False
+    logger.setLevel(logging.INFO)
     try:
         with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
             group.invoke(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,15 @@ checkpoints_dir = _folder("--checkpoints-dir", "checkpoints", "Where runs are ke
 results_dir = _folder("--results-dir", "results", "Where records and verdicts are kept.")
 data_dir = _folder("--data-dir", "data", "Where downloaded data sets are kept.")
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i.")
-quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+
+
+def _hush(ctx: click.Context, parameter: click.Parameter, quiet: bool) -> bool:
+    if quiet:
+        logging.getLogger("robustbench_gkl").setLevel(logging.ERROR)
+    return quiet
+
+
+quiet = click.option("--quiet", "-q", is_flag=True, callback=_hush, help="Print nothing but errors.")
 norm = click.option("--norm", help="linf, l2 or l1.")
 eps = click.option("--eps", help="Radius in the [0, 1] image scale, such as 8/255.")
 seed = click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers.")

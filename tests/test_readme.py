@@ -1,0 +1,59 @@
+"""Every command in the README works, on smaller settings where it would take long."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import CommandLine
+
+from robustbench_gkl.models import create_model
+
+README = Path(__file__).parents[1] / "README.md"
+SMALLER = {
+    "train": ["--epochs", "1", "--set", "train_size=128", "--set", "attack.steps=1", "--set", "probe.steps=1"],
+    "eval": ["--n", "4"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("bash") + blocks("yaml")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line.strip(), comments=True)[1:] for line in lines if line.strip().startswith("gklbench ")]
+
+
+def test_the_commands_of_the_readme_work(
+    gklbench: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(create_model("tiny-cnn", num_classes=10, input_shape=(1, 8, 8)).state_dict(), "published.pt")
+    ran = 0
+    for command in commands():
+        smaller = [] if "--resume" in command else SMALLER.get(command[0], [])
+        if "--fail-under" in command:
+            command[command.index("--fail-under") + 1] = "0"
+        result = gklbench(*command, *smaller)
+        assert result.code == 0, (command, result.err)
+        ran += 1
+    assert ran >= 12
+
+
+def test_the_python_of_the_readme_works(
+    gklbench: CommandLine, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert gklbench("eval", trained / "tiny", "--attack", "fgsm", "--n", 4).code == 0
+    (code,) = blocks("python")
+    code = code.replace('load_model("gkl")', f"load_model({str(trained / 'tiny')!r})")
+    code = code.replace("test.images, test.labels", "test.images[:4], test.labels[:4]")
+    assert str(trained) in code
+    assert "[:4]" in code
+    namespace: dict[str, object] = {}
+    exec(compile(code.replace("print(", "_ = ("), str(README), "exec"), namespace)
+    assert namespace["result"]
