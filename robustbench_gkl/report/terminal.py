@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -27,13 +28,14 @@ def make_console(*, quiet: bool = False) -> Console:
 
 
 def leaderboard_table(frame: pd.DataFrame) -> Table:
-    """Return a leaderboard as a rich table; figures are aligned right, and columns that say nothing left out."""
+    """Return a leaderboard as a rich table: figures aligned right, checks in colour, ``-`` for what is not there."""
     import pandas as pd
 
     table = Table(header_style="bold", row_styles=("", "dim"), box=None, pad_edge=False)
     for name in frame.columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "model")
+        # What does not fit goes on in the next line: an ellipsis could hide what tells two rows apart.
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)))
     return table
@@ -49,11 +51,11 @@ def _cell(name: str, value: object) -> str:
         return f"[{colour}]{value}[/{colour}]"
     if name == "eval_seconds":
         return f"{value:.1f}"
-    return f"{value:.2f}" if isinstance(value, float) else f"{value}"
+    return f"{value:.2f}" if isinstance(value, float) else escape(f"{value}")
 
 
 def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:
-    """Return nested settings as ``table.key = value`` lines, leaving out what is None or empty."""
+    """Return nested settings as ``table.key = value`` lines, leaving out what is None."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -91,16 +91,19 @@ def leaderboard(
 
 
 def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
-    """Join the records that speak of the same model, samples and threat; the newest of each protocol counts."""
+    """Join the records that speak of the same model, samples and threat; the newest of each protocol counts.
+
+    A partial record counts only where there is no complete one.
+    """
     joined: dict[tuple[_Subject, _Samples], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.created):
+    for record in sorted(records, key=lambda record: (not record.partial, record.created)):
         subject = (record.model.name, record.model.weights_sha256)
         samples = (record.data.dataset, record.data.split, record.data.sha256, str(record.threat))
         by_protocol = joined[subject, samples]
         by_protocol.pop(record.protocol_sha256, None)
         by_protocol[record.protocol_sha256] = record
     for by_protocol in joined.values():
-        kept = tuple(by_protocol.values())
+        kept = tuple(sorted(by_protocol.values(), key=lambda record: record.created))
         yield Row(kept, _standing(kept, store))
 
 
@@ -175,11 +178,15 @@ def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a leaderboard as a Markdown table."""
-    cells = table.astype(object).where(table.notna(), "").map(lambda cell: str(cell).replace("|", "\\|"))
+    cells = table.astype(object).where(table.notna(), "").map(_markdown_cell)
     numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     lines = [
-        "| " + " | ".join(table.columns) + " |",
+        "| " + " | ".join(map(_markdown_cell, table.columns)) + " |",
         "|" + "|".join("---:" if right else "---" for right in numeric) + "|",
         *("| " + " | ".join(row) + " |" for row in cells.itertuples(index=False)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(cell: object) -> str:
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
