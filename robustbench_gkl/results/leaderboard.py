@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from robustbench_gkl.errors import UserError
@@ -110,8 +111,7 @@ def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
 def _standing(records: Sequence[Record], store: ResultStore) -> int:
     if len(records) == 1:
         return round(records[0].worst_case_acc * records[0].data.n / 100)
-    stands = pd.concat([store.verdicts(record).set_index("index")["broken_by"].isna() for record in records], axis=1)
-    return int(stands.all(axis=1).sum())
+    return int(np.logical_and.reduce([store.standing(record) for record in records]).sum())
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
