@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def _standing(records: Sequence[Record], store: ResultStore) -> int:
 def _frame(rows: list[Row]) -> pd.DataFrame:
     rows.sort(key=lambda row: (row.group, not row.ranked, -row.standing, row.newest.model.name))
     labels = list(dict.fromkeys(label for row in rows for label in row.attacks))
-    labels.sort(key=lambda label: (label.startswith("autoattack"), label))
+    labels.sort(key=_column_order)
     table = []
     place = rank = 0
     before: Row | None = None
@@ -131,6 +132,12 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
         table.append(_cells(row, labels, rank if row.ranked else None))
     frame = pd.DataFrame(table, columns=[*LEADING, *labels, *TRAILING])
     return frame.astype({"rank": "Int64", "n": "int64", "params": "int64"})
+
+
+def _column_order(label: str) -> tuple[bool, list[tuple[str, int]]]:
+    """Put ``pgd-20`` before ``pgd-100``, and AutoAttack last."""
+    parts = re.findall(r"(\D*)(\d*)", label)
+    return label.startswith("autoattack"), [(text, int(number or 0)) for text, number in parts]
 
 
 def _cells(row: Row, labels: Sequence[str], rank: int | None) -> dict[str, object]:

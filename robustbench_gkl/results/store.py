@@ -45,7 +45,7 @@ class Journal:
                     entry = json.loads(line)
                 except ValueError:
                     break
-                if not line.endswith(b"\n"):
+                if not isinstance(entry, dict) or not line.endswith(b"\n"):
                     break
                 self.entries.append(entry)
                 whole += len(line)
