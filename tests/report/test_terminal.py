@@ -68,7 +68,7 @@ class TestTable:
             assert "50.00" in row
         caption = " ".join(" ".join(rest[len(frame) :]).split())
         assert caption.startswith("no room here for params")
-        assert all(name in caption for name in set(frame) - set(kept))
+        assert all(str(name) in caption for name in set(frame) - set(kept))
 
     def test_a_very_narrow_one_folds_and_loses_nothing(self, frame: pd.DataFrame) -> None:
         text = rendered(frame, width=40)
