@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -41,15 +42,20 @@ ExactNumber = Annotated[
 """A fraction that is read from ``"8/255"`` or ``0.3`` and written back the same way."""
 
 
+_MESSAGES = {"missing": "is missing", "extra_forbidden": "there is no such key"}
+_SPEAK_FOR_THEMSELVES = ("missing", "extra_forbidden", "value_error", "json_invalid")
+
+
 def one_line(error: ValidationError, *, what: str) -> UserError:
     """Return pydantic's ``error`` about ``what`` as one line that names each key, its value and what it needs."""
     parts = []
     for item in error.errors(include_url=False, include_context=False):
         key = ".".join(str(part) for part in item["loc"] if part not in ("function-before", "function-after"))
-        message = item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] in ("missing", "extra_forbidden", "value_error") else f", got {item['input']!r}"
+        message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in _SPEAK_FOR_THEMSELVES else f", got {reprlib.repr(item['input'])}"
         parts.append(f"{key}: {message}{got}" if key else f"{message}{got}")
-    return UserError(f"{what}: " + "; ".join(parts))
+    more = f"; and {len(parts) - 5} more" if len(parts) > 5 else ""
+    return UserError(f"{what}: " + "; ".join(parts[:5]) + more)
 
 
 def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, what: str, **fixed: object) -> T:
@@ -73,14 +79,14 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
         if key not in known:
             raise unknown(f"option of {what}", key, known)
         try:
-            values[key] = TypeAdapter(hints[key]).validate_python(value)
+            values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             raise one_line(error, what=f"{what}, option {key}") from None
     return factory(**fixed, **values)
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ThreatConfig(_Frozen):
@@ -225,7 +231,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold one table of keys, got {type(values).__name__}")

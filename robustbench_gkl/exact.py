@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ from robustbench_gkl.errors import UserError, unknown
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+_ENDLESS = re.compile(r"e[+-]?\d{4,}", re.IGNORECASE)
+"""Exponents that would take an exact number of thousands of digits, or millions."""
 
 
 def parse_fraction(text: str | int | float | Fraction, *, what: str = "eps") -> Fraction:
@@ -17,15 +20,18 @@ def parse_fraction(text: str | int | float | Fraction, *, what: str = "eps") -> 
     A float that is the nearest one to k/255 means k/255.
 
     Raises:
-        UserError: not a number, or a negative one.
+        UserError: not a number, a negative one, or one beyond the range of floats.
     """
     try:
+        if isinstance(text, bool) or (isinstance(text, str) and _ENDLESS.search(text)):
+            raise ValueError
         if isinstance(text, float):
             levels = Fraction(round(text * 255), 255)
-            value = levels if float(levels) == text else Fraction(repr(text))
+            value = levels if float(levels) == text else Fraction(repr(float(text)))
         else:
             value = Fraction(text)
-    except (ValueError, ZeroDivisionError, OverflowError):
+        float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"{what} must be a number such as 8/255 or 0.3, got {text!r}") from None
     if value < 0:
         raise UserError(f"{what} must not be negative, got {text!r}")
@@ -55,8 +61,9 @@ def check_radius(norm: str, eps: str | int | float | Fraction) -> Fraction:
         raise unknown("norm", norm, NORMS)
     exact = parse_fraction(eps)
     if norm == "linf" and exact > 1:
+        given, levels = format_fraction(exact), format_fraction(exact / 255)
         raise UserError(
-            f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {eps}; "
-            f"for {eps} grey levels write {eps}/255"
+            f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {given}; "
+            f"for {given} of 255 grey levels write {levels}"
         )
     return exact

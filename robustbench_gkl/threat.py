@@ -48,8 +48,8 @@ def _project_linf(images: Tensor, origin: Tensor, eps: float) -> Tensor:
 
 def _project_l2(images: Tensor, origin: Tensor, eps: float) -> Tensor:
     delta = images - origin
-    scale = (eps / _distance_l2(delta).clamp_min(_TINY)).clamp_max(1)
-    return (origin + delta * _column(scale, delta)).clamp(0, 1)
+    length = _column(_distance_l2(delta), delta)
+    return torch.where(length > eps, origin + delta * (eps / length.clamp_min(_TINY)), images).clamp(0, 1)
 
 
 def _project_l1(images: Tensor, origin: Tensor, eps: float) -> Tensor:
@@ -67,16 +67,16 @@ def _project_l1(images: Tensor, origin: Tensor, eps: float) -> Tensor:
     breaks = torch.cat([(size - room).clamp_min(0), size], 1)
     slopes = torch.cat([torch.full_like(size, -1.0), torch.ones_like(size)], 1)
     order = torch.argsort(breaks, 1)
-    breaks, slopes = breaks.gather(1, order), slopes.gather(1, order).cumsum(1)
-    total = kept.double().sum(1)
-    steps = (slopes[:, :-1] * breaks.diff(dim=1)).double().cumsum(1)
-    lengths = torch.cat([total[:, None], total[:, None] + steps], 1)
-    piece = ((lengths > eps).sum(1) - 1).clamp(0, breaks.shape[1] - 2)[:, None]
-    slope = slopes.gather(1, piece).squeeze(1).clamp_max(-1)
-    threshold = breaks.gather(1, piece).squeeze(1) + (lengths.gather(1, piece).squeeze(1) - eps) / -slope
-    threshold = torch.where(total > eps, threshold, 0).to(size.dtype)
-    moved = torch.minimum((size - threshold[:, None]).clamp_min(0), room)
-    return (start + delta.sign() * moved).reshape(images.shape).clamp(0, 1)
+    breaks, slopes = breaks.gather(1, order).double(), slopes.gather(1, order).cumsum(1)
+    # Sums over all pixels are kept in float64: in float32 they would be off by more than the steps of an attack.
+    total = kept.double().sum(1, keepdim=True)
+    lengths = torch.cat([total, total + (slopes[:, :-1] * breaks.diff(dim=1)).cumsum(1)], 1)
+    piece = ((lengths > eps).sum(1, keepdim=True) - 1).clamp(0, breaks.shape[1] - 2)
+    fall = -slopes.gather(1, piece).clamp_max(-1)
+    threshold = breaks.gather(1, piece) + (lengths.gather(1, piece) - eps) / fall
+    moved = torch.minimum((size - threshold).clamp_min(0), room).to(size.dtype)
+    projected = torch.where(total > eps, start + delta.sign() * moved, _flat(images))
+    return projected.reshape(images.shape).clamp(0, 1)
 
 
 def _step_linf(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
@@ -84,14 +84,17 @@ def _step_linf(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
 
 
 def _step_l2(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
-    return gradient * (length / _column(_distance_l2(gradient), gradient).clamp_min(_TINY))
+    # A confident model's slopes are so small that their squares vanish in float32: scale the largest to 1 first.
+    largest = _column(_distance_linf(gradient), gradient)
+    scaled = gradient / torch.where(largest > 0, largest, 1)
+    return scaled * (length / _column(_distance_l2(scaled), scaled).clamp_min(_TINY))
 
 
 def _step_l1(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
     """Spend ``length`` on the coordinates of largest slope, each as far as [0, 1] lets it go."""
     slope, start = _flat(gradient), _flat(images)
     room = torch.where(slope > 0, 1 - start, start) * (slope != 0)
-    order = slope.abs().argsort(1, descending=True)
+    order = slope.abs().argsort(dim=1, descending=True, stable=True)
     sorted_room = room.gather(1, order)
     before = sorted_room.cumsum(1) - sorted_room
     spent = torch.minimum((length.reshape(-1, 1) - before).clamp_min(0), sorted_room)
@@ -195,8 +198,14 @@ class ThreatModel:
         return (images + _GEOMETRY[self.norm].start(images, noise, self.radius)).clamp(0, 1)
 
     def contains(self, images: Tensor, origin: Tensor) -> Tensor:
-        """Return (B,) bool: finite, in [0, 1] and in the ball, up to float32 rounding of the sums involved."""
-        slack = 1e-6 * max(1.0, self.radius) * (1 if self.norm == "linf" else 10)
-        inside = self.distance(images, origin) <= self.radius + slack
+        """Return (B,) bool: finite, in [0, 1] and in the ball.
+
+        A pixel of origin + delta is off by up to 2^-25 when it is rounded to float32, and an attack that measures
+        lengths in float32 errs by less than 1e-5 of them. Twice the first, as a length in this norm, and 1e-5 eps
+        are allowed: an image on the ball is inside, and one at a distance of 1.001 eps is not.
+        """
         flat = _flat(images)
+        rounding = torch.full((1, flat.shape[1]), 2.0**-24, dtype=torch.float64)
+        slack = float(_GEOMETRY[self.norm].distance(rounding)) + 1e-5 * self.radius
+        inside = self.distance(images.double(), origin.double()) <= self.radius + slack
         return inside & flat.isfinite().all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)

@@ -35,7 +35,7 @@ def command(
     if frame.empty:
         console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
     elif not (csv_path or markdown_path or json_path):
-        console.print(leaderboard_table(frame))
+        console.print(leaderboard_table(frame, width=console.width))
     for path, form in ((csv_path, "csv"), (markdown_path, "markdown"), (json_path, "json")):
         if path is not None:
             save_table(frame, path, form=form)

@@ -8,14 +8,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_PLAIN_WIDTH = 200
-"""Columns assumed where there is no terminal, so that logs and files are not cut at 80."""
+_PLAIN_WIDTH = 1000
+"""Characters in a line where there is no terminal, so that nothing in logs and files is cut or broken."""
+_DISPENSABLE = ("params", "eval_seconds", "arch", "loss", "ci_low", "ci_high", "n", "threat", "dataset")
+"""Columns that a narrow terminal does without, in the order in which they go."""
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -26,34 +30,59 @@ def make_console(*, quiet: bool = False) -> Console:
     return console
 
 
-def leaderboard_table(frame: pd.DataFrame) -> Table:
-    """Return a leaderboard as a rich table; figures are aligned right, and columns that say nothing left out."""
+def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Table:
+    """Return a leaderboard as a rich table: figures aligned right, checks in colour, ``-`` for what is not there.
+
+    Columns that matter least are left out until the rest fits, and the caption names them.
+
+    Args:
+        frame: from :func:`robustbench_gkl.results.leaderboard`.
+        width: of the console that it is for, in characters.
+    """
     import pandas as pd
 
-    table = Table(header_style="bold", row_styles=("", "dim"), box=None, pad_edge=False)
-    for name in frame.columns:
+    columns = {name: [_cell(name, value) for value in frame[name]] for name in frame.columns}
+    widths = {name: max(map(len, [name, *map(str, cells)])) for name, cells in columns.items()}
+    left_out = []
+    for name in _DISPENSABLE:
+        if _total(widths) <= width:
+            break
+        if columns.pop(name, None) is not None:
+            del widths[name]
+            left_out.append(name)
+    caption = f"no room here for {', '.join(left_out)}; --csv writes all columns" if left_out else None
+    table = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
+    for name in columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "model")
-    for row in frame.itertuples(index=False):
-        table.add_row(*(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)))
+        # What does not fit goes on in the next line: an ellipsis could hide what tells two rows apart.
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    if _total(widths) <= width:
+        # Rich lays out cell by cell, a second for a thousand rows; where no line breaks, a column can be one cell.
+        table.add_row(*(Text("\n").join(cells) for cells in columns.values()))
+    else:
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*row)
     return table
 
 
-def _cell(name: str, value: object) -> str:
+def _total(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + 2 * (len(widths) - 1)
+
+
+def _cell(name: str, value: Any) -> Text:
     import pandas as pd
 
-    if value is None or pd.isna(value):  # type: ignore[call-overload]
-        return "-"
+    if pd.isna(value):
+        return Text("-")
     if name == "checks":
-        colour = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}.get(str(value), "default")
-        return f"[{colour}]{value}[/{colour}]"
-    if name == "eval_seconds":
-        return f"{value:.1f}"
-    return f"{value:.2f}" if isinstance(value, float) else f"{value}"
+        return Text(value, style={"PASS": "green", "WARN": "yellow", "FAIL": "red"}.get(value, ""))
+    if isinstance(value, float):
+        return Text(f"{value:.1f}" if name == "eval_seconds" else f"{value:.2f}")
+    return Text(str(value))
 
 
 def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:
-    """Return nested settings as ``table.key = value`` lines, leaving out what is None or empty."""
+    """Return nested settings as ``table.key = value`` lines, leaving out what is None."""
     lines: list[str] = []
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -77,11 +106,11 @@ class LiveProgress:
         self._task: TaskID | None = None
         if console.is_terminal and not console.quiet:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=console,
                 transient=True,
             )

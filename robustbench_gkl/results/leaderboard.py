@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from robustbench_gkl.errors import UserError
@@ -91,30 +93,32 @@ def leaderboard(
 
 
 def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
-    """Join the records that speak of the same model, samples and threat; the newest of each protocol counts."""
+    """Join the records that speak of the same model, samples and threat; the newest of each protocol counts.
+
+    A partial record counts only where there is no complete one.
+    """
     joined: dict[tuple[_Subject, _Samples], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.created):
+    for record in sorted(records, key=lambda record: (not record.partial, record.created)):
         subject = (record.model.name, record.model.weights_sha256)
         samples = (record.data.dataset, record.data.split, record.data.sha256, str(record.threat))
         by_protocol = joined[subject, samples]
         by_protocol.pop(record.protocol_sha256, None)
         by_protocol[record.protocol_sha256] = record
     for by_protocol in joined.values():
-        kept = tuple(by_protocol.values())
+        kept = tuple(sorted(by_protocol.values(), key=lambda record: record.created))
         yield Row(kept, _standing(kept, store))
 
 
 def _standing(records: Sequence[Record], store: ResultStore) -> int:
     if len(records) == 1:
         return round(records[0].worst_case_acc * records[0].data.n / 100)
-    stands = pd.concat([store.verdicts(record).set_index("index")["broken_by"].isna() for record in records], axis=1)
-    return int(stands.all(axis=1).sum())
+    return int(np.logical_and.reduce([store.standing(record) for record in records]).sum())
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:
     rows.sort(key=lambda row: (row.group, not row.ranked, -row.standing, row.newest.model.name))
     labels = list(dict.fromkeys(label for row in rows for label in row.attacks))
-    labels.sort(key=lambda label: (label.startswith("autoattack"), label))
+    labels.sort(key=_column_order)
     table = []
     place = rank = 0
     before: Row | None = None
@@ -128,6 +132,12 @@ def _frame(rows: list[Row]) -> pd.DataFrame:
         table.append(_cells(row, labels, rank if row.ranked else None))
     frame = pd.DataFrame(table, columns=[*LEADING, *labels, *TRAILING])
     return frame.astype({"rank": "Int64", "n": "int64", "params": "int64"})
+
+
+def _column_order(label: str) -> tuple[bool, list[tuple[str, int]]]:
+    """Put ``pgd-20`` before ``pgd-100``, and AutoAttack last."""
+    parts = re.findall(r"(\D*)(\d*)", label)
+    return label.startswith("autoattack"), [(text, int(number or 0)) for text, number in parts]
 
 
 def _cells(row: Row, labels: Sequence[str], rank: int | None) -> dict[str, object]:
@@ -175,11 +185,15 @@ def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
 
 def markdown(table: pd.DataFrame) -> str:
     """Return a leaderboard as a Markdown table."""
-    cells = table.astype(object).where(table.notna(), "").map(lambda cell: str(cell).replace("|", "\\|"))
+    cells = table.astype(object).where(table.notna(), "").map(_markdown_cell)
     numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
     lines = [
-        "| " + " | ".join(table.columns) + " |",
+        "| " + " | ".join(map(_markdown_cell, table.columns)) + " |",
         "|" + "|".join("---:" if right else "---" for right in numeric) + "|",
         *("| " + " | ".join(row) + " |" for row in cells.itertuples(index=False)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(cell: object) -> str:
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")

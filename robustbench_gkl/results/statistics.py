@@ -20,4 +20,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     spread = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     centre = share + Z95**2 / (2 * n)
     scale = 1 + Z95**2 / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # Rounding must not put the interval of 0 of n, or of n of n, beside the proportion itself.
+    low = (centre - spread) / scale if successes > 0 else 0.0
+    return low, (centre + spread) / scale if successes < n else 1.0

@@ -1,0 +1,154 @@
+"""Tables, settings and progress as people see them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from synthetic_records import make_record, outcome
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.report.terminal import LiveProgress, leaderboard_table, make_console, settings_lines
+from robustbench_gkl.results import ResultStore, leaderboard
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> pd.DataFrame:
+    store = ResultStore(tmp_path)
+    for model, verdict in (("alpha", "PASS"), ("beta", "WARN"), ("gamma", "FAIL")):
+        attacks = ("pgd-20", "autoattack") if model == "alpha" else ("pgd-20",)
+        make_record(store, outcome(stands=5, broken=4, wrong=1), model=model, verdict=verdict, attacks=attacks)  # type: ignore[arg-type]
+    return leaderboard(tmp_path)
+
+
+def rendered(frame: pd.DataFrame, *, width: int, colour: bool = False) -> str:
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=colour, color_system="standard" if colour else None)
+    console.print(leaderboard_table(frame, width=width))
+    return buffer.getvalue()
+
+
+class TestTable:
+    def test_everything_is_there_on_200_columns(self, frame: pd.DataFrame) -> None:
+        head, *rows = rendered(frame, width=200).splitlines()
+        assert head.split() == list(frame)
+        assert len(rows) == len(frame)
+        by_model = {row.split()[1]: row.split() for row in rows}
+        assert by_model["alpha"] == [
+            *("1", "alpha", "gkl", "tiny-cnn", "digits", "linf", "0.1", "10", "90.00", "50.00", "50.00", "50.00"),
+            *("23.66", "76.34", "PASS", "1234", "1.5"),
+        ]
+        assert by_model["gamma"][0] == "-"  # not ranked
+        assert by_model["beta"][10] == "-"  # no AutoAttack
+
+    def test_figures_end_where_their_heading_ends(self, frame: pd.DataFrame) -> None:
+        head, *rows = rendered(frame, width=200).splitlines()
+        end = head.index("worst_case_acc") + len("worst_case_acc")
+        assert {row[end - 5 : end] for row in rows} == {"50.00"}
+
+    def test_checks_are_coloured(self, frame: pd.DataFrame) -> None:
+        text = rendered(frame, width=200, colour=True)
+        for verdict, colour in (("PASS", 32), ("WARN", 33), ("FAIL", 31)):
+            assert f"\x1b[{colour}m{verdict}" in text
+
+    @pytest.mark.parametrize("width", [140, 120, 100, 80])
+    def test_a_narrow_terminal_gets_fewer_columns_and_whole_cells(self, frame: pd.DataFrame, width: int) -> None:
+        text = rendered(frame, width=width)
+        head, *rest = text.splitlines()
+        rows = rest[: len(frame)]
+        kept = head.split()
+        assert {"rank", "model", "clean_acc", "worst_case_acc", "checks"} <= set(kept) < set(frame)
+        assert max(map(len, text.splitlines())) <= width
+        for name, row in zip(frame["model"], rows, strict=True):
+            assert str(name) in row
+            assert "50.00" in row
+        caption = " ".join(" ".join(rest[len(frame) :]).split())
+        assert caption.startswith("no room here for params")
+        assert all(str(name) in caption for name in set(frame) - set(kept))
+
+    def test_a_very_narrow_one_folds_and_loses_nothing(self, frame: pd.DataFrame) -> None:
+        text = rendered(frame, width=40)
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= 40
+
+    def test_what_looks_like_markup_is_shown_as_it_is(self, tmp_path: Path) -> None:
+        store = ResultStore(tmp_path)
+        make_record(store, outcome(stands=1), dataset="npz:[red]x[/red].npz", attacks=("torchattacks.X:a=[b]",))
+        text = rendered(leaderboard(tmp_path), width=200)
+        assert "npz:[red]x[/red].npz" in text
+        assert "torchattacks.X:a=[b]" in text
+
+    def test_an_empty_board(self, tmp_path: Path) -> None:
+        (tmp_path / "records").mkdir()
+        assert rendered(leaderboard(tmp_path), width=200).split()[:2] == ["rank", "model"]
+
+
+class TestSettings:
+    def test_nested_keys(self) -> None:
+        values: dict[str, Any] = {
+            "loss": "gkl",
+            "threat": {"norm": "linf", "eps": "8/255"},
+            "mean": None,
+            "options": {},
+        }
+        assert settings_lines(values) == ["loss = gkl", "threat.norm = linf", "threat.eps = 8/255"]
+
+    def test_of_a_configuration(self) -> None:
+        lines = settings_lines(TrainConfig().model_dump(mode="json"))
+        assert "threat.eps = 8/255" in lines
+        assert "optimizer.lr = 0.1" in lines
+        assert not any("None" in line for line in lines)
+
+
+class TestConsole:
+    def test_off_a_terminal_no_line_is_broken(self, capsys: pytest.CaptureFixture[str]) -> None:
+        make_console().print("word " * 150)
+        assert capsys.readouterr().out.count("\n") == 1
+
+    def test_a_quiet_one_is_silent(self, capsys: pytest.CaptureFixture[str]) -> None:
+        console = make_console(quiet=True)
+        console.print("nothing")
+        with LiveProgress(console, interval=0) as progress:
+            progress.update("pgd", 1, 2)
+            progress.line("nothing")
+        assert capsys.readouterr() == ("", "")
+
+
+class TestProgress:
+    def test_plain_lines_off_a_terminal(self) -> None:
+        buffer = io.StringIO()
+        with LiveProgress(Console(file=buffer, width=200), interval=0) as progress:
+            progress.update("pgd-20", 250, 1000, note="at most 51.20 %")
+            progress.update("epoch [1/2]", 3, 8)
+            progress.line("epoch 1 [done]")
+        assert buffer.getvalue().splitlines() == [
+            "pgd-20: 250/1000 at most 51.20 %",
+            "epoch [1/2]: 3/8",
+            "epoch 1 [done]",
+        ]
+
+    def test_plain_lines_are_an_interval_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        monkeypatch.setattr("robustbench_gkl.report.terminal.time.monotonic", lambda: now)
+        buffer = io.StringIO()
+        with LiveProgress(Console(file=buffer, width=200), interval=10) as progress:
+            for second in range(25):
+                now = float(second)
+                progress.update("pgd", second, 25)
+        assert buffer.getvalue().splitlines() == ["pgd: 10/25", "pgd: 20/25"]
+
+    def test_a_bar_on_a_terminal(self) -> None:
+        buffer = io.StringIO()
+        with LiveProgress(Console(file=buffer, force_terminal=True, width=120, legacy_windows=False)) as progress:
+            for done in range(1, 4):
+                progress.update("pgd[20]", done, 3, note="robust [x]")
+            progress.line("a line that stays")
+        text = buffer.getvalue()
+        assert "pgd[20]" in text
+        assert "robust [x]" in text
+        assert "3/3" in text
+        assert "a line that stays" in text

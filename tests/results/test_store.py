@@ -1,0 +1,185 @@
+"""Results on disk: whole, vouched for, and with one line for what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_records import make_record, outcome, verdict_frame
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.results.store import Journal, ResultStore, verdict_bytes
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    return ResultStore(tmp_path / "results")
+
+
+class TestStore:
+    def test_what_is_saved_is_loaded(self, store: ResultStore) -> None:
+        broken_by = outcome(stands=3, broken=2, wrong=1)
+        record = make_record(store, broken_by)
+        assert store.load(record.id) == record
+        assert list(store.records()) == [record]
+        pd.testing.assert_frame_equal(store.verdicts(record), verdict_frame(broken_by))
+        assert store.standing(record).tolist() == [True] * 3 + [False] * 3
+
+    def test_standing_is_in_the_order_of_the_indices(self, store: ResultStore) -> None:
+        record = make_record(store, outcome(stands=1, broken=2))
+        content = verdict_bytes(verdict_frame(outcome(stands=1, broken=2)).iloc[::-1])
+        record = record.model_copy(update={"verdicts_sha256": hashlib.sha256(content).hexdigest()})
+        store.save(record, content)
+        assert store.standing(record).tolist() == [True, False, False]
+
+    def test_nothing_there(self, store: ResultStore) -> None:
+        with pytest.raises(UserError, match="no results folder"):
+            list(store.records())
+        store.folder.mkdir()
+        assert list(store.records()) == []
+        assert store.load("none") is None
+
+    def test_records_come_by_file_name(self, store: ResultStore) -> None:
+        for model in ("c", "a", "b"):
+            make_record(store, outcome(stands=1), model=model)
+        assert [record.model.name for record in store.records()] == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("cut", [0, 1, 500, -3])
+    def test_a_truncated_record_is_one_line(self, store: ResultStore, cut: int) -> None:
+        record = make_record(store, outcome(stands=3))
+        path = store.record_path(record.id)
+        path.write_bytes(path.read_bytes()[:cut])
+        self.assert_broken(store, "Invalid JSON")
+
+    @pytest.mark.parametrize(
+        ("content", "says"),
+        [
+            (b"{}", "schema_version|id: is missing"),
+            (b"[]", "object"),
+            (b"\x89PNG\r\n\x1a\n\x00\x00", "Invalid JSON"),
+            (b"<!DOCTYPE html>" * 100, "Invalid JSON"),
+        ],
+    )
+    def test_what_is_no_record_is_one_line(self, store: ResultStore, content: bytes, says: str) -> None:
+        record = make_record(store, outcome(stands=3))
+        store.record_path(record.id).write_bytes(content)
+        self.assert_broken(store, says)
+
+    def test_a_record_of_another_version_is_one_line(self, store: ResultStore) -> None:
+        record = make_record(store, outcome(stands=3))
+        path = store.record_path(record.id)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
+        self.assert_broken(store, "schema_version: .* got 99")
+
+    def assert_broken(self, store: ResultStore, says: str) -> None:
+        with pytest.raises(UserError, match=rf"record .*model-\w+\.json is broken: .*({says})") as caught:
+            list(store.records())
+        message = str(caught.value)
+        assert "\n" not in message
+        assert len(message) < 500
+
+    def test_verdicts_must_be_those_of_the_record(self, store: ResultStore) -> None:
+        record = make_record(store, outcome(stands=3, broken=1))
+        path = store.verdicts_path(record.id)
+        path.write_bytes(verdict_bytes(verdict_frame(outcome(stands=4))))
+        for read in (store.verdicts, store.standing):
+            with pytest.raises(UserError, match="not the file that its record was written with"):
+                read(record)
+        path.write_bytes(b"")
+        with pytest.raises(UserError, match="not the file that its record was written with"):
+            store.verdicts(record)
+        path.unlink()
+        with pytest.raises(UserError, match=r"cannot read the verdicts .* No such file"):
+            store.standing(record)
+
+    def test_a_folder_that_cannot_be_written_to(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(UserError, match=r"the results folder .* can be written to"):
+            ResultStore(tmp_path / "file").prepare()
+
+    def test_a_kill_while_saving_leaves_the_old_record(self, store: ResultStore) -> None:
+        """The verdicts are new, the record that would vouch for them is not: no mixture passes for a result."""
+        old = make_record(store, outcome(stands=1, broken=3), created="2026-01-01T00:00:00+00:00")
+        script = """
+            import os, pathlib, signal, sys
+            sys.path.insert(0, "tests")
+            from synthetic_records import make_record, outcome
+            from robustbench_gkl.results.store import ResultStore
+
+            rename = pathlib.Path.replace
+
+            def killed(self, target):
+                if str(target).endswith(".json"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return rename(self, target)
+
+            pathlib.Path.replace = killed
+            make_record(ResultStore(pathlib.Path(sys.argv[1])), outcome(stands=4))
+        """
+        command = [sys.executable, "-c", textwrap.dedent(script), str(store.folder)]
+        done = subprocess.run(command, cwd=REPOSITORY, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert list(store.records()) == [old]
+        with pytest.raises(UserError, match="not the file that its record was written with"):
+            store.verdicts(old)
+
+
+class TestJournal:
+    ENTRIES = ({"stage": "pgd", "fallen": [1, 2]}, {"stage": "pgd", "fallen": []}, {"stage": "fab", "fallen": [7]})
+
+    def filled(self, tmp_path: Path) -> Path:
+        journal = Journal(tmp_path / "x.jsonl")
+        assert journal.entries == []
+        for entry in self.ENTRIES:
+            journal.append(entry)
+        return journal.path
+
+    def test_entries_are_there_again(self, tmp_path: Path) -> None:
+        path = self.filled(tmp_path)
+        again = Journal(path)
+        assert again.entries == list(self.ENTRIES)
+        again.append({"stage": "square"})
+        assert Journal(path).entries == [*self.ENTRIES, {"stage": "square"}]
+
+    def test_a_torn_last_line_is_dropped(self, tmp_path: Path) -> None:
+        """Wherever it was cut, also just before its newline."""
+        path = self.filled(tmp_path)
+        whole = path.read_bytes()
+        start = whole.rindex(b"\n", 0, -1) + 1
+        for cut in range(start, len(whole)):
+            path.write_bytes(whole[:cut])
+            journal = Journal(path)
+            assert journal.entries == list(self.ENTRIES[:2])
+            journal.append(self.ENTRIES[2])
+            assert path.read_bytes() == whole
+
+    def test_nothing_after_a_broken_line_counts(self, tmp_path: Path) -> None:
+        path = self.filled(tmp_path)
+        first, second, third = path.read_bytes().splitlines(keepends=True)
+        for broken in (b"\x00\x00\x00\n", b"7\n", b"null\n", second[:5] + b"\n"):
+            path.write_bytes(first + broken + third)
+            assert Journal(path).entries == [self.ENTRIES[0]]
+            assert path.read_bytes() == first
+
+    def test_delete(self, tmp_path: Path) -> None:
+        journal = Journal(self.filled(tmp_path))
+        journal.delete()
+        journal.delete()
+        assert not journal.path.exists()
+
+    def test_each_entry_is_synced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[bytes] = []
+        path = tmp_path / "x.jsonl"
+        monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
+        Journal(path).append({"a": 1})
+        assert synced == [b'{"a":1}\n']
