@@ -17,6 +17,7 @@ class UserError(ValueError):
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     """Return the error for a ``name`` that is none of ``choices``; it lists them and the closest one."""
     known = sorted(choices)
-    near = get_close_matches(name.lower(), known, n=1)
+    folded = {choice.lower(): choice for choice in known}
+    near = [folded[match] for match in get_close_matches(name.lower(), folded, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
     return UserError(f"unknown {kind} {name!r}{hint} (choose from {', '.join(known) or 'none'})")
