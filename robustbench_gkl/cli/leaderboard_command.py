@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write the table as CSV.")
-@click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write the table as Markdown.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table as JSON.")
+@click.option("--csv", "csv", type=_PATH, help="Write the table as CSV.")
+@click.option("--markdown", "markdown", type=_PATH, help="Write the table as Markdown.")
+@click.option("--json", "json", type=_PATH, help="Write the table as JSON.")
+@click.option("--latex", "latex", type=_PATH, help="Write the table as LaTeX (booktabs).")
+@click.option("--model-info", type=_PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
 @click.option("--dataset", help="Only this data set.")
 @options.eps
+@click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
+@click.option("--sort", metavar="COLUMN", help="Order by this column; -COLUMN puts the largest first.")
+@click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the seed only.")
+@click.option("--published", is_flag=True, help="Add the published results on the same data sets.")
 @options.results_dir
 @options.quiet
 def command(
-    csv_path: Path | None,
-    markdown_path: Path | None,
-    json_path: Path | None,
+    model_info: Path | None,
     dataset: str | None,
     eps: str | None,
+    filters: tuple[str, ...],
+    sort: str | None,
+    average_seeds: bool,
+    published: bool,
     results_dir: Path,
     quiet: bool,
+    **paths: Path | None,
 ) -> None:
     """Rank all evaluated models: a table on the terminal, and files where asked for."""
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
-    from robustbench_gkl.results.leaderboard import leaderboard, save_table
+    from robustbench_gkl.results.export import save_model_info, save_table, with_published
+    from robustbench_gkl.results.leaderboard import leaderboard
 
-    frame = leaderboard(results_dir, dataset=dataset, eps=eps)
+    frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds)
+    if published:
+        frame = with_published(frame)
+    frame = _selected(frame, filters, sort)
     console = make_console(quiet=quiet)
-    if frame.empty:
-        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
-    elif not (csv_path or markdown_path or json_path):
-        console.print(leaderboard_table(frame, width=console.width))
-    for path, form in ((csv_path, "csv"), (markdown_path, "markdown"), (json_path, "json")):
+    written = []
+    for form, path in paths.items():
         if path is not None:
             save_table(frame, path, form=form)
-            console.print(f"wrote {path}", markup=False)
+            written.append(path)
+    if model_info is not None:
+        written += save_model_info(frame, model_info)
+    for path in written:
+        console.print(f"wrote {path}", markup=False)
+    if frame.empty:
+        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
+    elif not written:
+        console.print(leaderboard_table(frame, width=console.width))
+
+
+def _selected(frame: pd.DataFrame, filters: tuple[str, ...], sort: str | None) -> pd.DataFrame:
+    for item in filters:
+        column, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--where needs COLUMN=VALUE, such as loss=gkl; got {item!r}")
+        frame = frame[_column(frame, column).astype(str) == value]
+    if sort is not None:
+        keys: Any = _column(frame, sort.removeprefix("-"))
+        frame = frame.loc[keys.sort_values(ascending=not sort.startswith("-"), kind="stable").index]
+    return frame
+
+
+def _column(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    if name not in frame.columns:
+        raise unknown("column", name, frame.columns)
+    return frame[name]

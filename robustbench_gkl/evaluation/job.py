@@ -24,6 +24,7 @@ from robustbench_gkl.results.record import (
     Record,
     ThreatInfo,
     canonical_hash,
+    pack_standing,
     record_id,
 )
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
@@ -150,6 +151,7 @@ def evaluate_run(
         seconds=round(result.seconds, 3),
         environment=environment(device),
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
+        standing=pack_standing(result.standing),
     )
     store.save(record, verdicts)
     journal.delete()

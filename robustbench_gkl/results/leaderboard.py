@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.exact import format_fraction, parse_fraction
-from robustbench_gkl.results.record import AttackResult, Record
-from robustbench_gkl.results.statistics import wilson_interval
+from robustbench_gkl.results.paired import PairedCounts
+from robustbench_gkl.results.record import AttackResult, Record, canonical_hash
+from robustbench_gkl.results.statistics import t_quantile, wilson_interval
 from robustbench_gkl.results.store import ResultStore
 
 LEADING = ("rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc")
@@ -24,18 +27,23 @@ _Samples = tuple[str, str, str, str]
 _Subject = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One model on one set of samples under one threat, from all its records that hold there."""
 
     records: tuple[Record, ...]
-    standing: int
-    """Samples that stand after all attacks of all records."""
+    stands: NDArray[np.bool_]
+    """(n,): which samples stand after all attacks of all records."""
 
     @property
     def newest(self) -> Record:
         """The record that was made last."""
         return self.records[-1]
+
+    @property
+    def standing(self) -> int:
+        """How many samples stand."""
+        return int(self.stands.sum())
 
     @property
     def attacks(self) -> dict[str, AttackResult]:
@@ -50,6 +58,14 @@ class Row:
         return (data.dataset, data.split, str(threat), f"{data.n:09}", data.sha256, protocols)
 
     @property
+    def recipe(self) -> str:
+        """What the row's model shares with those that differ from it in nothing but the seed."""
+        trained = self.newest.model.train_config
+        if trained is None:
+            return self.newest.model.weights_sha256
+        return canonical_hash([self.newest.model.weights, {k: v for k, v in trained.items() if k != "seed"}])
+
+    @property
     def verdict(self) -> str:
         """The worst check of all records."""
         return max((record.verdict for record in self.records), key=["PASS", "WARN", "FAIL"].index)
@@ -61,18 +77,23 @@ class Row:
 
 
 def leaderboard(
-    results_dir: str | Path = "results", *, dataset: str | None = None, eps: str | None = None
+    results_dir: str | Path = "results",
+    *,
+    dataset: str | None = None,
+    eps: str | None = None,
+    average_seeds: bool = False,
 ) -> pd.DataFrame:
     """Return the leaderboard over the records in a results folder, one row a model.
 
     Only rows with the same data set, split, samples, threat model and protocol are ranked against each other; each
-    such group has its own ranks from 1, and equal robust accuracies share one. A row whose checks FAIL comes last
-    in its group without a rank.
+    such group has its own ranks from 1. Rows share a rank with the best row that a paired test on the same samples
+    (exact McNemar at 5 %) cannot tell them from. A row whose checks FAIL comes last in its group without a rank.
 
     Args:
         results_dir: the folder with ``records/`` and ``verdicts/``.
         dataset: only rows on this data set.
         eps: only rows at this radius (``"8/255"``).
+        average_seeds: one row for all models that differ in nothing but the training seed, see :func:`over_seeds`.
 
     Returns:
         Columns ``rank model loss arch dataset threat n clean_acc``, one per attack, ``worst_case_acc ci_low ci_high
@@ -89,7 +110,8 @@ def leaderboard(
         if (dataset is None or record.data.dataset == dataset)
         and (wanted_eps is None or record.threat.eps == wanted_eps)
     ]
-    return _frame(list(_rows(records, store)))
+    rows = list(_rows(records, store))
+    return over_seeds(rows) if average_seeds else _frame(rows)
 
 
 def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
@@ -106,32 +128,88 @@ def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
         by_protocol[record.protocol_sha256] = record
     for by_protocol in joined.values():
         kept = tuple(sorted(by_protocol.values(), key=lambda record: record.created))
-        yield Row(kept, _standing(kept, store))
+        yield Row(kept, np.logical_and.reduce([store.standing(record) for record in kept]))
 
 
-def _standing(records: Sequence[Record], store: ResultStore) -> int:
-    if len(records) == 1:
-        return round(records[0].worst_case_acc * records[0].data.n / 100)
-    return int(np.logical_and.reduce([store.standing(record) for record in records]).sum())
-
-
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    rows.sort(key=lambda row: (row.group, not row.ranked, -row.standing, row.newest.model.name))
-    labels = list(dict.fromkeys(label for row in rows for label in row.attacks))
-    labels.sort(key=_column_order)
-    table = []
-    place = rank = 0
-    before: Row | None = None
+def _ranks(rows: Sequence[Row]) -> Iterator[int | None]:
+    """Yield the rank of each of ``rows``, which are sorted by group and accuracy."""
+    place, leader, rank = 0, None, 0
     for row in rows:
-        if before is None or before.group != row.group:
-            place, before = 0, None
+        if leader is None or leader.group != row.group:
+            place, leader = 0, None
         place += 1
-        if before is None or row.standing < before.standing:
-            rank = place
-        before = row
-        table.append(_cells(row, labels, rank if row.ranked else None))
-    frame = pd.DataFrame(table, columns=[*LEADING, *labels, *TRAILING])
-    return frame.astype({"rank": "Int64", "n": "int64", "params": "int64"})
+        if leader is None or PairedCounts.of(leader.stands, row.stands).significant:
+            leader, rank = row, place
+        yield rank if row.ranked else None
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row.group, not row.ranked, -row.standing, row.newest.model.name))
+
+
+def _labels(rows: Iterable[Row]) -> list[str]:
+    return sorted(dict.fromkeys(label for row in rows for label in row.attacks), key=_column_order)
+
+
+def _typed(table: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(table, columns=list(columns)).astype({"rank": "Int64", "n": "int64", "params": "int64"})
+
+
+def _frame(rows: Iterable[Row]) -> pd.DataFrame:
+    ordered = _sorted(rows)
+    labels = _labels(ordered)
+    table = [_cells(row, labels, rank) for row, rank in zip(ordered, _ranks(ordered), strict=True)]
+    return _typed(table, [*LEADING, *labels, *TRAILING])
+
+
+def over_seeds(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return one row for all models that differ in nothing but the training seed.
+
+    Accuracies are means over the models. Two columns follow ``worst_case_acc``: ``spread``, its standard deviation
+    over the models (of a sample; absent for one model), and ``seeds``, their number. The interval is that of the mean
+    over seeds (Student's t) where there are several, else Wilson's over samples. The rank is that of the mean.
+    """
+    rows = list(rows)
+    labels = _labels(rows)
+    families: dict[tuple[tuple[str, ...], bool, str], list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.newest.model.name):
+        families[row.group, not row.ranked, row.recipe].append(row)
+    entries = [(group, unranked, _family_cells(family, labels)) for (group, unranked, _), family in families.items()]
+    entries.sort(key=lambda entry: (*entry[:2], -entry[2]["worst_case_acc"]))
+    table = []
+    for _, members in groupby(entries, key=lambda entry: entry[0]):
+        for place, (_, unranked, cells) in enumerate(members, start=1):
+            table.append(cells | {"rank": None if unranked else place})
+    return _typed(table, [*LEADING, *labels, "worst_case_acc", "spread", "seeds", *TRAILING[1:]])
+
+
+def _family_cells(family: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+    cells = pd.DataFrame([_cells(row, labels, None) for row in family])
+    first: dict[str, Any] = {str(key): value for key, value in cells.iloc[0].items()}
+    if len(family) == 1:
+        return first | {"spread": None, "seeds": 1}
+    means = {name: round(float(cells[name].mean()), 2) for name in ("clean_acc", *labels, "worst_case_acc")}
+    spread = float(cells["worst_case_acc"].std())
+    half = t_quantile(len(family) - 1) * spread / len(family) ** 0.5
+    return (
+        first
+        | means
+        | {
+            "model": _shared_name([row.newest.model.name for row in family]),
+            "spread": round(spread, 2),
+            "seeds": len(family),
+            "ci_low": round(max(0.0, means["worst_case_acc"] - half), 2),
+            "ci_high": round(min(100.0, means["worst_case_acc"] + half), 2),
+            "checks": max((row.verdict for row in family), key=["PASS", "WARN", "FAIL"].index),
+            "eval_seconds": round(float(cells["eval_seconds"].sum()), 1),
+        }
+    )
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    """Return how all ``names`` begin, without the digits and marks that set the seed apart."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same).rstrip("-_.0123456789") or names[0]
 
 
 def _column_order(label: str) -> tuple[bool, list[tuple[str, int]]]:
@@ -160,40 +238,3 @@ def _cells(row: Row, labels: Sequence[str], rank: int | None) -> dict[str, objec
         "params": record.model.params,
         "eval_seconds": round(sum(record.seconds for record in row.records), 1),
     }
-
-
-def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
-    """Write a leaderboard as ``csv``, ``markdown`` or ``json``.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    from robustbench_gkl.files import write_atomically
-
-    if form == "csv":
-        text = table.to_csv(index=False)
-    elif form == "json":
-        text = table.to_json(orient="records", indent=1) + "\n"
-    else:
-        text = markdown(table)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Return a leaderboard as a Markdown table."""
-    cells = table.astype(object).where(table.notna(), "").map(_markdown_cell)
-    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
-    lines = [
-        "| " + " | ".join(map(_markdown_cell, table.columns)) + " |",
-        "|" + "|".join("---:" if right else "---" for right in numeric) + "|",
-        *("| " + " | ".join(row) + " |" for row in cells.itertuples(index=False)),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_cell(cell: object) -> str:
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")

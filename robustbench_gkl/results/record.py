@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
@@ -18,6 +21,11 @@ _SEVERITY: dict[CheckVerdict, int] = {"PASS": 0, "WARN": 1, "FAIL": 2}
 def canonical_hash(value: Any) -> str:
     """Return the SHA-256 of ``value``'s canonical JSON (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def pack_standing(standing: NDArray[np.bool_]) -> str:
+    """Return (n,) bool as base64 of its bits, the first sample in the most significant one."""
+    return base64.b64encode(np.packbits(standing).tobytes()).decode()
 
 
 class _Part(BaseModel):
@@ -116,6 +124,15 @@ class Record(_Part):
     environment: dict[str, str]
     """Versions, device, threads and git commit."""
     verdicts_sha256: str
+    standing: str = ""
+    """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""
+
+    def stands(self) -> NDArray[np.bool_] | None:
+        """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""
+        if not self.standing:
+            return None
+        packed = np.frombuffer(base64.b64decode(self.standing), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.data.n).astype(bool)
 
     @property
     def verdict(self) -> CheckVerdict:

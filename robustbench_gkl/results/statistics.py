@@ -23,3 +23,10 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     # Rounding must not put the interval of 0 of n, or of n of n, beside the proportion itself.
     low = (centre - spread) / scale if successes > 0 else 0.0
     return low, (centre + spread) / scale if successes < n else 1.0
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t distribution with so many degrees of freedom (at least 1)."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))

@@ -15,7 +15,7 @@ from synthetic_records import BrokenBy, make_record, outcome
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.results import ResultStore, leaderboard
-from robustbench_gkl.results.leaderboard import markdown, save_table
+from robustbench_gkl.results.export import markdown, save_table
 from robustbench_gkl.results.record import Record
 
 Add = Callable[..., Record]
@@ -28,17 +28,17 @@ def store(tmp_path: Path) -> ResultStore:
 
 @pytest.fixture
 def add(store: ResultStore) -> Add:
-    """Add the record of a model of which so many of 10 samples stand."""
+    """Add the record of a model of which so many of 10 samples stand, ten times over so that differences show."""
 
     def add_record(model: str, stands: int = 5, broken_by: BrokenBy | None = None, **options: Any) -> Record:
         if broken_by is None:
-            broken_by = outcome(stands=stands, broken=9 - stands, wrong=1)
+            broken_by = outcome(stands=10 * stands, broken=90 - 10 * stands, wrong=10)
         return make_record(store, broken_by, model=model, **options)
 
     return add_record
 
 
-def table(store: ResultStore, **filters: str) -> pd.DataFrame:
+def table(store: ResultStore, **filters: Any) -> pd.DataFrame:
     return leaderboard(store.folder, **filters)
 
 
@@ -272,7 +272,7 @@ class TestFiles:
         rows = [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
         assert [row["rank"] for row in rows] == ["1", "", "1"]
         assert [row["worst_case_acc"] for row in rows] == ["90.00", "30.00", "50.00"]
-        assert [row["n"] for row in rows] == ["10"] * 3
+        assert [row["n"] for row in rows] == ["100"] * 3
         assert rows[2]["dataset"] == "npz:a/b.npz"
 
     def test_markdown_of_nothing(self, store: ResultStore) -> None:

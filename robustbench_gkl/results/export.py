@@ -1,0 +1,152 @@
+"""Leaderboards that travel: CSV, Markdown, JSON, LaTeX, and RobustBench's model_info files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.files import write_atomically
+
+_PUBLISHED = Path(__file__).parent / "published.csv"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
+    """Write a leaderboard as ``csv``, ``markdown``, ``json`` or ``latex``.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = FORMS[form](table)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Return a leaderboard as a Markdown table."""
+    cells = table.astype(object).where(table.notna(), "").map(_markdown_cell)
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
+    lines = [
+        "| " + " | ".join(map(_markdown_cell, table.columns)) + " |",
+        "|" + "|".join("---:" if right else "---" for right in numeric) + "|",
+        *("| " + " | ".join(row) + " |" for row in cells.itertuples(index=False)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(cell: object) -> str:
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
+
+
+def latex(table: pd.DataFrame) -> str:
+    """Return a leaderboard as a booktabs table."""
+    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
+    cells = table.astype(object).where(table.notna(), "--").map(_latex_cell)
+    rows = [" & ".join(map(_latex_cell, table.columns)), *(" & ".join(row) for row in cells.itertuples(index=False))]
+    head, *body = (rf"{row} \\" for row in rows)
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_cell(cell: object) -> str:
+    if cell == "--":
+        return "--"
+    text = f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _json(table: pd.DataFrame) -> str:
+    return table.to_json(orient="records", indent=1) + "\n"
+
+
+def _csv(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False)
+
+
+FORMS: dict[str, Callable[[pd.DataFrame], str]] = {"csv": _csv, "markdown": markdown, "json": _json, "latex": latex}
+
+
+def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write one RobustBench ``model_info`` file for each row that has an AutoAttack accuracy, and return their paths.
+
+    The layout is ``DATASET/NORM/MODEL.json``, the keys are RobustBench's, accuracies are text as theirs are. What a
+    record cannot know (authors, venue, link) is left empty.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    written = []
+    for row in table.to_dict("records"):
+        accuracy = row.get("autoattack")
+        if accuracy is None or pd.isna(accuracy):
+            continue
+        norm, eps = row["threat"].split()
+        info = {
+            "link": "",
+            "name": row["model"],
+            "authors": "",
+            "additional_data": None,
+            "number_forward_passes": 1,
+            "dataset": row["dataset"],
+            "venue": "",
+            "architecture": row["arch"],
+            "eps": eps,
+            "clean_acc": f"{row['clean_acc']:.2f}",
+            "reported": f"{accuracy:.2f}",
+            "autoattack_acc": f"{accuracy:.2f}",
+            "footnote": f"{row['n']} samples, gklbench",
+            "unreliable": row["checks"] == "FAIL",
+        }
+        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
+        path = folder / _file_name(row["dataset"]) / name / f"{_file_name(row['model'])}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(info, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        written.append(path)
+    return written
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
+
+
+def with_published(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the leaderboard with the published results on its data sets appended.
+
+    They carry no rank and ``published`` in place of checks: they were measured elsewhere, on full test sets, by other
+    code (sources in the package's ``results/published.csv``). A table without rows gets all of them.
+    """
+    rows = pd.read_csv(_PUBLISHED)
+    if not table.empty:
+        rows = rows[rows["dataset"].isin(table["dataset"])]
+    rows["model"] = rows["method"] + " (" + rows["setting"] + ")"
+    rows = rows.assign(checks="published", worst_case_acc=rows["autoattack"], n=10_000, params=0)
+    rows = rows.sort_values(["dataset", "autoattack"], ascending=[True, False])
+    columns = [*table.columns, *(["autoattack"] if "autoattack" not in table.columns else [])]
+    joined = pd.concat([table, rows.reindex(columns=columns).astype({"rank": "Int64"})], ignore_index=True)
+    return joined[columns]
