@@ -46,16 +46,32 @@ _MESSAGES = {"missing": "is missing", "extra_forbidden": "there is no such key"}
 _SPEAK_FOR_THEMSELVES = ("missing", "extra_forbidden", "value_error", "json_invalid")
 
 
-def one_line(error: ValidationError, *, what: str) -> UserError:
-    """Return pydantic's ``error`` about ``what`` as one line that names each key, its value and what it needs."""
+def one_line(error: ValidationError, *, what: str, model: type[BaseModel] | None = None) -> UserError:
+    """Return pydantic's ``error`` about ``what`` as one line that names each key, its value and what it needs.
+
+    With the ``model`` that was to be made, a key that does not exist gets the ones that do.
+    """
     parts = []
     for item in error.errors(include_url=False, include_context=False):
+        if item["type"] == "extra_forbidden" and model is not None:
+            parts.append(_no_such_key(model, item["loc"]))
+            continue
         key = ".".join(str(part) for part in item["loc"] if part not in ("function-before", "function-after"))
         message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] in _SPEAK_FOR_THEMSELVES else f", got {reprlib.repr(item['input'])}"
         parts.append(f"{key}: {message}{got}" if key else f"{message}{got}")
     more = f"; and {len(parts) - 5} more" if len(parts) > 5 else ""
     return UserError(f"{what}: " + "; ".join(parts[:5]) + more)
+
+
+def _no_such_key(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    *tables, key = map(str, location)
+    for table in tables:
+        inner = model.model_fields[table].annotation
+        assert inspect.isclass(inner)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return str(unknown(f"key of {'.'.join(tables)}" if tables else "key", key, model.model_fields))
 
 
 def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, what: str, **fixed: object) -> T:
@@ -191,7 +207,7 @@ def validated(model: type[_FrozenT], values: Mapping[str, object], *, what: str)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise one_line(error, what=what) from None
+        raise one_line(error, what=what, model=model) from None
 
 
 _FrozenT = TypeVar("_FrozenT", bound=_Frozen)

@@ -62,8 +62,6 @@ def check_radius(norm: str, eps: str | int | float | Fraction) -> Fraction:
     exact = parse_fraction(eps)
     if norm == "linf" and exact > 1:
         given, levels = format_fraction(exact), format_fraction(exact / 255)
-        raise UserError(
-            f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {given}; "
-            f"for {given} of 255 grey levels write {levels}"
-        )
+        hint = f"; for {given} of 255 grey levels write {levels}" if exact <= 255 else ""
+        raise UserError(f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {given}{hint}")
     return exact

@@ -68,7 +68,7 @@ def _project_l1(images: Tensor, origin: Tensor, eps: float) -> Tensor:
     slopes = torch.cat([torch.full_like(size, -1.0), torch.ones_like(size)], 1)
     order = torch.argsort(breaks, 1)
     breaks, slopes = breaks.gather(1, order).double(), slopes.gather(1, order).cumsum(1)
-    # Sums over all pixels are kept in float64: in float32 they would be off by more than the steps of an attack.
+    # The sums run over up to 300,000 pieces, most of them tiny: float32 would lose these.
     total = kept.double().sum(1, keepdim=True)
     lengths = torch.cat([total, total + (slopes[:, :-1] * breaks.diff(dim=1)).cumsum(1)], 1)
     piece = ((lengths > eps).sum(1, keepdim=True) - 1).clamp(0, breaks.shape[1] - 2)
@@ -202,7 +202,7 @@ class ThreatModel:
 
         A pixel of origin + delta is off by up to 2^-25 when it is rounded to float32, and an attack that measures
         lengths in float32 errs by less than 1e-5 of them. Twice the first, as a length in this norm, and 1e-5 eps
-        are allowed: an image on the ball is inside, and one at a distance of 1.001 eps is not.
+        are allowed: an image on the ball is inside, and at the radii in use one at 1.001 eps is not.
         """
         flat = _flat(images)
         rounding = torch.full((1, flat.shape[1]), 2.0**-24, dtype=torch.float64)

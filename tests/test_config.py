@@ -31,7 +31,7 @@ def refused(values: dict[str, Any], *, model: type[TrainConfig] | type[EvalConfi
         validated(model, values, what="configuration")
     message = str(caught.value)
     assert "\n" not in message
-    assert len(message) < 400
+    assert len(message) < 600
     assert message.startswith("configuration: ")
     return message
 
@@ -73,8 +73,11 @@ class TestTrainConfig:
     @pytest.mark.parametrize(
         ("values", "says"),
         [
-            ({"epoch": 3}, "epoch: there is no such key"),
-            ({"attack": {"stepz": 3}}, "attack.stepz: there is no such key"),
+            ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\? \(choose from attack, .*\)"),
+            (
+                {"attack": {"stepz": 3}},
+                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from start, step_size, steps\)",
+            ),
             ({"epochs": 0}, "epochs: .* got 0"),
             ({"epochs": "many"}, "epochs: .*integer.* got 'many'"),
             ({"epochs": 2.5}, "epochs: .*integer.* got 2.5"),
@@ -100,7 +103,7 @@ class TestTrainConfig:
             ({"loss_options": 3}, "loss_options"),
             ({"dataset": 3}, "dataset"),
             ({"dataset": ["x" * 5000]}, "dataset"),
-            ({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 1, "g": 1}, "and 2 more"),
+            ({"attack": dict.fromkeys("abcdefg", 1)}, "; and 2 more$"),
         ],
     )
     def test_errors(self, values: dict[str, Any], says: str) -> None:

@@ -89,7 +89,8 @@ class TestParsing:
         ("norm", "eps", "says"),
         [
             ("linf", 8, r"\[0, 1\] image scale .* 8/255"),
-            ("linf", "8.5", r"\[0, 1\] image scale"),
+            ("linf", "8.5", r"\[0, 1\] image scale .* 1/30$"),
+            ("linf", 300, r"\[0, 1\] image scale .* got 300$"),
             ("linf", "256/255", r"\[0, 1\] image scale"),
             ("linf", "-8/255", "negative"),
             ("l2", -0.5, "negative"),
