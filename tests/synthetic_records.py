@@ -63,6 +63,8 @@ def make_record(
     verdict: CheckVerdict = "PASS",
     partial: bool = False,
     seconds: float = 1.5,
+    loss: str = "gkl",
+    train_seed: int = 0,
 ) -> Record:
     """Write the record and verdicts of one evaluation, whose attacks ran in the order given."""
     store.prepare()
@@ -100,11 +102,11 @@ def make_record(
         model=ModelInfo(
             name=model,
             arch="tiny-cnn",
-            loss="gkl",
+            loss=loss,
             params=1234,
             weights="best",
             weights_sha256=weights_sha256,
-            train_config=TrainConfig().model_dump(mode="json"),
+            train_config=TrainConfig(loss=loss, seed=train_seed).model_dump(mode="json"),
         ),
         data=DataInfo(dataset=dataset, split=split, n=n, sha256=data_sha256, index_ranges=((0, n),)),
         threat=ThreatInfo(norm=norm, eps=eps),
