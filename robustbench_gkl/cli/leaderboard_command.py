@@ -27,6 +27,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
 @click.option("--sort", metavar="COLUMN", help="Order by this column; -COLUMN puts the largest first.")
 @click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the seed only.")
+@click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
 @click.option("--published", is_flag=True, help="Add the published results on the same data sets.")
 @options.results_dir
 @options.quiet
@@ -37,6 +38,7 @@ def command(
     filters: tuple[str, ...],
     sort: str | None,
     average_seeds: bool,
+    top: int,
     published: bool,
     results_dir: Path,
     quiet: bool,
@@ -64,7 +66,9 @@ def command(
     if frame.empty:
         console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
     elif not written:
-        console.print(leaderboard_table(frame, width=console.width))
+        console.print(leaderboard_table(frame.head(top), width=console.width))
+        if len(frame) > top:
+            console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
 
 
 def _selected(frame: pd.DataFrame, filters: tuple[str, ...], sort: str | None) -> pd.DataFrame:

@@ -114,6 +114,9 @@ def test_the_command_sorts_filters_and_exports(store: ResultStore, gklbench: Com
     assert gklbench("leaderboard", *folder, "--latex", tmp_path / "t.tex", "--model-info", tmp_path / "i").code == 0
     assert (tmp_path / "t.tex").exists()
     assert len(list((tmp_path / "i").rglob("*.json"))) == 3
+    shortened = gklbench("leaderboard", *folder, "--top", 2)
+    assert "1 more rows" in shortened.out
+    assert " a " not in shortened.out
     assert "spread" in gklbench("leaderboard", *folder, "--seeds").out
     assert "did you mean 'model'" in gklbench("leaderboard", *folder, "--sort", "modell").err
     assert "COLUMN=VALUE" in gklbench("leaderboard", *folder, "--where", "loss").err
