@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -90,7 +91,7 @@ class TrainingDisplay:
         if self._live is None:
             self.line(f"{head}  {running}")
             return
-        bar = ProgressBar(total=epochs * steps, completed=epoch * steps + step)
+        bar = Padding(ProgressBar(total=epochs * steps, completed=epoch * steps + step), 0)  # a bar ends no line
         self._live.update(Group(self._table(), bar, Text(head), Text(running)), refresh=True)
 
     def epoch(self, row: Mapping[str, float], *, epochs: int, seconds_left: float, warning: str | None) -> None:

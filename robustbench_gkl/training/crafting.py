@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import attack_mode
-from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 from robustbench_gkl.training.folding import FoldedModel
@@ -41,7 +40,8 @@ def craft(
     """Return the training images (B, C, H, W) that maximise ``inner``.
 
     Runs in eval mode and without parameter gradients; the clean logits, where needed, are computed once. Costs
-    ``steps`` forward and backward passes, and one forward pass for the clean logits.
+    ``steps`` forward and backward passes, and one forward pass for the clean logits. Logits keep the precision of the
+    network, but for half precision, which becomes float32.
 
     Args:
         model: the network that is trained.
@@ -68,12 +68,9 @@ def craft(
         if needs_clean:
             with torch.no_grad():
                 clean_logits = logits_of(images)
-        return ascend(
-            logits_of,
-            images,
-            threat,
-            objective=lambda logits: inner(logits, clean_logits),
-            start=start,
-            steps=steps,
-            step_size=step_size,
-        )
+        point = start
+        for _ in range(steps):
+            point = point.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(inner(logits_of(point), clean_logits).sum(), point)
+            point = threat.project(point.detach() + threat.steepest(gradient, point.detach(), step_size), images)
+        return point

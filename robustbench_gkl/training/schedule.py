@@ -91,7 +91,7 @@ def attack_steps(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, 
         steps = attack.steps or 10
         return steps, float(attack.step_size or default_step_size(threat, steps))
     if attack.budget == "high":
-        steps, share = _QUARTERS[4 * epoch // epochs]
+        steps, share = _QUARTERS[(4 * (epoch + 1) - 1) // epochs]
     else:
         steps, share = (2, Fraction(1)) if attack.budget == "low" else (5, Fraction(1, 2))
     return steps, float(share * threat.eps)
