@@ -20,6 +20,7 @@ from robustbench_gkl.errors import UserError
 IMAGE, LABEL = "image", "label"
 _LOCAL_HEADER = 30
 """Bytes of a zip member's local header before its name."""
+_ROWS_AT_ONCE = 16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,10 +33,16 @@ class _Mapped:
     memory: mmap.mmap
 
     def take(self, rows: Array) -> Array:
-        """Return the given rows, copied, and let go of the pages that they were in."""
-        taken: Array = self.array[rows]
-        if hasattr(mmap, "MADV_DONTNEED"):  # else the pages stay resident until the system wants them back
-            self.memory.madvise(mmap.MADV_DONTNEED)
+        """Return the given rows, copied, and let go of the pages that they were in, a few rows at a time.
+
+        A system may map up to 2 MiB of its file cache for each row that is touched.
+        """
+        taken = np.empty((len(rows), *self.array.shape[1:]), dtype=self.array.dtype)
+        for first in range(0, len(rows), _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            taken[some] = self.array[rows[some]]
+            if hasattr(mmap, "MADV_DONTNEED"):  # else they stay resident until the system wants them back
+                self.memory.madvise(mmap.MADV_DONTNEED)
         return taken
 
 
