@@ -127,26 +127,120 @@ class ThreatConfig(_Frozen):
 class InnerAttackConfig(_Frozen):
     """The attack that crafts the training images."""
 
-    steps: int = Field(10, ge=1)
+    budget: Literal["fixed", "low", "high", "high-as-run"] = "fixed"
+    """``fixed``: ``steps`` of ``step_size``. The others are GKL's, relative to the epoch's radius eps_t: ``low`` is two
+    steps of eps_t; ``high`` is 2, 3, 4 and 5 steps of eps_t times 1, 2/3, 1/2 and 1/2 in the four quarters of the run;
+    ``high-as-run`` is what its published code does instead: always five steps of eps_t / 2."""
+    steps: int | None = Field(None, ge=1)
+    """Number of steps of a ``fixed`` budget; None for 10."""
     step_size: ExactNumber | None = None
-    """Length of a step in the threat's norm and the [0, 1] scale; None for 2.5 eps / steps."""
+    """Length of a ``fixed`` budget's step in the threat's norm and the [0, 1] scale; None for 2.5 eps_t / steps."""
     start: Literal["auto", "gaussian", "uniform", "none"] = "auto"
     """``gaussian``: the image plus 0.001 N(0, 1); ``uniform``: anywhere in the ball; ``auto``: the loss's own."""
+    ramp: float = Field(0.0, ge=0, le=1)
+    """Share of the epochs over which the radius grows linearly to eps: eps_t = eps * epoch / (ramp * epochs) there,
+    with epochs counted from 1. 0 trains at eps throughout."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> InnerAttackConfig:
+        if self.budget != "fixed" and (self.steps is not None or self.step_size is not None):
+            raise ValueError(
+                f"the budget {self.budget!r} sets steps and step_size itself; choose them with budget 'fixed'"
+            )
+        return self
 
 
 class OptimizerConfig(_Frozen):
-    """Stochastic gradient descent."""
+    """How the weights are updated."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(0.1, gt=0)
+    """The peak of the schedule."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD; the first of AdamW's two decay rates."""
     weight_decay: float = Field(5e-4, ge=0)
+    decay_batchnorm: bool = True
+    """Whether weight decay acts on scale and shift of batch normalisation too."""
     nesterov: bool = False
+    clip: float | None = Field(None, gt=0)
+    """Largest Euclidean norm of the whole gradient; None does not clip."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> OptimizerConfig:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs the optimiser 'sgd' and a momentum above 0")
+        return self
 
 
 class ScheduleConfig(_Frozen):
     """The learning rate over the run."""
 
-    name: Literal["constant", "cosine"] = "cosine"
+    name: Literal["constant", "cosine", "one-cycle", "multi-step"] = "cosine"
+    """``cosine``: half a cosine from lr to 0; ``one-cycle``: torch's OneCycleLR, by cosines from lr / 25 to lr and
+    on to lr / 250000; ``multi-step``: times ``factor`` at each milestone."""
+    per: Literal["epoch", "step"] = "epoch"
+    """Whether cosine and one-cycle advance after each epoch or after each step."""
+    warmup: float = Field(0.0, ge=0)
+    """Number of epochs over which the rate first grows linearly from 0, step by step, as a factor on all the rest."""
+    milestones: tuple[int, ...] = ()
+    """``multi-step``: the epochs, counted from 1, that begin with a lower rate."""
+    factor: float = Field(0.1, gt=0, lt=1)
+    """``multi-step``: what a milestone multiplies the rate by."""
+    pct_start: float = Field(0.025, gt=0, lt=1)
+    """``one-cycle``: share of the run in which the rate rises."""
+    momentum_range: tuple[float, float] | None = None
+    """``one-cycle``: the momentum at the peak rate and at both ends; None keeps the optimiser's. (0.85, 0.95) is what
+    torch does by default."""
+
+    @model_validator(mode="after")
+    def _milestones_belong(self) -> ScheduleConfig:
+        if (self.name == "multi-step") != bool(self.milestones):
+            raise ValueError("milestones and the schedule 'multi-step' go together")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        if self.momentum_range is not None and self.name != "one-cycle":
+            raise ValueError("momentum_range belongs to the schedule 'one-cycle'")
+        return self
+
+
+class AWPConfig(_Frozen):
+    """Adversarial weight perturbation (Wu et al., arXiv 2004.05884)."""
+
+    gamma: float = Field(0.0, ge=0)
+    """Length of the perturbation of a layer relative to the norm of its weight; 0 for none."""
+    start_epoch: int = Field(10, ge=1)
+    """The first epoch, counted from 1, in which weights are perturbed."""
+
+
+class AveragingConfig(_Frozen):
+    """Exponential average of the weights, kept and evaluated beside the live ones."""
+
+    per: Literal["none", "epoch", "step"] = "none"
+    """``epoch``: of the state at the end of each epoch, batch-norm statistics included. ``step``: of the parameters
+    after each step, with batch-norm statistics copied from the live model."""
+    decay: float = Field(0.9, ge=0, lt=1)
+    """Weight of the old average. Per step it is at most (1 + t) / (10 + t), t steps after the warm-up."""
+    warmup: float = Field(0.0, ge=0, le=1)
+    """Share of the run's steps in which the average per step is a copy of the live model."""
+
+
+class SyntheticConfig(_Frozen):
+    """Generated images mixed into every batch."""
+
+    files: tuple[str, ...] = ()
+    """Uncompressed .npz files (or folders of .npy files) with ``image`` uint8 (N, H, W, C) and ``label`` (N,)."""
+    fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of each batch that is generated, rounded down to whole images; such as 0.7. An epoch has as many images as
+    there are real training images."""
+
+
+class SecondViewConfig(_Frozen):
+    """A second view of each image, which doubles the batch that a step computes on."""
+
+    augment: str | None = None
+    """A registered augmentation such as ``autoaugment``; None for a single view."""
+    robust_weight: float = Field(0.5, ge=0)
+    """Weight of the second view's adversarial terms; the clean cross-entropy is the mean over both views."""
 
 
 class ProbeConfig(_Frozen):
@@ -165,22 +259,49 @@ class TrainConfig(_Frozen):
     loss: str = "gkl"
     loss_options: dict[str, Any] = {}
     """Options of the loss, such as ``alpha`` and ``beta``."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """In the cross-entropy with the labels."""
     mean: tuple[float, ...] | None = None
     """Normalisation inside the model, one value or one per channel; None for the architecture's own."""
     std: tuple[float, ...] | None = None
+    batchnorm_momentum: float | None = Field(None, gt=0, le=1)
+    """Weight of the newest batch in the running statistics; None for the architecture's own."""
     threat: ThreatConfig = ThreatConfig()
     attack: InnerAttackConfig = InnerAttackConfig()
+    awp: AWPConfig = AWPConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    averaging: AveragingConfig = AveragingConfig()
     probe: ProbeConfig = ProbeConfig()
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(128, ge=2)
     augment: str = "none"
+    second_view: SecondViewConfig = SecondViewConfig()
+    cutmix: float = Field(0.0, ge=0, le=1)
+    """Share of the batches that CutMix mixes."""
+    synthetic: SyntheticConfig = SyntheticConfig()
+    precision: Literal["float32", "tf32", "bf16"] = "tf32"
+    """``tf32``: float32 with TF32 in CUDA's convolutions and matrix products; ``bf16``: autocast to bfloat16. Losses
+    are always float32."""
     train_size: int | None = Field(None, ge=2)
     """Train on the first so many training images only; None for all of them."""
     validation_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the training images held out for model selection; 0 selects on the training images."""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> TrainConfig:
+        if self.cutmix and self.second_view.augment is not None:
+            raise ValueError("cutmix and second_view.augment cannot be combined; set one of them to 0 or leave it out")
+        return self
+
+
+class Published(_Frozen):
+    """What a recipe's authors report, in percent of the full test set."""
+
+    clean: float = Field(ge=0, le=100)
+    autoattack: float | None = Field(None, ge=0, le=100)
+    source: str
 
 
 class EvalConfig(_Frozen):
@@ -220,18 +341,56 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
+def _recipe_path(name: str) -> Path:
+    path = Path(name)
+    if path.suffix in (".toml", ".json"):
+        return path
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    return RECIPES / f"{name}.toml"
+
+
 def read_recipe(name: str) -> dict[str, Any]:
-    """Return the keys of a shipped recipe, or of a recipe file if ``name`` ends in ``.toml`` or ``.json``.
+    """Return the training keys of a shipped recipe, or of a file if ``name`` ends in ``.toml`` or ``.json``.
+
+    A run's ``config.json`` is such a file too: its ``train`` table is what is returned. The published figures that
+    a recipe may carry are left out; see :func:`published_figures`.
 
     Raises:
-        UserError: no such recipe or file, or one that cannot be read.
+        UserError: no such recipe or file, or one that cannot be read; a run that was imported and not trained.
     """
-    path = Path(name)
-    if path.suffix not in (".toml", ".json"):
-        if name not in recipe_names():
-            raise unknown("recipe", name, recipe_names())
-        path = RECIPES / f"{name}.toml"
-    return read_mapping(path)
+    values = read_mapping(_recipe_path(name))
+    if "train" in values:
+        values = values["train"]
+        if not isinstance(values, dict):
+            raise UserError(f"{name} belongs to an imported run, which says nothing about its training")
+    values.pop("published", None)
+    return values
+
+
+def published_figures(name: str) -> Published | None:
+    """Return what the authors of a recipe report, or None if the recipe does not say.
+
+    Raises:
+        UserError: no such recipe, or a malformed table.
+    """
+    figures = read_mapping(_recipe_path(name)).get("published")
+    return None if figures is None else validated(Published, figures, what=f"recipe {name}, published")
+
+
+def to_toml(values: Mapping[str, Any], *, table: str = "") -> str:
+    """Return nested ``values`` (text, numbers, booleans, lists and tables of them) as TOML; None is left out."""
+    import json
+
+    plain = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+    text = "".join(f"{line}\n" for line in ([f"[{table}]", *lines] if table and lines else lines))
+    inner = [
+        to_toml(value, table=f"{table}.{key}" if table else key)
+        for key, value in values.items()
+        if isinstance(value, Mapping)
+    ]
+    return "\n".join(part for part in (text, *inner) if part)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

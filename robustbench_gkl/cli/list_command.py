@@ -36,11 +36,14 @@ def _registered(kind: str) -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from robustbench_gkl.config import TrainConfig, read_recipe, recipe_names, validated
+    from robustbench_gkl.config import TrainConfig, published_figures, read_recipe, recipe_names, validated
 
     rows = []
     for name in recipe_names():
         config = validated(TrainConfig, read_recipe(name), what=f"recipe {name}")
-        threat = config.threat.threat()
-        rows.append((name, f"{config.loss} {config.model} on {config.dataset}, {threat}, {config.epochs} epochs"))
+        summary = f"{config.loss} {config.model} on {config.dataset}, {config.threat.threat()}, {config.epochs} epochs"
+        if (figures := published_figures(name)) is not None:
+            attacked = "" if figures.autoattack is None else f", AutoAttack {figures.autoattack:.2f}"
+            summary += f"; published: clean {figures.clean:.2f}{attacked} ({figures.source})"
+        rows.append((name, summary))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from robustbench_gkl.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.config import TrainConfig
-    from robustbench_gkl.report.terminal import LiveProgress
-    from robustbench_gkl.training import EpochReport, StepReport
+    from robustbench_gkl.report.training_display import TrainingDisplay
+    from robustbench_gkl.training import EpochReport, Run, StepReport
+    from robustbench_gkl.training.metrics import Logger
 
 
 @click.command()
@@ -29,10 +31,19 @@ if TYPE_CHECKING:
 @click.option("--lr", type=float, help="Peak learning rate.")
 @options.seed
 @click.option("--name", help="The run's name; made from loss, model, dataset and seed if not given.")
+@click.option("--synthetic", multiple=True, metavar="FILE", help="Generated images to mix in: .npz; may be repeated.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
 @click.option("--overwrite", is_flag=True, help="Delete the run of this name first.")
 @click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
+@click.option("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the settings (.toml, .json); train nothing.",
+)
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -43,24 +54,29 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
     from robustbench_gkl.device import resolve_device
-    from robustbench_gkl.report.terminal import LiveProgress, make_console, settings_lines
+    from robustbench_gkl.report.terminal import make_console, settings_lines
+    from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.training import Interrupted, Run, train
 
     if given["resume"] and given["overwrite"]:
         raise UserError("give --resume or --overwrite, not both")
     config, name = _resolve(recipe, assignments, given)
+    console = make_console(quiet=given["quiet"])
+    if given["export"] is not None:
+        _export(config, given["export"])
+        console.print(f"wrote {given['export']}", markup=False)
+        return
     run = Run(given["checkpoints_dir"] / name)
     device = resolve_device(given["device"])
     if given["overwrite"]:
         run.delete()
-    console = make_console(quiet=given["quiet"])
     console.print(f"run {name} on {device}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
         console.print(f"  {line}", markup=False)
     stopping: list[int] = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     try:
-        with LiveProgress(console) as progress:
+        with TrainingDisplay(console) as display, _logger(given["logger"], run) as logger:
             train(
                 config,
                 run,
@@ -68,7 +84,8 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
                 data_dir=given["data_dir"],
                 resume=given["resume"],
                 save_every=given["save_every"],
-                on_event=lambda event: _show(event, progress),
+                compiled=given["compiled"],
+                on_event=lambda event: _show(event, display, logger),
                 should_stop=lambda: bool(stopping),
             )
     except Interrupted:
@@ -76,6 +93,26 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     finally:
         signal.signal(signal.SIGTERM, previous)
     console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
+
+
+def _export(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration so that ``gklbench train FILE`` trains it again."""
+    from robustbench_gkl.config import to_toml
+    from robustbench_gkl.files import write_atomically
+
+    if path.suffix == ".toml":
+        text = to_toml(config.model_dump(mode="json"))
+    elif path.suffix == ".json":
+        text = config.model_dump_json(indent=1) + "\n"
+    else:
+        raise UserError(f"--export needs a name that ends in .toml or .json, got {path}")
+    write_atomically(path, text)
+
+
+def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]:
+    from robustbench_gkl.training.metrics import TensorBoard
+
+    return nullcontext() if name is None else TensorBoard(run.folder / "tensorboard")
 
 
 def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
@@ -87,7 +124,6 @@ def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, 
     values: dict[str, Any] = {}
     if recipe is not None:
         values = read_recipe(recipe)
-        values = values.get("train", values)
         values.setdefault("recipe", Path(recipe).stem)
     elif given["resume"] and given["name"] is not None:
         started = Run(given["checkpoints_dir"] / given["name"])
@@ -96,6 +132,8 @@ def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, 
             if trained is None:
                 raise UserError(f"run {started.name} was imported and cannot be resumed")
             values = trained.model_dump(mode="json")
+    if given["synthetic"]:
+        values["synthetic"] = {**values.get("synthetic", {}), "files": list(given["synthetic"])}
     for assignment in assignments:
         set_key(values, assignment)
     flat = options.given(**{key: given[key] for key in ("loss", "model", "dataset", "epochs", "batch_size", "seed")})
@@ -116,15 +154,19 @@ def _word(dataset: str) -> str:
     return Path(dataset).stem.replace(":", "-")
 
 
-def _show(event: StepReport | EpochReport, progress: LiveProgress) -> None:
+def _show(event: StepReport | EpochReport, display: TrainingDisplay, logger: Logger | None) -> None:
     from robustbench_gkl.training import StepReport
 
     if isinstance(event, StepReport):
-        progress.update(f"epoch {event.epoch + 1}/{event.epochs}", event.step, event.steps)
+        display.step(
+            epoch=event.epoch,
+            epochs=event.epochs,
+            step=event.step,
+            steps=event.steps,
+            seconds_left=event.seconds_left,
+            means=event.means,
+        )
         return
-    row = event.row
-    progress.line(
-        f"epoch {row['epoch']}/{event.epochs}  loss {row['loss']:.4f}  lr {row['lr']:.4g}  "
-        f"validation clean {row['val_clean_acc']:.2f} %  pgd {row['val_robust_acc']:.2f} %  "
-        f"{row['images_per_second']:.0f} images/s"
-    )
+    display.epoch(event.row, epochs=event.epochs, seconds_left=event.seconds_left, warning=event.warning)
+    if logger is not None:
+        logger.log(event.row)

@@ -1,9 +1,8 @@
-"""Random crops and flips of whole batches, on the device where the images are."""
+"""Random views of whole batches, made on the device where the images are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,8 +20,9 @@ def augment(images: Tensor, *, name: str, noise: Noise) -> Tensor:
 
     Args:
         images: (B, C, H, W), uint8 or float32; not changed.
-        name: a registered augmentation: ``none``, ``crop`` or ``crop-flip``.
-        noise: the B samples' random numbers; give each epoch its own path, or all epochs see the same views.
+        name: a registered augmentation, such as ``none``, ``crop`` or ``crop-flip``.
+        noise: the B samples' random numbers; give each epoch its own path, or all epochs see the same views. Where it
+            is on the CPU and the images are not, the few numbers drawn are moved.
 
     Returns:
         (B, C, H, W) of the same type, on the device of ``images``.
@@ -34,7 +34,7 @@ def augment(images: Tensor, *, name: str, noise: Noise) -> Tensor:
     function, _ = AUGMENTATIONS.resolve(name)
     if noise.index.shape != images.shape[:1]:
         raise ValueError(f"noise for {len(noise.index)} samples cannot augment {len(images)} images")
-    return function(images, replace(noise, index=noise.index.to(images.device)))
+    return function(images, noise)
 
 
 def padding(side: int) -> int:
@@ -51,7 +51,7 @@ def none(images: Tensor, noise: Noise) -> Tensor:
 @AUGMENTATIONS.register("crop")
 def crop(images: Tensor, noise: Noise) -> Tensor:
     """Zero-pad by an eighth of the side and crop back at random."""
-    return _view(images, noise, torch.zeros(len(images), dtype=torch.bool, device=images.device))
+    return _view(images, noise, torch.zeros(len(images), dtype=torch.bool))
 
 
 @AUGMENTATIONS.register("crop-flip")
@@ -60,13 +60,35 @@ def crop_flip(images: Tensor, noise: Noise) -> Tensor:
     return _view(images, noise, noise.at("flip").integers(2).bool())
 
 
+@AUGMENTATIONS.register("crop-flip-cutout")
+def crop_flip_cutout(images: Tensor, noise: Noise) -> Tensor:
+    """Crop and flip, then blank a square of half the side around a random pixel (Cutout, arXiv 1708.04552)."""
+    height, width = images.shape[2:]
+    kept = (
+        _outside(noise.at("cutout", "row"), height)[:, :, None] | _outside(noise.at("cutout", "column"), width)[:, None]
+    )
+    return crop_flip(images, noise) * _beside(kept, images)[:, None]
+
+
+def _outside(noise: Noise, side: int) -> Tensor:
+    """Return (B, side) bool: False in a stretch of half the side around a random place, cut off at the ends."""
+    reach = max(1, side // 4)
+    away = torch.arange(side, device=noise.index.device) - noise.integers(side)[:, None]
+    return (away < -reach) | (away >= reach)
+
+
+def _beside(values: Tensor, images: Tensor) -> Tensor:
+    return values.to(images.device, non_blocking=True)
+
+
 def _view(images: Tensor, noise: Noise, flip: Tensor) -> Tensor:
     """Crop each image at its own offset and mirror where ``flip`` (B,) says so, in one gather."""
     batch, channels, height, width = images.shape
     down, right = padding(height), padding(width)
     padded = F.pad(images, (right, right, down, down))
-    top = noise.at("crop", "top").integers(2 * down + 1)
-    left = noise.at("crop", "left").integers(2 * right + 1)
+    top = _beside(noise.at("crop", "top").integers(2 * down + 1), images)
+    left = _beside(noise.at("crop", "left").integers(2 * right + 1), images)
+    flip = _beside(flip, images)
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(flip[:, None], columns.flip(1), columns)

@@ -26,10 +26,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's header says: its ``shape`` and ``dtype``."""
+    """What an array's header says: its ``shape``, ``dtype`` and whether the first index runs fastest."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    fortran_order: bool
 
 
 @contextmanager
@@ -47,13 +48,13 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"{path} is not a readable .npz file ({one_line(error)}); write it with numpy.savez") from error
 
 
-def _header(stream: IO[bytes]) -> Header:
-    """Read the header at the start of a .npy ``stream``."""
+def read_header(stream: IO[bytes]) -> Header:
+    """Read the header at the start of a .npy ``stream``, which is left at the first byte of the array."""
     version = np.lib.format.read_magic(stream)
     one = version == (1, 0)
     read = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return Header(shape, dtype)
+    shape, fortran_order, dtype = read(stream)
+    return Header(shape, dtype, fortran_order)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class NpzFile:
             for member in archive.namelist():
                 if member.endswith(".npy"):
                     with archive.open(member) as stream:
-                        headers[member.removesuffix(".npy")] = _header(stream)
+                        headers[member.removesuffix(".npy")] = read_header(stream)
         return headers
 
     def _array(self, name: str) -> Array:

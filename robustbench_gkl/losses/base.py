@@ -29,6 +29,13 @@ class Loss(nn.Module):
     start: ClassVar[Literal["gaussian", "uniform"]] = "uniform"
     """Where the published attack on this loss starts."""
 
+    label_smoothing: float = 0.0
+    """Share of the label's weight that is spread over all classes in :meth:`cross_entropy`."""
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the batch mean of the cross-entropy with the labels, smoothed, for use in :meth:`terms`."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
     def inner(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> Tensor:
         """Return (B,): what the training attack maximises for each sample.
 
@@ -54,19 +61,24 @@ class Loss(nn.Module):
 LOSSES: Registry[type[Loss]] = Registry("loss", "robustbench_gkl.losses")
 
 
-def create_loss(name: str, *, num_classes: int, options: Mapping[str, object] | None = None) -> Loss:
+def create_loss(
+    name: str, *, num_classes: int, options: Mapping[str, object] | None = None, label_smoothing: float = 0.0
+) -> Loss:
     """Build a registered loss.
 
     Args:
         name: such as ``"trades"`` or ``"gkl"``.
         num_classes: K.
         options: the loss's own, such as ``{"beta": 6.0}``.
+        label_smoothing: in the outer loss's cross-entropy with the labels; the training attack sees hard labels.
 
     Raises:
         UserError: unknown name or option, or an option of a wrong type.
     """
     cls, _ = LOSSES.resolve(name)
-    return bind_options(cls, options or {}, what=f"loss {name}", num_classes=num_classes)
+    loss = bind_options(cls, options or {}, what=f"loss {name}", num_classes=num_classes)
+    loss.label_smoothing = label_smoothing
+    return loss
 
 
 def kl_divergence(clean_logits: Tensor, adv_logits: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class _Decoupled(Loss):
         """Return the clean and the robust term."""
         weights = self.weights(clean_logits, labels)
         return {
-            "ce": F.cross_entropy(clean_logits, labels),
+            "ce": self.cross_entropy(clean_logits, labels),
             "robust": self.divergence(adv_logits, clean_logits, weights),
         }
 

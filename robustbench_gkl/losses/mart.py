@@ -32,7 +32,7 @@ class MART(Loss):
         log_probs = F.log_softmax(adv_logits, 1)
         runner_up = log_probs.masked_fill(true, -torch.inf).argmax(1, keepdim=True)
         not_runner_up = log_probs.scatter(1, runner_up, -torch.inf).logsumexp(1)
-        boosted = F.cross_entropy(adv_logits, labels) - not_runner_up.mean()
+        boosted = self.cross_entropy(adv_logits, labels) - not_runner_up.mean()
         missed = 1 - F.softmax(clean_logits, 1).gather(1, labels[:, None]).squeeze(1)
         return {
             "robust": boosted,

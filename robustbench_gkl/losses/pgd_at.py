@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_gkl.losses.base import LOSSES, Loss
@@ -21,4 +20,4 @@ class PGDAT(Loss):
 
     def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return CE(a, y); ``clean_logits`` are not read."""
-        return {"robust": F.cross_entropy(adv_logits, labels)}
+        return {"robust": self.cross_entropy(adv_logits, labels)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_gkl.losses.base import LOSSES, Loss
@@ -21,4 +20,4 @@ class Standard(Loss):
 
     def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return CE(z, y); ``adv_logits`` are not read."""
-        return {"ce": F.cross_entropy(clean_logits, labels)}
+        return {"ce": self.cross_entropy(clean_logits, labels)}

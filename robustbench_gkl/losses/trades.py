@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_gkl.losses.base import LOSSES, Loss, kl_divergence
@@ -32,6 +31,6 @@ class TRADES(Loss):
     def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the clean and the robust term; the gradient flows into both logits of the latter."""
         return {
-            "ce": F.cross_entropy(clean_logits, labels),
+            "ce": self.cross_entropy(clean_logits, labels),
             "robust": self.beta * kl_divergence(clean_logits, adv_logits).mean(),
         }

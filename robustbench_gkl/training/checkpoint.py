@@ -101,7 +101,7 @@ class Run:
 
     def delete(self) -> None:
         """Delete what a run consists of, and nothing else that may lie in its folder."""
-        for pattern in ("config.json", "*.safetensors", "state.pt", "metrics.csv"):
+        for pattern in ("config.json", "*.safetensors", "state.pt", "metrics.csv", "tensorboard/events.*"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 

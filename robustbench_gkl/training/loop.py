@@ -6,96 +6,34 @@ run that was killed goes on from its last saved step to the same weights.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustbench_gkl.attacks import attack_mode
-from robustbench_gkl.attacks.objectives import objective_for
-from robustbench_gkl.attacks.pgd import ascend, default_step_size
-from robustbench_gkl.config import InnerAttackConfig, TrainConfig
-from robustbench_gkl.data import ImageSet, load_dataset, to_unit, train_validation_split
-from robustbench_gkl.data.augment import augment
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.data import ImageSet, load_dataset, train_validation_split
+from robustbench_gkl.data.synthetic import SyntheticImages
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
-from robustbench_gkl.losses import Loss, create_loss
-from robustbench_gkl.models import create_model
-from robustbench_gkl.noise import Noise, permutation
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.losses import create_loss
+from robustbench_gkl.models import Classifier, create_model
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.training.averaging import WeightAverage
+from robustbench_gkl.training.batches import Batch, Batches
 from robustbench_gkl.training.checkpoint import Run, RunConfig, now
-from robustbench_gkl.training.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """Told after each step: ``step`` of ``steps`` in ``epoch`` of ``epochs`` is done."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Told after each epoch: its row of ``metrics.csv``."""
-
-    epochs: int
-    row: dict[str, float]
-
-
-class Interrupted(Exception):  # noqa: N818
-    """Training stopped as asked; the state is saved and ``--resume`` goes on from it."""
-
-
-Observer = Callable[[StepReport | EpochReport], None]
-
-
-def inner_start(images: Tensor, threat: ThreatModel, noise: Noise, *, start: str) -> Tensor:
-    """Return where the training attack begins: ``gaussian``, ``uniform`` or ``none`` (the images themselves)."""
-    if start == "gaussian":
-        nearby = images + 0.001 * noise.normal(*images.shape[1:])
-        return threat.project(nearby, images)
-    return threat.random_start(images, noise) if start == "uniform" else images
-
-
-def craft(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    loss: Loss,
-    threat: ThreatModel,
-    attack: InnerAttackConfig,
-    noise: Noise,
-) -> Tensor:
-    """Return the training images (B, C, H, W) that maximise the loss's inner objective.
-
-    Runs in eval mode and without parameter gradients; the clean logits, where needed, are computed once. Costs
-    ``attack.steps`` forward and backward passes, and one forward pass for the clean logits.
-    """
-    with attack_mode(model):
-        clean_logits = torch.empty(0)
-        if loss.inner_needs_clean:
-            with torch.no_grad():
-                clean_logits = model(images).float()
-        return ascend(
-            model,
-            images,
-            threat,
-            objective=lambda logits: loss.inner(logits, clean_logits, labels),
-            start=inner_start(images, threat, noise, start=loss.start if attack.start == "auto" else attack.start),
-            steps=attack.steps,
-            step_size=float(attack.step_size or default_step_size(threat, attack.steps)),
-        )
+from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
+from robustbench_gkl.training.metrics import Means, csv_text
+from robustbench_gkl.training.optimizer import build_optimizer, set_rates
+from robustbench_gkl.training.probe import overfitting, probe
+from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
+from robustbench_gkl.training.step import Stepper
+from robustbench_gkl.training.views import make_views
 
 
 def train(
@@ -106,6 +44,7 @@ def train(
     data_dir: Path = Path("data"),
     resume: bool = False,
     save_every: float = 300.0,
+    compiled: bool = False,
     on_event: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
@@ -118,6 +57,7 @@ def train(
         data_dir: where downloaded data sets are kept.
         resume: go on from the saved state of this run; starts from the beginning if none was saved.
         save_every: seconds between states saved in mid-epoch; one is saved after each epoch anyway.
+        compiled: compile the networks with torch.compile, which changes results in the last digits.
         on_event: told after each step and each epoch.
         should_stop: asked after each step; True saves the state and raises :class:`Interrupted`.
 
@@ -130,15 +70,8 @@ def train(
     """
     if run.exists() and not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    dataset = load_dataset(config.dataset, data_dir=data_dir)
-    images = dataset.load("train")
-    if config.train_size is not None:
-        if config.train_size > len(images):
-            raise UserError(
-                f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images"
-            )
-        images = images.take(torch.arange(config.train_size))
-    trainer = _Trainer(config, run, images, device)
+    images = _training_images(config, data_dir)
+    trainer = _Trainer(config, run, images, device, compiled=compiled)
     if run.exists():
         if run.config().train != config:
             raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
@@ -146,7 +79,17 @@ def train(
     else:
         run.create(_run_config(config, run, images, device))
     trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
-    return trainer.fit()
+    with _tensor_cores(enabled=config.precision != "float32"):
+        return trainer.fit()
+
+
+def _training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
+    images = load_dataset(config.dataset, data_dir=data_dir).load("train")
+    if config.train_size is None:
+        return images
+    if config.train_size > len(images):
+        raise UserError(f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images")
+    return images.take(torch.arange(config.train_size))
 
 
 def _run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.device) -> RunConfig:
@@ -162,37 +105,78 @@ def _run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.d
     )
 
 
+@contextmanager
+def _tensor_cores(*, enabled: bool) -> Iterator[None]:
+    """Allow TF32 in CUDA's convolutions and matrix products in the block, or forbid it."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32)
+    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _fresh_model(config: TrainConfig, images: ImageSet, device: torch.device) -> Classifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = create_model(
+            config.model, num_classes=len(images.classes), input_shape=images.shape, mean=config.mean, std=config.std
+        )
+    if config.batchnorm_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = config.batchnorm_momentum
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def _synthetic_images(config: TrainConfig, images: ImageSet) -> SyntheticImages | None:
+    settings = config.synthetic
+    if bool(settings.files) != bool(settings.fraction):
+        raise UserError(
+            f"synthetic.fraction is {settings.fraction:g} and there are {len(settings.files)} synthetic.files; give "
+            f"the generated images with --synthetic FILE.npz, or set synthetic.fraction to 0"
+        )
+    if not settings.files:
+        return None
+    return SyntheticImages(settings.files, shape=images.shape, num_classes=len(images.classes))
+
+
 class _Trainer:
     """A run under way; everything that changes in training is in :meth:`state`."""
 
     save_every: float = 300.0
     on_event: Observer | None = None
 
-    def __init__(self, config: TrainConfig, run: Run, images: ImageSet, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, compiled: bool = False
+    ) -> None:
         self.config, self.run, self.device = config, run, device
         self.threat = config.threat.threat()
         training, self.validation = train_validation_split(images, config.validation_fraction)
-        self.images, self.labels = training.images.to(device), training.labels.to(device)
-        self.batch_size = min(config.batch_size, len(training))
-        self.steps = len(training) // self.batch_size
-        num_classes = len(images.classes)
-        self.loss = create_loss(config.loss, num_classes=num_classes, options=config.loss_options).to(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            model = create_model(
-                config.model, num_classes=num_classes, input_shape=images.shape, mean=config.mean, std=config.std
-            )
-        self.model = model.to(device).to(memory_format=torch.channels_last)
-        settings = config.optimizer
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
+        self.batches = Batches(
+            training,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=device,
+            synthetic=_synthetic_images(config, images),
+            fraction=config.synthetic.fraction,
         )
+        self.steps = self.batches.steps
+        self.loss = create_loss(
+            config.loss,
+            num_classes=len(images.classes),
+            options=config.loss_options,
+            label_smoothing=config.label_smoothing,
+        ).to(device)
+        self.model = _fresh_model(config, images, device)
+        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.stepper = Stepper(config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled)
+        self.average: WeightAverage | None = None
+        if config.averaging.per != "none":
+            self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.steps)
         self.epoch = self.step = 0
-        self.totals: dict[str, Tensor] = {}
+        self.means = Means()
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self.should_stop: Callable[[], bool] = lambda: False
@@ -200,13 +184,14 @@ class _Trainer:
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs; random numbers need no state."""
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "model": self.model.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "epoch": self.epoch,
             "step": self.step,
-            "totals": self.totals,
+            "totals": self.means.totals,
             "rows": self.rows,
             "seconds": self.seconds,
         }
@@ -219,8 +204,11 @@ class _Trainer:
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.restore(state["average"])
         self.epoch, self.step = state["epoch"], state["step"]
-        self.totals = {key: value.to(self.device) for key, value in state["totals"].items()}
+        self.means.totals = {key: value.to(self.device) for key, value in state["totals"].items()}
+        self.means.count = self.step
         self.rows, self.seconds = state["rows"], state["seconds"]
 
     def fit(self) -> list[dict[str, float]]:
@@ -229,118 +217,98 @@ class _Trainer:
         return self.rows
 
     def _epoch(self) -> None:
-        config, started = self.config, time.perf_counter()
-        lr = learning_rate(config.schedule, base=config.optimizer.lr, epoch=self.epoch, epochs=config.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        order = permutation(config.seed, "order", self.epoch, n=len(self.labels)).to(self.device)
-        saved = started
-        while self.step < self.steps:
-            self._step(order[self.step * self.batch_size :][: self.batch_size])
-            self.step += 1
-            self._tell(StepReport(self.epoch, config.epochs, self.step, self.steps))
-            stop = self.should_stop()
-            if stop or time.perf_counter() - saved > self.save_every:
-                self.seconds += time.perf_counter() - started
-                started = saved = time.perf_counter()
+        started = saved = time.perf_counter()
+        for batch in self.batches.epoch(self.epoch, first=self.step):
+            self._step(batch)
+            stop, clock = self.should_stop(), time.perf_counter()
+            self._tell(StepReport(**self._progress(clock - started), means=self.means.read))
+            if stop or clock - saved > self.save_every:
+                self.seconds += clock - started
                 self.run.save_state(self.state())
+                started = saved = time.perf_counter()
             if stop:
                 raise Interrupted
         self.loss.end_epoch()
+        if self.average is not None:
+            self.average.after_epoch(self.model)
+        means = self.means.read()
         self.seconds += time.perf_counter() - started
-        self._finish_epoch(lr)
+        self._finish_epoch(means)
 
-    def _step(self, rows: Tensor) -> None:
-        """Craft adversarial images for the training images at ``rows`` and take one optimiser step."""
-        noise = Noise(self.config.seed, rows).at("train", self.epoch)
-        labels = self.labels[rows]
-        images = augment(to_unit(self.images[rows]), name=self.config.augment, noise=noise.at("augment"))
-        images = images.contiguous(memory_format=torch.channels_last)
-        adversarial = images
-        if self.loss.crafts:
-            adversarial = craft(
-                self.model,
-                images,
-                labels,
-                loss=self.loss,
-                threat=self.threat,
-                attack=self.config.attack,
-                noise=noise.at("start"),
-            )
-        torch.manual_seed(_step_seed(self.config.seed, self.epoch, self.step))
-        self.model.train()
-        nothing = torch.empty(0, device=self.device)
-        clean_logits = self.model(images).float() if self.loss.outer_needs_clean else nothing
-        adv_logits = self.model(adversarial).float() if self.loss.crafts else nothing
-        terms = self.loss.terms(adv_logits, clean_logits, labels)
-        total = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.loss.observe(clean_logits.detach(), labels)
-        self._add(loss=total, **{f"loss_{key}": term for key, term in terms.items()})
-        for name, logits in (("train_clean_acc", clean_logits), ("train_robust_acc", adv_logits)):
-            if logits.numel():
-                self._add(**{name: 100 * (logits.argmax(1) == labels).float().mean()})
+    def _step(self, batch: Batch) -> None:
+        config, place = self.config, self._place()
+        set_rates(
+            self.optimizer,
+            lr=learning_rate(config.schedule, base=config.optimizer.lr, place=place),
+            momentum=momentum(config.schedule, base=config.optimizer.momentum, place=place),
+        )
+        samples = batch.samples.to(self.device, non_blocking=True)
+        measured = self.stepper.step(
+            make_views(batch, config, epoch=self.epoch, step=self.step),
+            threat=epoch_threat(config.attack, self.threat, epoch=self.epoch, epochs=config.epochs),
+            noise=Noise(config.seed, samples).at("train", self.epoch),
+            epoch=self.epoch,
+            generator_seed=_step_seed(config.seed, self.epoch, self.step),
+        )
+        self.means.add(measured)
+        self.step += 1
+        if self.average is not None:
+            self.average.after_step(self.model, step=self.epoch * self.steps + self.step)
 
-    def _add(self, **values: Tensor) -> None:
-        """Add to the epoch's sums, on the device and without waiting for it."""
-        for key, value in values.items():
-            self.totals[key] = self.totals.get(key, torch.zeros((), device=self.device)) + value.detach()
-
-    def _finish_epoch(self, lr: float) -> None:
-        means = {key: round(float(value) / self.steps, 6) for key, value in self.totals.items()}
-        clean, robust = self._probe()
+    def _finish_epoch(self, means: dict[str, float]) -> None:
         if means["loss"] != means["loss"]:
             raise UserError(
                 f"the loss became NaN in epoch {self.epoch + 1}; lower optimizer.lr (now {self.config.optimizer.lr:g}) "
                 f"or the loss's weights"
             )
-        row = {
-            "epoch": self.epoch + 1,
-            "lr": round(lr, 8),
-            "eps": self.threat.radius,
-            **means,
-            "val_clean_acc": clean,
-            "val_robust_acc": robust,
-            "seconds": round(self.seconds, 2),
-            "images_per_second": round(self.steps * self.batch_size * (self.epoch + 1) / max(self.seconds, 1e-9), 1),
-        }
+        judged = self.model if self.average is None else self.average.model
+        clean, robust = probe(
+            judged,
+            self.validation,
+            self.threat,
+            steps=self.config.probe.steps,
+            seed=self.config.seed,
+            batch_size=max(250, self.batches.batch_size),
+        )
         best = max(((r["val_robust_acc"], r["val_clean_acc"]) for r in self.rows), default=(-1.0, -1.0))
-        self.rows.append(row)
+        self.rows.append(self._row(means) | {"val_clean_acc": clean, "val_robust_acc": robust} | self._speed())
         if (robust, clean) > best:
-            self.run.save_weights("best", self.model)
+            self.run.save_weights("best", judged)
         self.run.save_weights("last", self.model)
-        self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
+        if self.average is not None:
+            self.run.save_weights("average", self.average.model)
+        left = self._progress(0.0)["seconds_left"]
+        self.epoch, self.step, self.means = self.epoch + 1, 0, Means()
         self.run.save_state(self.state())
-        write_atomically(self.run.folder / "metrics.csv", _csv(self.rows))
-        self._tell(EpochReport(self.config.epochs, row))
+        write_atomically(self.run.folder / "metrics.csv", csv_text(self.rows))
+        self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
 
-    def _probe(self) -> tuple[float, float]:
-        """Return clean and PGD accuracy on the validation images, in percent."""
-        steps = self.config.probe.steps
-        correct = standing = 0
-        with attack_mode(self.model):
-            for rows in torch.arange(len(self.validation)).split(max(250, self.batch_size)):  # type: ignore[no-untyped-call]
-                images = to_unit(self.validation.images[rows].to(self.device))
-                labels = self.validation.labels[rows].to(self.device)
-                noise = Noise(self.config.seed, rows.to(self.device)).at("probe")
-                adversarial = ascend(
-                    self.model,
-                    images,
-                    self.threat,
-                    objective=objective_for("ce", labels),
-                    start=self.threat.random_start(images, noise),
-                    steps=steps,
-                    step_size=float(default_step_size(self.threat, steps)),
-                )
-                with torch.no_grad():
-                    right = self.model(images).argmax(1) == labels
-                    stands = right & (self.model(adversarial).argmax(1) == labels)
-                correct += int(right.sum())
-                standing += int(stands.sum())
-        n = len(self.validation)
-        return round(100 * correct / n, 3), round(100 * standing / n, 3)
+    def _row(self, means: dict[str, float]) -> dict[str, float]:
+        threat = epoch_threat(self.config.attack, self.threat, epoch=self.epoch, epochs=self.config.epochs)
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"epoch": self.epoch + 1, "lr": round(rate, 8), "eps": round(threat.radius, 8), **means}
+
+    def _speed(self) -> dict[str, float]:
+        shown = self.steps * self.batches.batch_size * (self.epoch + 1)
+        return {
+            "seconds": round(self.seconds, 2),
+            "images_per_second": round(shown / max(self.seconds, 1e-9), 1),
+        }
+
+    def _place(self) -> Place:
+        return Place(self.epoch, self.config.epochs, self.step, self.steps)
+
+    def _progress(self, running: float) -> dict[str, Any]:
+        """Return where the run stands and how long it will take; ``running`` seconds are not in ``seconds`` yet."""
+        done = self.epoch * self.steps + self.step
+        left = (self.seconds + running) * (self.config.epochs * self.steps - done) / max(done, 1)
+        return {
+            "epoch": self.epoch,
+            "epochs": self.config.epochs,
+            "step": self.step,
+            "steps": self.steps,
+            "seconds_left": left,
+        }
 
     def _tell(self, event: StepReport | EpochReport) -> None:
         if self.on_event is not None:
@@ -350,11 +318,3 @@ class _Trainer:
 def _step_seed(seed: int, *place: int) -> int:
     """Return what torch's own generator is seeded with before a step, for layers that draw from it (dropout)."""
     return int(Noise(seed, torch.zeros(1, dtype=torch.int64)).at("step", *place).bits()[0]) & 0x7FFFFFFF
-
-
-def _csv(rows: list[dict[str, float]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[-1]), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()

@@ -1,14 +1,97 @@
-"""Learning-rate schedules: pure functions of the progress of a run."""
+"""What changes over a run by plan: learning rate, momentum, radius and attack, as pure functions of the progress."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from fractions import Fraction
 
-from robustbench_gkl.config import ScheduleConfig
+from robustbench_gkl.attacks.pgd import default_step_size
+from robustbench_gkl.config import InnerAttackConfig, ScheduleConfig
+from robustbench_gkl.threat import ThreatModel
 
 
-def learning_rate(schedule: ScheduleConfig, *, base: float, epoch: int, epochs: int) -> float:
-    """Return the learning rate of ``epoch`` (0-based) in a run of ``epochs``."""
+@dataclass(frozen=True)
+class Place:
+    """Where a run stands: before step ``step`` of ``steps`` in epoch ``epoch`` of ``epochs``, all counted from 0."""
+
+    epoch: int
+    epochs: int
+    step: int = 0
+    steps: int = 1
+
+
+def learning_rate(schedule: ScheduleConfig, *, base: float, place: Place) -> float:
+    """Return the learning rate at ``place`` of a schedule whose peak is ``base``."""
+    rate = base * _warmup(schedule, place)
+    tick, ticks = _tick(schedule, place)
     if schedule.name == "cosine":
-        return base * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-    return base
+        return rate * 0.5 * (1 + math.cos(math.pi * tick / ticks))
+    if schedule.name == "one-cycle":
+        return rate * _one_cycle(tick, ticks, pct_start=schedule.pct_start, ends=(1 / 25, 1.0, 1 / 250_000))
+    if schedule.name == "multi-step":
+        return rate * schedule.factor ** bisect_right(schedule.milestones, place.epoch + 1)
+    return rate
+
+
+def momentum(schedule: ScheduleConfig, *, base: float, place: Place) -> float:
+    """Return the momentum at ``place``: ``base``, unless a one-cycle schedule moves it against the learning rate."""
+    if schedule.momentum_range is None:
+        return base
+    low, high = schedule.momentum_range
+    return _one_cycle(*_tick(schedule, place), pct_start=schedule.pct_start, ends=(high, low, high))
+
+
+def _tick(schedule: ScheduleConfig, place: Place) -> tuple[int, int]:
+    if schedule.per == "epoch":
+        return place.epoch, place.epochs
+    return place.epoch * place.steps + place.step, place.epochs * place.steps
+
+
+def _warmup(schedule: ScheduleConfig, place: Place) -> float:
+    done = place.epoch * place.steps + place.step + 1
+    return min(1.0, done / (schedule.warmup * place.steps)) if schedule.warmup else 1.0
+
+
+def _one_cycle(tick: int, ticks: int, *, pct_start: float, ends: tuple[float, float, float]) -> float:
+    """Return torch's OneCycleLR at ``tick``: half a cosine between the first two of ``ends``, one to the last."""
+    start, peak, end = ends
+    turn = pct_start * ticks - 1
+    if turn > 0 and tick <= turn:
+        return _half_cosine(start, peak, tick / turn)
+    return _half_cosine(peak, end, (tick - turn) / (ticks - 1 - turn))
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def epoch_threat(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, epochs: int) -> ThreatModel:
+    """Return the threat model trained for in ``epoch`` (from 0) of ``epochs``: a smaller radius while eps ramps up."""
+    if attack.ramp == 0:
+        return threat
+    share = Fraction(epoch + 1) / (Fraction(repr(attack.ramp)) * epochs)
+    return threat.with_eps(threat.eps * min(Fraction(1), share))
+
+
+_QUARTERS = ((2, Fraction(1)), (3, Fraction(2, 3)), (4, Fraction(1, 2)), (5, Fraction(1, 2)))
+"""Steps and their length in units of eps_t, in each quarter of a run with the budget ``high``."""
+
+
+def attack_steps(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, epochs: int) -> tuple[int, float]:
+    """Return number and length of the training attack's steps.
+
+    Args:
+        attack: names the budget.
+        threat: that of the epoch.
+        epoch, epochs: where the run stands, from 0.
+    """
+    if attack.budget == "fixed":
+        steps = attack.steps or 10
+        return steps, float(attack.step_size or default_step_size(threat, steps))
+    if attack.budget == "high":
+        steps, share = _QUARTERS[(4 * (epoch + 1) - 1) // epochs]
+    else:
+        steps, share = (2, Fraction(1)) if attack.budget == "low" else (5, Fraction(1, 2))
+    return steps, float(share * threat.eps)

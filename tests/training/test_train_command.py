@@ -1,0 +1,79 @@
+"""What ``gklbench train`` makes of recipes, files and options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from robustbench_gkl.cli import run as gklbench
+from robustbench_gkl.training import Run
+
+SHORT = ["--epochs", "1", "--set", "train_size=80", "--set", "probe.steps=1", "--device", "cpu"]
+
+
+def call(*arguments: object) -> int:
+    return gklbench([str(argument) for argument in arguments])
+
+
+def the_same(one: Path, other: Path) -> bool:
+    first, second = (Run(folder).load_model("last").state_dict() for folder in (one, other))
+    return all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_the_saved_configuration_alone_trains_the_run_again(tmp_path: Path) -> None:
+    given = ["--set", "awp.gamma=0.01", "--set", "awp.start_epoch=1", "--set", 'averaging.per="epoch"']
+    assert call("train", "digits-trades", "--name", "first", "--checkpoints-dir", tmp_path, *SHORT, *given) == 0
+    assert call("train", tmp_path / "first/config.json", "--name", "again", "--checkpoints-dir", tmp_path) == 0
+    assert the_same(tmp_path / "first", tmp_path / "again")
+    configs = [json.loads((tmp_path / name / "config.json").read_text())["train"] for name in ("first", "again")]
+    assert configs[0] == configs[1]
+    assert configs[0]["recipe"] == "digits-trades"
+    assert configs[0]["awp"] == {"gamma": 0.01, "start_epoch": 1}
+
+
+@pytest.mark.parametrize("suffix", ["toml", "json"])
+def test_an_exported_recipe_trains(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / f"mine.{suffix}"
+    assert call("train", "digits-gkl", *SHORT, "--set", "loss_options.beta=3.0", "--export", path) == 0
+    assert not list(tmp_path.glob("*/config.json"))
+    assert call("train", path, "--name", "a", "--checkpoints-dir", tmp_path) == 0
+    config = Run(tmp_path / "a").config().train
+    assert config is not None
+    assert (config.epochs, config.train_size, config.loss_options) == (1, 80, {"beta": 3.0})
+    assert call("train", "digits-gkl", "--export", tmp_path / "x.yaml") == 2
+    assert "ends in .toml or .json" in capsys.readouterr().err
+
+
+def test_generated_images_are_given_as_files(tmp_path: Path) -> None:
+    for number in range(2):
+        images = np.zeros((6, 8, 8, 1), dtype=np.uint8)
+        np.savez(tmp_path / f"{number}.npz", image=images, label=np.zeros(6, dtype=np.int64))
+    files = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    options = [option for file in files for option in ("--synthetic", file)]
+    common = ["--checkpoints-dir", tmp_path, *SHORT]
+    assert call("train", "digits-trades", "--name", "a", *common, *options, "--set", "synthetic.fraction=0.5") == 0
+    config = Run(tmp_path / "a").config().train
+    assert config is not None
+    assert config.synthetic.files == tuple(map(str, files))
+    assert config.synthetic.fraction == 0.5
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("attack.budget=lowest", "attack.budget"),
+        ("awp.gama=0.1", "awp.gama"),
+        ("averaging.decay=1.0", "averaging.decay"),
+        ("cutmix=0.5", "cutmix and second_view.augment cannot be combined"),
+        ("precision=fp16", "precision"),
+    ],
+)
+def test_a_wrong_setting_is_named_in_one_line(option: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "digits-gkl", "--set", 'second_view.augment="autoaugment"', "--set", option) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
