@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": "Attack a model and record what stands.",
     "import": "Turn a published checkpoint into a run.",
     "leaderboard": "Print or export the leaderboard over all records.",
+    "report": "Write static HTML pages over all records.",
     "list": "List losses, attacks, models, datasets or recipes.",
 }
 """Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""
