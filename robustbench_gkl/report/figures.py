@@ -205,6 +205,7 @@ def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure
     standing = ", ".join(f"{model} {falls[-1].count}" for model, falls in list(models.items())[:5])
     layout = {
         "barmode": "stack",
+        "uniformtext": {"minsize": 9, "mode": "hide"},
         "bargap": 0.28,
         "xaxis": _percent("Share of samples") | {"range": [0, 100]},
         "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
@@ -222,15 +223,13 @@ def waterfall(label: str, falls: Sequence[Fall]) -> Figure:
     steps = [("all samples", "absolute", n), *((fall.name, "relative", -fall.count) for fall in falls[:-1])]
     steps.append((falls[-1].name, "total", falls[-1].count))
     shares = [100 * count / n for _, _, count in steps]
+    drawn = list(zip(shares, steps, strict=True))
     trace = {
         "type": "waterfall",
         "x": [escape(name) for name, _, _ in steps],
         "y": [round(share, 3) for share in shares],
         "measure": [measure for _, measure, _ in steps],
-        "text": [
-            f"{share:+.1f}" if measure == "relative" else f"{share:.1f}"
-            for share, (_, measure, _) in zip(shares, steps, strict=True)
-        ],
+        "text": [_change(share) if kind == "relative" else f"{share:.1f}" for share, (_, kind, _) in drawn],
         "hovertext": [f"{escape(name)}: {abs(count):,} of {n:,}" for name, _, count in steps],
         "hoverinfo": "text",
         "textposition": "outside",
@@ -242,12 +241,17 @@ def waterfall(label: str, falls: Sequence[Fall]) -> Figure:
     }
     told = ", ".join(f"{fall.name} {fall.count}" for fall in falls)
     layout = {
+        "uniformtext": {"minsize": 9, "mode": "hide"},
         "xaxis": {"type": "category"},
         "yaxis": _percent("Share of samples") | {"range": [0, 112], "tickvals": [0, 20, 40, 60, 80, 100]},
         "showlegend": False,
         "height": 340,
     }
     return Figure(label, f"Of {n} samples: {told}.", [trace], layout)
+
+
+def _change(share: float) -> str:
+    return f"{share:.1f}".replace("-", "−") if share else "0"
 
 
 def accuracy_per_class(label: str, classes: Sequence[ClassAccuracy]) -> Figure:
@@ -303,6 +307,7 @@ def classes_of_models(label: str, models: Mapping[str, Sequence[ClassAccuracy]])
         "zmax": 100,
         "xgap": 2,
         "ygap": 2,
+        "showscale": not few,
         "colorbar": {"ticksuffix": " %", "thickness": 10, "outlinewidth": 0},
     }
     layout = {

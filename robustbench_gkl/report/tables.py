@@ -109,7 +109,8 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _column(key: str, values: pd.Series) -> Column:
     label, title = LABELS.get(key, (key.replace("_", " "), ""))
-    numeric = pd.api.types.is_numeric_dtype(values) or key == "interval"
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    numeric = is_number or key == "interval"
     return Column(key, label, title, numeric, () if numeric or key == "model" else _choices(values))
 
 

@@ -50,7 +50,7 @@ def sample_verdicts(
     rng: np.random.Generator, *, n: int, clean: float, survival: Sequence[tuple[str, float]]
 ) -> pd.DataFrame:
     """Return verdicts of ``n`` samples of ten classes, of which each attack leaves about a share standing."""
-    label = rng.integers(0, 10, n)
+    label = np.random.default_rng(0).integers(0, 10, n)
     wrong = rng.random(n) > clean
     broken = np.full(n, None, dtype=object)
     broken[wrong] = "clean"
@@ -87,7 +87,7 @@ def save_record(
     minute: int = 0,
 ) -> Record:
     """Write a record and its verdicts, which agree with each other, and return the record."""
-    rng = np.random.default_rng([seed, minute])
+    rng = np.random.default_rng([*name.encode()])
     stages = {"pgd-20": ("pgd-20",)} | ({"autoattack": MEMBERS} if with_autoattack else {})
     names = [stage for members in stages.values() for stage in members]
     survival = [(stage, strength * 0.97**i) for i, stage in enumerate(names)]

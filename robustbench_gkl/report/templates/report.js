@@ -87,6 +87,12 @@
     const kept = tickvals.map((value) => value - last >= room && ((last = value), true));
     return { ...axis, tickvals: tickvals.filter((_, i) => kept[i]), ticktext: ticktext.filter((_, i) => kept[i]) };
   }
+  /* Long names would leave no room for the bars; both ends are kept, as seeds stand at the end. */
+  function shortened(axis, data, width) {
+    if (axis?.type !== "category" || width >= 500) return axis;
+    const short = (name) => (name.length > 15 && !name.includes("&") ? `${name.slice(0, 7)}…${name.slice(-6)}` : name);
+    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map(short) };
+  }
   /* The legend stands below the picture and gets the height that it needs there. */
   function legendHeight(data, width) {
     const names = data.map((trace) => trace.name ?? "");
@@ -112,7 +118,7 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       margin: { l: 12, r: 12, t: 26, b: 12 },
       xaxis: axis(thinned(layout.xaxis, width)),
-      yaxis: axis(layout.yaxis),
+      yaxis: axis(shortened(layout.yaxis, data, width)),
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, ...layout.legend },
       hoverlabel: { bgcolor: surface, bordercolor: muted, font: { color: text }, align: "left", namelength: -1 },
       dragmode: false,
@@ -175,14 +181,26 @@
     }
   }
 
+  /* plotly.js is large: the page is read, sorted and filtered before it is loaded. */
+  async function start() {
+    try {
+      await enhanceTables();
+    } finally {
+      root.dataset.ready = "tables";
+      if (document.querySelector("figure.chart")) loadPlotly();
+    }
+  }
+  function loadPlotly() {
+    const script = document.createElement("script");
+    script.src = document.body.dataset.plotly;
+    script.addEventListener("load", () => {
+      enableCharts();
+      root.dataset.ready = "charts";
+    });
+    setTimeout(() => document.body.append(script), 50);
+  }
+
   nameToggle();
   enableCopying();
-  document.addEventListener("DOMContentLoaded", () => {
-    if (document.querySelector("figure.chart")) enableCharts();
-  });
-  enableTablesWhenThere();
-  async function enableTablesWhenThere() {
-    await enhanceTables();
-    root.dataset.ready = "true";
-  }
+  start();
 })();
