@@ -110,7 +110,7 @@ def read_gallery(path: Path, verdicts: pd.DataFrame) -> list[Exhibit] | str:
         verdicts: of the same evaluation; samples that an attack broke are shown, in the file's order.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             index, images, original = (file[key] for key in ("index", "images", "original"))
         rows = verdicts.set_index("index").loc[index]
         fell = (rows["broken_by"].notna() & (rows["broken_by"] != "clean")).to_numpy(dtype=bool)
@@ -119,7 +119,7 @@ def read_gallery(path: Path, verdicts: pd.DataFrame) -> list[Exhibit] | str:
             return "No attack broke any of the samples whose images were saved."
         labels, predictions = (rows[key].to_numpy()[shown].astype(np.int64) for key in ("label", "adv_pred"))
         return gallery(original[shown], images[shown], labels, predictions, index=index[shown])
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
         return (
             f"{path} cannot be read as saved adversarial images; evaluate again with --save-adversarial 16 --overwrite."
         )
