@@ -120,8 +120,7 @@ def visit(browser: Browser, report: Path) -> Iterator[Open]:
             name = f"models/{found.name}"
         page.goto((report / name).as_uri())
         if scripts:
-            has_charts = page.locator("figure.chart").count() > 0
-            page.wait_for_selector(f"html[data-ready={'charts' if has_charts else 'tables'}]")
+            page.wait_for_selector("html[data-ready]")
         return opened
 
     yield call
@@ -138,6 +137,8 @@ def draw_all(page: Page) -> int:
     """Scroll through a page with all its parts open until every chart is drawn; return how many there are."""
     page.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
     charts = page.locator("figure.chart")
+    if charts.count():
+        page.wait_for_selector("html[data-ready=charts]")
     for i in range(charts.count()):
         charts.nth(i).scroll_into_view_if_needed()
         charts.nth(i).locator(".plot .main-svg").first.wait_for()
@@ -241,6 +242,7 @@ def test_a_menu_changes_the_picture(visit: Open) -> None:
 
 def test_a_model_leads_to_its_page_and_back(visit: Open) -> None:
     page = visit("index.html").page
+    page.wait_for_selector("html[data-ready=charts]")
     page.get_by_role("link", name="gkl-preact-resnet18-seed0").first.click()
     page.wait_for_selector("html[data-ready=charts]")
     assert page.locator("h1").inner_text().startswith("gkl-preact-resnet18-seed0")

@@ -12,6 +12,7 @@ from report_samples import save_record
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.cli import train_command as cli
 from robustbench_gkl.config import TrainConfig, read_recipe, set_key
+from robustbench_gkl.report import reproduce
 from robustbench_gkl.report.reproduce import attack_spec, eval_command, shell_text, train_command
 from robustbench_gkl.results import Record, ResultStore
 
@@ -61,13 +62,17 @@ def test_the_train_command_means_what_was_recorded(recipe: str | None, assignmen
         assert command == [["gklbench", "train", "digits-trades", "--name", "run-1"]]
 
 
-def test_what_a_recipe_gives_and_a_run_lacks_is_not_asked_of_the_recipe(record: Record) -> None:
+@pytest.mark.parametrize("extra", [{"loss_options": {"beta": 5.0}}, {"mean": [0.5], "std": [0.5]}])
+def test_a_recipe_that_gives_what_the_run_lacked_is_not_used(
+    extra: dict[str, Any], record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = TrainConfig.model_validate(read_recipe("digits-trades") | {"recipe": "digits-trades"})
-    dumped = config.model_dump(mode="json")
-    dumped["loss_options"] = {}
-    command = train_command(trained_with(record, dumped))
+    monkeypatch.setattr(reproduce, "read_recipe", lambda name: read_recipe(name) | extra)
+    command = train_command(trained_with(record, config.model_dump(mode="json")))
     assert command is not None
-    assert parsed(shell_text(command))[0].loss_options == {}
+    found, _ = parsed(shell_text(command))
+    assert found.recipe is None
+    assert found.model_dump(exclude={"recipe"}) == config.model_dump(exclude={"recipe"})
 
 
 @pytest.mark.parametrize("config", [None, {"colour": "red"}, {"epochs": 0}], ids=["imported", "other version", "bad"])
