@@ -19,6 +19,7 @@ COMMANDS = {
     "import": "Turn a published checkpoint into a run.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "compare": "Say which of two models is ahead, by a paired test.",
+    "report": "Write static HTML pages over all records.",
     "list": "List losses, attacks, models, datasets or recipes.",
 }
 """Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""

@@ -21,6 +21,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--markdown", "markdown", type=_PATH, help="Write the table as Markdown.")
 @click.option("--json", "json", type=_PATH, help="Write the table as JSON.")
 @click.option("--latex", "latex", type=_PATH, help="Write the table as LaTeX (booktabs).")
+@click.option("--html", "html_path", type=_PATH, help="Write one page that works from disk.")
 @click.option("--model-info", type=_PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
 @click.option("--dataset", help="Only this data set.")
 @options.eps
@@ -32,6 +33,7 @@ _PATH = click.Path(path_type=Path)
 @options.results_dir
 @options.quiet
 def command(
+    html_path: Path | None,
     model_info: Path | None,
     dataset: str | None,
     eps: str | None,
@@ -59,6 +61,11 @@ def command(
         if path is not None:
             save_table(frame, path, form=form)
             written.append(path)
+    if html_path is not None:
+        from robustbench_gkl.report.html import save_leaderboard_page
+
+        save_leaderboard_page(frame, html_path)
+        written.append(html_path)
     if model_info is not None:
         written += save_model_info(frame, model_info)
     for path in written:

@@ -1,0 +1,28 @@
+"""``gklbench report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from robustbench_gkl.cli import options
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder that the pages are written to.")
+@options.results_dir
+@options.checkpoints_dir
+@options.quiet
+def command(out: Path, results_dir: Path, checkpoints_dir: Path, quiet: bool) -> None:
+    """Write static pages over all records: the leaderboard, pictures, and a page per model.
+
+    They open from disk and need no network. Needs the extra: pip install 'gklbench[report]'.
+    """
+    from robustbench_gkl.report.html import write_report
+    from robustbench_gkl.report.terminal import make_console
+
+    written = write_report(out, results_dir=results_dir, checkpoints_dir=checkpoints_dir)
+    make_console(quiet=quiet).print(
+        f"wrote {written.index}: {written.models} models, {written.records} records", markup=False
+    )

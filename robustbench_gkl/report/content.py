@@ -1,0 +1,197 @@
+"""What the pages say, gathered from records, verdicts and run folders."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.results import Record, ResultStore
+from robustbench_gkl.results.statistics import wilson_interval
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What must agree for records to be shown in one picture."""
+
+    dataset: str
+    split: str
+    data_sha256: str
+    n: int
+    norm: str
+    attacks: tuple[str, ...]
+    eps: str | None = None
+    """None where a picture runs over radii."""
+
+    @property
+    def label(self) -> str:
+        """How the setting is named in a menu."""
+        data = self.dataset if self.split == "test" else f"{self.dataset} ({self.split})"
+        threat = self.norm if self.eps is None else f"{self.norm} {self.eps}"
+        return f"{data}, {threat}, {' + '.join(self.attacks)}, n = {self.n:,}"
+
+
+def setting_of(record: Record, *, over_radii: bool = False) -> Setting:
+    """Return the setting that a record was made in."""
+    return Setting(
+        dataset=record.data.dataset,
+        split=record.data.split,
+        data_sha256=record.data.sha256,
+        n=record.data.n,
+        norm=record.threat.norm,
+        attacks=tuple(attack.label for attack in record.attacks),
+        eps=None if over_radii else record.threat.eps,
+    )
+
+
+def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
+    """Return the newest record of each model in each setting, the setting of most models first, best model first."""
+    found: dict[Setting, dict[str, Record]] = defaultdict(dict)
+    for record in sorted(records, key=lambda record: record.created):
+        found[setting_of(record)][record.model.name] = record
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0].label))
+    return {
+        setting: sorted(models.values(), key=lambda record: (-record.worst_case_acc, record.model.name))
+        for setting, models in ordered
+    }
+
+
+def headline(records: Sequence[Record]) -> Record:
+    """Return the record that speaks for a model: that of most attacks, then of most samples, then the newest."""
+    return max(records, key=lambda r: (sum(len(attack.stages) for attack in r.attacks), r.data.n, r.created))
+
+
+@dataclass(frozen=True)
+class Point:
+    """An accuracy in percent with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, successes: int, n: int) -> Point:
+        """Return the share of ``successes`` among ``n``."""
+        low, high = wilson_interval(successes, n)
+        return cls(100 * successes / n, 100 * low, 100 * high)
+
+    @classmethod
+    def of_percentage(cls, accuracy: float, n: int) -> Point:
+        """Return an accuracy in percent, measured on ``n`` samples."""
+        return cls.of(min(n, max(0, round(accuracy * n / 100))), n)
+
+
+@dataclass(frozen=True)
+class Radii:
+    """Accuracies of one model at several radii."""
+
+    model: str
+    eps: tuple[Fraction, ...]
+    points: tuple[Point, ...]
+
+
+def over_radii(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
+    """Return accuracy against eps of each model that was evaluated at two radii or more; at 0 it is the clean one."""
+    found: dict[Setting, dict[tuple[str, str], dict[Fraction, Record]]] = defaultdict(lambda: defaultdict(dict))
+    for record in sorted(records, key=lambda record: record.created):
+        subject = (record.model.name, record.model.weights_sha256)
+        found[setting_of(record, over_radii=True)][subject][parse_fraction(record.threat.eps)] = record
+    curves: dict[Setting, list[Radii]] = {}
+    for setting, models in found.items():
+        lines = [_radii(name, at) for (name, _), at in sorted(models.items()) if len(at) > 1]
+        if lines:
+            curves[setting] = lines
+    return dict(sorted(curves.items(), key=lambda item: (-len(item[1]), item[0].label)))
+
+
+def _radii(name: str, at: Mapping[Fraction, Record]) -> Radii:
+    points = {eps: Point.of_percentage(record.worst_case_acc, record.data.n) for eps, record in at.items()}
+    any_record = next(iter(at.values()))
+    points.setdefault(Fraction(0), Point.of_percentage(any_record.clean_acc, any_record.data.n))
+    eps = tuple(sorted(points))
+    return Radii(name, eps, tuple(points[value] for value in eps))
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How many samples fell to one attack, or what became of them otherwise."""
+
+    name: str
+    count: int
+
+
+def falls(record: Record) -> list[Fall]:
+    """Return who fell to what, in the order of the attacks: wrong without one, each stage, and what stands.
+
+    The counts add up to the number of samples.
+    """
+    stages = [stage for attack in record.attacks for stage in attack.stages]
+    wrong = record.data.n - round(record.clean_acc * record.data.n / 100)
+    broken = [Fall(stage.name, stage.broken) for stage in stages]
+    standing = record.data.n - wrong - sum(fall.count for fall in broken)
+    return [Fall("wrong without attack", wrong), *broken, Fall("standing", standing)]
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """Clean and robust accuracy on the samples of one class."""
+
+    label: int
+    n: int
+    clean: Point
+    robust: Point
+
+
+def per_class(verdicts: pd.DataFrame) -> list[ClassAccuracy]:
+    """Return clean and robust accuracy of each class that occurs, by label."""
+    right = verdicts["clean_pred"] == verdicts["label"]
+    table = verdicts.assign(right=right, stands=verdicts["broken_by"].isna()).groupby("label")
+    counts = table.agg(n=("right", "size"), clean=("right", "sum"), robust=("stands", "sum")).reset_index()
+    return [
+        ClassAccuracy(label, n, Point.of(clean, n), Point.of(robust, n))
+        for label, n, clean, robust in counts.astype(int).to_numpy().tolist()
+    ]
+
+
+def read_classes(records: Sequence[Record], store: ResultStore) -> dict[str, list[ClassAccuracy] | str]:
+    """Return the accuracies per class of each record by its id, or why they cannot be had."""
+    found: dict[str, list[ClassAccuracy] | str] = {}
+    for record in records:
+        try:
+            found[record.id] = per_class(store.verdicts(record))
+        except UserError as error:
+            found[record.id] = str(error)
+    return found
+
+
+def read_metrics(record: Record, checkpoints_dir: Path) -> pd.DataFrame | str:
+    """Return ``metrics.csv`` of the run that a record is about, or a sentence that says why there is none.
+
+    A folder of the same name may hold another training by now; its curves would be a lie, so its settings must be
+    those of the record.
+    """
+    name = record.model.name
+    if record.model.train_config is None:
+        return "This model was trained elsewhere, so there are no training curves."
+    folder = checkpoints_dir / name
+    if folder.parent != checkpoints_dir or name in ("", ".", ".."):
+        return "The name of this model is not that of a run's folder, so there are no training curves."
+    try:
+        saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))["train"]
+        metrics = pd.read_csv(folder / "metrics.csv")
+    except OSError:
+        return f"{folder} is not there, so there are no training curves; give --checkpoints-dir."
+    except (ValueError, KeyError, TypeError):
+        return f"{folder} holds no readable metrics.csv and config.json, so there are no training curves."
+    if not isinstance(saved, dict) or any(saved.get(key) != value for key, value in record.model.train_config.items()):
+        return f"{folder} holds a run trained with other settings than this model's, so its curves are not shown."
+    if "epoch" not in metrics or metrics.empty:
+        return f"{folder / 'metrics.csv'} holds no epochs, so there are no training curves."
+    return metrics

@@ -1,0 +1,375 @@
+"""Figures as plotly.js reads them: plain data, without colours of the page, which the page's script adds.
+
+Text in a figure may hold markup, so whatever comes from a record goes through ``escape``.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import cycle
+from typing import Any
+
+import pandas as pd
+
+from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.report.content import ClassAccuracy, Fall, Point, Radii
+
+COLOURS = ("#3b7dd8", "#d1701c", "#2f9461", "#9066c9", "#d4504f", "#268b99", "#c25a94", "#8a7a2e")
+"""Each has a contrast of at least 3 with both backgrounds, the light and the dark one."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
+DASHES = ("solid", "dash", "dot", "dashdot")
+WRONG, STANDING, CLEAN = "#7b828c", "#2f9461", "#7b828c"
+
+_MOST_LABELS = 8
+"""Points of a scatter that are labelled in place; more would overlap, and have their names on hovering."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its name in the menu and a sentence for those who do not see it."""
+
+    label: str
+    alt: str
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+    def spec(self) -> dict[str, Any]:
+        """Return what the page's script needs."""
+        return {"label": self.label, "alt": self.alt, "data": self.data, "layout": self.layout}
+
+
+def escape(text: object) -> str:
+    """Return text that plotly.js shows as it is."""
+    return html.escape(str(text), quote=False)
+
+
+def _percent(title: str) -> dict[str, Any]:
+    return {"title": {"text": title}, "ticksuffix": " %", "rangemode": "tozero"}
+
+
+def _bars(points: Sequence[Point]) -> dict[str, Any]:
+    """Return the intervals of points as error bars."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [round(point.high - point.value, 3) for point in points],
+        "arrayminus": [round(point.value - point.low, 3) for point in points],
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def clean_against_robust(frame: pd.DataFrame, *, links: Mapping[str, str]) -> list[Figure]:
+    """Return clean against robust accuracy with 95 % intervals, one figure per data set and threat.
+
+    Args:
+        frame: a leaderboard; rows without both accuracies are left out.
+        links: the page of each model that has one, to which its point leads.
+    """
+    numbers = frame.assign(
+        **{key: pd.to_numeric(frame[key], errors="coerce") for key in ("n", "clean_acc", "worst_case_acc")}
+    ).dropna(subset=["n", "clean_acc", "worst_case_acc"])
+    groups = sorted(numbers.groupby(["dataset", "threat"]), key=lambda group: -len(group[1]))
+    return [_scatter(f"{dataset}, {threat}", rows, links) for (dataset, threat), rows in groups]
+
+
+def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure:
+    traces = []
+    losses = rows["loss"].fillna("").replace("", "trained elsewhere")
+    for i, (loss, part) in enumerate(rows.groupby(losses)):
+        clean, robust = (
+            [Point.of_percentage(value, int(n)) for value, n in zip(part[key], part["n"], strict=True)]
+            for key in ("clean_acc", "worst_case_acc")
+        )
+        failed = (part["checks"] == "FAIL").tolist() if "checks" in part else [False] * len(part)
+        symbol = SYMBOLS[i % len(SYMBOLS)]
+        names = [escape(name) for name in part["model"]]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text" if len(rows) <= _MOST_LABELS else "markers",
+                "name": escape(loss),
+                "x": [point.value for point in clean],
+                "y": [point.value for point in robust],
+                "error_x": _bars(clean),
+                "error_y": _bars(robust),
+                "text": names,
+                "textposition": "top left",
+                "customdata": [links.get(name) for name in part["model"]],
+                "hovertext": [
+                    f"<b>{name}</b>{' (checks FAIL)' if fail else ''}<br>clean {_interval(c)}<br>robust {_interval(r)}"
+                    for name, fail, c, r in zip(names, failed, clean, robust, strict=True)
+                ],
+                "hoverinfo": "text",
+                "marker": {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "size": 10,
+                    "symbol": [f"{symbol}-open" if fail else symbol for fail in failed],
+                },
+            }
+        )
+    best = rows.nlargest(1, "worst_case_acc").iloc[0]
+    alt = (
+        f"Clean against robust accuracy of {len(rows)} models on {label}; "
+        f"the highest robust accuracy is {best['worst_case_acc']:.2f} %, of {best['model']}."
+    )
+    layout = {
+        "xaxis": _percent("Clean accuracy") | {"rangemode": "normal"},
+        "yaxis": _percent("Robust accuracy"),
+        "showlegend": True,
+        "height": 440,
+    }
+    return Figure(label, alt, traces, layout)
+
+
+def _interval(point: Point) -> str:
+    return f"{point.value:.2f} % ({point.low:.1f} – {point.high:.1f})"
+
+
+def accuracy_against_eps(label: str, curves: Sequence[Radii]) -> Figure:
+    """Return accuracy against the radius of each model, with 95 % intervals."""
+    traces = []
+    for i, curve in enumerate(curves):
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": escape(curve.model),
+                "x": [float(eps) for eps in curve.eps],
+                "y": [point.value for point in curve.points],
+                "error_y": _bars(curve.points),
+                "hovertext": [
+                    f"<b>{escape(curve.model)}</b><br>eps {_radius(eps)}<br>{_interval(point)}"
+                    for eps, point in zip(curve.eps, curve.points, strict=True)
+                ],
+                "hoverinfo": "text",
+                "line": {
+                    "color": COLOURS[i % len(COLOURS)],
+                    "dash": DASHES[i // len(COLOURS) % len(DASHES)],
+                    "width": 2,
+                },
+                "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 7},
+            }
+        )
+    ticks = sorted({eps for curve in curves for eps in curve.eps})
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "eps"}},
+        "yaxis": _percent("Accuracy") | {"range": [0, 102]},
+        "showlegend": True,
+        "height": 380,
+    }
+    if len(ticks) <= 12:
+        layout["xaxis"] |= {"tickvals": [float(eps) for eps in ticks], "ticktext": [_radius(eps) for eps in ticks]}
+    ends = f"{_radius(ticks[0])} to {_radius(ticks[-1])}"
+    return Figure(label, f"Accuracy against eps from {ends} of {len(curves)} models: {label}.", traces, layout)
+
+
+def _radius(eps: Fraction) -> str:
+    return format_fraction(eps)
+
+
+def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure:
+    """Return one bar per model, the best one on top, divided by what its samples fell to."""
+    names = list(models)
+    parts = list(dict.fromkeys(fall.name for falls in models.values() for fall in falls[1:-1]))
+    colours = dict(zip(parts, cycle(COLOURS[:2] + COLOURS[3:]), strict=False))
+    ends = [(next(iter(models.values()))[i].name, colour) for i, colour in ((0, WRONG), (-1, STANDING))]
+    traces = []
+    for name, colour in (ends[1], *reversed(colours.items()), ends[0]):
+        counts = [next((fall.count for fall in models[model] if fall.name == name), 0) for model in names]
+        totals = [sum(fall.count for fall in models[model]) for model in names]
+        shares = [100 * count / total for count, total in zip(counts, totals, strict=True)]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": escape(name),
+                "y": [escape(model) for model in names],
+                "x": [round(share, 3) for share in shares],
+                "text": [f"{share:.1f}" if share >= 4 else "" for share in shares],
+                "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "insidetextfont": {"color": "#0b0d10"},
+                "hovertext": [
+                    f"<b>{escape(model)}</b><br>{escape(name)}: {count:,} ({share:.2f} %)"
+                    for model, count, share in zip(names, counts, shares, strict=True)
+                ],
+                "hoverinfo": "text",
+                "marker": {"color": colour},
+            }
+        )
+    standing = ", ".join(f"{model} {falls[-1].count}" for model, falls in list(models.items())[:5])
+    layout = {
+        "barmode": "stack",
+        "uniformtext": {"minsize": 9, "mode": "hide"},
+        "bargap": 0.28,
+        "xaxis": _percent("Share of samples") | {"range": [0, 100]},
+        "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
+        "legend": {"traceorder": "normal"},
+        "showlegend": True,
+        "height": 100 + 30 * len(names),
+    }
+    alt = f"What the samples of {len(names)} models fell to, {label}. Samples that stand: {standing}."
+    return Figure(label, alt, traces, layout)
+
+
+def waterfall(label: str, falls: Sequence[Fall]) -> Figure:
+    """Return how the accuracy of one model falls from attack to attack."""
+    n = sum(fall.count for fall in falls)
+    steps = [("all samples", "absolute", n), *((fall.name, "relative", -fall.count) for fall in falls[:-1])]
+    steps.append((falls[-1].name, "total", falls[-1].count))
+    shares = [100 * count / n for _, _, count in steps]
+    drawn = list(zip(shares, steps, strict=True))
+    trace = {
+        "type": "waterfall",
+        "x": [escape(name) for name, _, _ in steps],
+        "y": [round(share, 3) for share in shares],
+        "measure": [measure for _, measure, _ in steps],
+        "text": [_change(share) if kind == "relative" else f"{share:.1f}" for share, (_, kind, _) in drawn],
+        "hovertext": [f"{escape(name)}: {abs(count):,} of {n:,}" for name, _, count in steps],
+        "hoverinfo": "text",
+        "textposition": "outside",
+        "cliponaxis": False,
+        "connector": {"line": {"width": 1, "color": WRONG}},
+        "increasing": {"marker": {"color": COLOURS[0]}},
+        "decreasing": {"marker": {"color": COLOURS[4]}},
+        "totals": {"marker": {"color": STANDING}},
+    }
+    told = ", ".join(f"{fall.name} {fall.count}" for fall in falls)
+    layout = {
+        "uniformtext": {"minsize": 9, "mode": "hide"},
+        "xaxis": {"type": "category"},
+        "yaxis": _percent("Share of samples") | {"range": [0, 112], "tickvals": [0, 20, 40, 60, 80, 100]},
+        "showlegend": False,
+        "height": 340,
+    }
+    return Figure(label, f"Of {n} samples: {told}.", [trace], layout)
+
+
+def _change(share: float) -> str:
+    return f"{share:.1f}".replace("-", "−") if share else "0"
+
+
+def accuracy_per_class(label: str, classes: Sequence[ClassAccuracy]) -> Figure:
+    """Return clean and robust accuracy of each class, with 95 % intervals on the latter."""
+    names = [f"{item.label}" for item in classes]
+    kinds = (
+        ("clean", [item.clean for item in classes], {"color": CLEAN, "opacity": 0.45}),
+        ("robust", [item.robust for item in classes], {"color": COLOURS[0]}),
+    )
+    traces = [
+        {
+            "type": "bar",
+            "name": name,
+            "x": names,
+            "y": [round(point.value, 3) for point in points],
+            "hovertext": [
+                f"class {item.label} (n = {item.n:,})<br>{name} {_interval(point)}"
+                for item, point in zip(classes, points, strict=True)
+            ],
+            "hoverinfo": "text",
+            "marker": marker,
+            **({"error_y": _bars(points)} if name == "robust" else {}),
+        }
+        for name, points, marker in kinds
+    ]
+    worst = sorted(classes, key=lambda item: item.robust.value)[:3]
+    told = ", ".join(f"class {item.label} with {item.robust.value:.1f} %" for item in worst)
+    layout = {
+        "barmode": "group",
+        "xaxis": {"type": "category", "title": {"text": "Class"}},
+        "yaxis": _percent("Accuracy") | {"range": [0, 102]},
+        "showlegend": True,
+        "height": 340,
+    }
+    return Figure(label, f"Accuracy per class; the least robust are {told}.", traces, layout)
+
+
+def classes_of_models(label: str, models: Mapping[str, Sequence[ClassAccuracy]]) -> Figure:
+    """Return the robust accuracy of each class of each model as a heat map."""
+    labels = sorted({item.label for classes in models.values() for item in classes})
+    values = [{item.label: item.robust.value for item in classes} for classes in models.values()]
+    few = len(labels) <= 12
+    trace = {
+        "type": "heatmap",
+        "x": [str(label) for label in labels],
+        "y": [escape(model) for model in models],
+        "z": [[_rounded(row.get(label)) for label in labels] for row in values],
+        "texttemplate": "%{z:.0f}" if few else "",
+        "textfont": {"color": "#0b0d10"},
+        "hovertemplate": "<b>%{y}</b><br>class %{x}: %{z:.1f} %<extra></extra>",
+        "colorscale": [[0, "#d0746a"], [0.5, "#e6c98a"], [1, "#5fb389"]],
+        "zmin": 0,
+        "zmax": 100,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": not few,
+        "colorbar": {"ticksuffix": " %", "thickness": 10, "outlinewidth": 0},
+    }
+    layout = {
+        "xaxis": {"type": "category", "title": {"text": "Class"}, "showgrid": False},
+        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False},
+        "height": 140 + 28 * len(models),
+    }
+    alt = f"Robust accuracy of {len(models)} models on each of {len(labels)} classes, {label}."
+    return Figure(label, alt, [trace], layout)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+_ACCURACIES = {
+    "train_clean_acc": ("clean, training", COLOURS[0], "dot"),
+    "train_robust_acc": ("PGD, training", COLOURS[1], "dot"),
+    "val_clean_acc": ("clean, validation", COLOURS[0], "solid"),
+    "val_robust_acc": ("PGD, validation", COLOURS[1], "solid"),
+}
+
+
+def accuracy_curves(metrics: pd.DataFrame) -> Figure | None:
+    """Return clean and PGD accuracy on training and validation images over the epochs; None without such columns."""
+    lines = {key: style for key, style in _ACCURACIES.items() if key in metrics}
+    traces = [_line(metrics, key, name, colour, dash) for key, (name, colour, dash) in lines.items()]
+    if not traces:
+        return None
+    last = ", ".join(f"{name} {metrics[key].iloc[-1]:.1f} %" for key, (name, _, _) in lines.items())
+    layout = _epochs(metrics) | {"yaxis": _percent("Accuracy") | {"range": [0, 102]}}
+    return Figure("accuracy", f"Accuracy over {len(metrics)} epochs; at the end {last}.", traces, layout)
+
+
+def loss_curves(metrics: pd.DataFrame) -> Figure | None:
+    """Return the loss and its terms over the epochs; None without such columns."""
+    keys = [key for key in map(str, metrics) if key == "loss" or key.startswith("loss_")]
+    if not keys:
+        return None
+    traces = [
+        _line(metrics, key, "total" if key == "loss" else key.removeprefix("loss_"), COLOURS[i % len(COLOURS)], dash)
+        for i, (key, dash) in enumerate(zip(keys, ["solid", *["dash"] * len(keys)], strict=False))
+    ]
+    layout = _epochs(metrics) | {"yaxis": {"title": {"text": "Loss"}, "rangemode": "tozero"}}
+    return Figure("loss", f"Loss terms over {len(metrics)} epochs.", traces, layout)
+
+
+def _line(metrics: pd.DataFrame, key: str, name: str, colour: str, dash: str) -> dict[str, Any]:
+    values = pd.to_numeric(metrics[key], errors="coerce")
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(metrics) <= 30 else "lines",
+        "name": escape(name),
+        "x": metrics["epoch"].tolist(),
+        "y": [None if value != value else round(float(value), 6) for value in values],
+        "line": {"color": colour, "dash": dash, "width": 2},
+        "marker": {"size": 5},
+    }
+
+
+def _epochs(metrics: pd.DataFrame) -> dict[str, Any]:
+    axis: dict[str, Any] = {"title": {"text": "Epoch"}}
+    if len(metrics) <= 12:
+        axis["dtick"] = 1
+    return {"xaxis": axis, "showlegend": True, "hovermode": "x unified", "height": 340}

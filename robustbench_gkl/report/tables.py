@@ -1,0 +1,179 @@
+"""From data frames to the cells of an HTML table. Which columns there are is the frame's to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
+
+FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
+"""What is wanted first, above all on a phone; the other columns follow in the frame's order."""
+
+LABELS: Mapping[str, tuple[str, str]] = {
+    "rank": ("Rank", "Among rows with the same data, samples, threat model and protocol"),
+    "model": ("Model", "The run or imported checkpoint"),
+    "clean_acc": ("Clean %", "Accuracy without an attack"),
+    "worst_case_acc": ("Robust %", "Samples that stand after all attacks, pointwise"),
+    "interval": ("95 % interval", "Wilson interval of the robust accuracy"),
+    "checks": ("Checks", "The worst verdict of the evaluation's passport"),
+    "loss": ("Loss", "The training loss"),
+    "arch": ("Architecture", ""),
+    "dataset": ("Data set", ""),
+    "threat": ("Threat", "Norm and radius in the [0, 1] image scale"),
+    "n": ("n", "Evaluated samples"),
+    "params": ("Parameters", ""),
+    "eval_seconds": ("Seconds", "Wall time of the evaluations"),
+}
+"""Heading and explanation of the columns we know; others are headed by their names."""
+
+_VERDICTS = frozenset({"PASS", "WARN", "FAIL"})
+_MOST_CHOICES = 40
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column and, where a menu can filter it, the values to choose from."""
+
+    key: str
+    label: str
+    title: str
+    numeric: bool
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it is sorted by."""
+
+    text: str
+    kind: Kind
+    order: str | float
+    link: str | None = None
+    bounds: tuple[float, float, float] | None = None
+    """Low end, value and high end in percent, for the drawn interval of a robust accuracy."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one row."""
+
+    cells: tuple[Cell, ...]
+    failed: bool
+    starts_group: bool
+    """Whether its ranks are not comparable with those of the row above."""
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table as the template needs it."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+def table_view(frame: pd.DataFrame, *, links: Mapping[str, str], heading: str = "model") -> TableView:
+    """Return a leaderboard as columns and cells.
+
+    Args:
+        frame: what ``results.leaderboard`` returns, whatever columns that has.
+        links: the page of each model that has one.
+        heading: the column whose cells head their rows.
+    """
+    frame = _with_interval(frame)
+    first = ["rank", heading, *FIRST]
+    ends = ("ci_low", "ci_high") if "interval" in frame else ()
+    order = dict.fromkeys([*(key for key in first if key in frame), *map(str, frame)])
+    columns = tuple(_column(key, frame[key]) for key in order if key not in ends)
+    rows = []
+    before: dict[str, object] | None = None
+    for record in frame.to_dict("records"):
+        values = {str(key): value for key, value in record.items()}
+        cells = tuple(_cell(column, values, links, heading=heading) for column in columns)
+        rows.append(Row(cells, values.get("checks") == "FAIL", before is not None and _apart(before, values)))
+        before = values
+    return TableView(columns, tuple(rows))
+
+
+def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with both ends of the interval in one column of text."""
+    if "ci_low" not in frame or "ci_high" not in frame:
+        return frame
+    low, high = (pd.to_numeric(frame[key], errors="coerce") for key in ("ci_low", "ci_high"))
+    texts = [f"{a:.1f} – {b:.1f}" if a == a and b == b else None for a, b in zip(low, high, strict=True)]
+    return frame.assign(interval=pd.Series(texts, index=frame.index, dtype=object))
+
+
+def _column(key: str, values: pd.Series) -> Column:
+    label, title = LABELS.get(key, (key.replace("_", " "), ""))
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    numeric = is_number or key == "interval"
+    return Column(key, label, title, numeric, () if numeric or key == "model" else _choices(values))
+
+
+def _choices(values: pd.Series) -> tuple[str, ...]:
+    """Return what a menu may offer: few values, each of which several rows share."""
+    distinct = sorted({str(value) for value in values.dropna()} - {""})
+    return tuple(distinct) if 2 <= len(distinct) <= min(_MOST_CHOICES, max(2, len(values) // 2)) else ()
+
+
+def _apart(before: Mapping[str, object], values: Mapping[str, object]) -> bool:
+    """Whether two neighbours are ranked apart: other samples or threat, or ranks that begin again."""
+    if any(before.get(key) != values.get(key) for key in ("dataset", "threat", "n")):
+        return True
+    rank, above = values.get("rank"), before.get("rank")
+    if _missing(rank):
+        return False
+    return _missing(above) or float(str(rank)) < float(str(above))
+
+
+def _missing(value: object) -> bool:
+    return value is None or bool(pd.isna(value))  # type: ignore[call-overload]
+
+
+def _cell(column: Column, values: Mapping[str, object], links: Mapping[str, str], *, heading: str) -> Cell:
+    value = values[column.key]
+    if _missing(value) or value == "":
+        return Cell("–", "number" if column.numeric else "text", -1.0 if column.numeric else "")
+    if column.key == "interval":
+        return Cell(str(value), "number", float(str(values["ci_low"])))
+    if column.numeric:
+        number = float(str(value))
+        bounds = _bounds(values, number) if column.key == "worst_case_acc" else None
+        return Cell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
+    text = str(value)
+    if column.key == heading:
+        return Cell(text, "heading", text.casefold(), link=links.get(text))
+    return Cell(text, "verdict" if text in _VERDICTS else "text", text)
+
+
+def _bounds(values: Mapping[str, object], accuracy: float) -> tuple[float, float, float] | None:
+    low, high = values.get("ci_low"), values.get("ci_high")
+    return None if _missing(low) or _missing(high) else (float(str(low)), accuracy, float(str(high)))
+
+
+def number_text(key: str, value: object) -> str:
+    """Return a number as it is shown: thousands apart, two decimals for what is not whole."""
+    if isinstance(value, float):
+        return f"{value:,.1f}" if key.endswith("seconds") else f"{value:,.2f}"
+    return f"{value:,}"
+
+
+def settings_rows(values: Mapping[str, object], *, prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested settings as pairs of a dotted key and its value, without what is None or empty."""
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += settings_rows(value, prefix=f"{prefix}{key}.")
+        elif value is not None:
+            rows.append((f"{prefix}{key}", _plain(value)))
+    return rows
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

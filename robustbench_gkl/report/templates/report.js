@@ -1,0 +1,206 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
+
+  /* Theme: the system's until the reader chooses; the choice is remembered. */
+  const toggle = document.getElementById("theme");
+  const nameToggle = () => {
+    toggle.textContent = isDark() ? "Light" : "Dark";
+    toggle.setAttribute("aria-label", `Use the ${isDark() ? "light" : "dark"} theme`);
+  };
+  const themeChanged = () => {
+    nameToggle();
+    for (const figure of drawn) draw(figure);
+  };
+  toggle.hidden = false;
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("gklbench-theme", root.dataset.theme);
+    } catch {
+      /* without storage the choice holds for this page */
+    }
+    themeChanged();
+  });
+  system.addEventListener("change", themeChanged);
+
+  /* Tables: DataTables from itables' bundle sorts and filters the table that is in the page already. */
+  const pageLength = 25;
+  async function enhanceTables() {
+    const { default: DataTable } = await window.tablesReady;
+    for (const table of document.querySelectorAll("table.board")) {
+      const rows = table.tBodies[0].rows.length;
+      if (rows < 2) continue;
+      const frame = table.closest(".scroll");
+      const dt = new DataTable(table, {
+        order: [],
+        paging: rows > pageLength,
+        pageLength,
+        autoWidth: false,
+        layout: {
+          topStart: "search",
+          topEnd: null,
+          bottomStart: rows > pageLength ? ["info", "pageLength"] : "info",
+          bottomEnd: rows > pageLength ? "paging" : null,
+        },
+        lengthMenu: [pageLength, 100, { label: "all", value: -1 }],
+        language: { search: "Search", lengthMenu: "_MENU_ a page", info: "_START_ to _END_ of _TOTAL_ rows", infoEmpty: "no rows", infoFiltered: "(of _MAX_)", zeroRecords: "No row matches.", emptyTable: "No rows." },
+      });
+      const container = dt.table().container();
+      /* The frame that scrolls holds the table alone, not its search field. */
+      frame.replaceWith(container);
+      table.replaceWith(frame);
+      frame.append(table);
+      dt.on("order.dt", () => table.classList.toggle("sorted", dt.order().length > 0));
+      const filters = document.querySelector(`form.filters[data-for="${table.id}"]`);
+      if (filters) enableFilters(filters, dt, container);
+    }
+  }
+  function enableFilters(filters, dt, container) {
+    const apply = () => {
+      for (const select of filters.querySelectorAll("select"))
+        dt.column(Number(select.dataset.column)).search(select.value, { exact: select.value !== "" });
+      dt.draw();
+    };
+    filters.addEventListener("change", apply);
+    filters.addEventListener("reset", () => setTimeout(apply));
+    filters.addEventListener("submit", (event) => event.preventDefault());
+    container.querySelector(".dt-layout-row").append(filters);
+    filters.hidden = false;
+  }
+
+  /* Charts: drawn when they come into view, in the colours of the page. */
+  const drawn = new Set();
+  const probe = document.createElement("span");
+  const colour = (name) => {
+    probe.style.color = `var(--${name})`;
+    return getComputedStyle(probe).color;
+  };
+  /* On a narrow screen labels of neighbouring ticks would overlap: keep those that have room. */
+  function thinned(axis, width) {
+    const { tickvals, ticktext } = axis ?? {};
+    if (!tickvals?.length || !ticktext) return axis;
+    const room = (48 / width) * (tickvals.at(-1) - tickvals[0]);
+    let last = -Infinity;
+    const kept = tickvals.map((value) => value - last >= room && ((last = value), true));
+    return { ...axis, tickvals: tickvals.filter((_, i) => kept[i]), ticktext: ticktext.filter((_, i) => kept[i]) };
+  }
+  /* Long names would leave no room for the bars; both ends are kept, as seeds stand at the end. */
+  function shortened(axis, data, width) {
+    if (axis?.type !== "category" || width >= 500) return axis;
+    const short = (name) => (name.length > 15 && !name.includes("&") ? `${name.slice(0, 7)}…${name.slice(-6)}` : name);
+    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map(short) };
+  }
+  /* The legend stands below the picture and gets the height that it needs there. */
+  function legendHeight(data, width) {
+    const names = data.map((trace) => trace.name ?? "");
+    const columns = Math.max(1, Math.floor(width / (60 + 7 * Math.max(...names.map((name) => name.length)))));
+    return 24 * Math.ceil(names.length / columns);
+  }
+  function themed(layout, data, width) {
+    const [text, muted, line, surface] = ["text", "muted", "line", "surface"].map(colour);
+    const axis = (own) => ({
+      gridcolor: line,
+      linecolor: line,
+      zerolinecolor: line,
+      tickcolor: line,
+      automargin: true,
+      ...own,
+      title: { ...own?.title, font: { size: 12, color: muted }, standoff: 8 },
+    });
+    return {
+      ...layout,
+      height: layout.height + (layout.showlegend ? legendHeight(data, width) : 0),
+      font: { family: getComputedStyle(document.body).fontFamily, size: width < 500 ? 11 : 12.5, color: text },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 12, r: 12, t: 26, b: 12 },
+      xaxis: axis(thinned(layout.xaxis, width)),
+      yaxis: axis(shortened(layout.yaxis, data, width)),
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, ...layout.legend },
+      hoverlabel: { bgcolor: surface, bordercolor: muted, font: { color: text }, align: "left", namelength: -1 },
+      dragmode: false,
+    };
+  }
+  const specs = new Map();
+  const chosen = (figure) => specs.get(figure)[Number(figure.querySelector("select")?.value ?? 0)];
+  function draw(figure) {
+    const plot = figure.querySelector(".plot");
+    const { data, layout, alt } = chosen(figure);
+    plot.setAttribute("aria-label", alt);
+    const full = themed(structuredClone(layout), data, plot.clientWidth);
+    plot.style.minHeight = `${full.height}px`;
+    Plotly.react(plot, data, full, {
+      responsive: true,
+      displaylogo: false,
+      displayModeBar: false,
+    });
+    if (!drawn.has(figure)) {
+      drawn.add(figure);
+      plot.on("plotly_click", ({ points }) => {
+        if (typeof points[0].customdata === "string") location.href = points[0].customdata;
+      });
+    }
+  }
+  function enableCharts() {
+    document.body.append(probe);
+    probe.hidden = true;
+    const seen = new IntersectionObserver(
+      (entries) => {
+        for (const entry of entries)
+          if (entry.isIntersecting) {
+            seen.unobserve(entry.target);
+            draw(entry.target);
+          }
+      },
+      { rootMargin: "400px" },
+    );
+    for (const figure of document.querySelectorAll("figure.chart")) {
+      specs.set(figure, JSON.parse(figure.querySelector("script").textContent));
+      figure.querySelector("select")?.addEventListener("change", () => draw(figure));
+      seen.observe(figure);
+    }
+  }
+
+  function enableCopying() {
+    for (const button of document.querySelectorAll("button.copy")) {
+      button.hidden = false;
+      button.addEventListener("click", async () => {
+        const code = button.closest(".command").querySelector("code");
+        try {
+          await navigator.clipboard.writeText(code.textContent);
+          button.textContent = "Copied";
+        } catch {
+          getSelection().selectAllChildren(code);
+          button.textContent = "Press Ctrl+C";
+        }
+        setTimeout(() => (button.textContent = "Copy"), 2000);
+      });
+    }
+  }
+
+  /* plotly.js is large: the page is read, sorted and filtered before it is loaded. */
+  async function start() {
+    try {
+      await enhanceTables();
+    } finally {
+      root.dataset.ready = "tables";
+      if (document.querySelector("figure.chart")) loadPlotly();
+    }
+  }
+  function loadPlotly() {
+    const script = document.createElement("script");
+    script.src = document.body.dataset.plotly;
+    script.addEventListener("load", () => {
+      enableCharts();
+      root.dataset.ready = "charts";
+    });
+    setTimeout(() => document.body.append(script), 50);
+  }
+
+  nameToggle();
+  enableCopying();
+  start();
+})();

@@ -1,0 +1,154 @@
+"""Figures against plotly's own schema, and against the numbers that they show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+from report_samples import HOSTILE, save_many
+
+from robustbench_gkl.report import content, figures
+from robustbench_gkl.report.figures import COLOURS, Figure
+from robustbench_gkl.results import Record, ResultStore, leaderboard
+from robustbench_gkl.results.statistics import wilson_interval
+
+METRICS = pd.DataFrame(
+    {
+        "epoch": [1, 2],
+        "loss": [2.5, float("nan")],
+        "loss_robust": [1.5, 1.0],
+        "train_clean_acc": [30.0, 40.0],
+        "train_robust_acc": [20.0, 25.0],
+        "val_clean_acc": [31.0, 41.0],
+        "val_robust_acc": [21.0, 26.0],
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    return save_many(tmp_path_factory.mktemp("many") / "results", seeds=2, eps=("4/255", "8/255"), n=100)
+
+
+@pytest.fixture(scope="module")
+def records(store: ResultStore) -> list[Record]:
+    return list(store.records())
+
+
+def all_figures(store: ResultStore, records: list[Record]) -> Iterator[Figure]:
+    classes = content.per_class(store.verdicts(records[0]))
+    yield from figures.clean_against_robust(leaderboard(store.folder), links={})
+    for setting, curves in content.over_radii(records).items():
+        yield figures.accuracy_against_eps(setting.label, curves)
+    yield figures.who_fell_to_what("x", {record.model.name: content.falls(record) for record in records})
+    yield figures.waterfall("x", content.falls(records[0]))
+    yield figures.accuracy_per_class("x", classes)
+    yield figures.classes_of_models("x", {"a": classes, "b": classes[2:]})
+    for figure in (figures.accuracy_curves(METRICS), figures.loss_curves(METRICS)):
+        assert figure is not None
+        yield figure
+
+
+def test_plotly_knows_every_property(store: ResultStore, records: list[Record]) -> None:
+    graph_objects = pytest.importorskip("plotly.graph_objects")
+    for figure in all_figures(store, records):
+        spec = figure.spec()
+        graph_objects.Figure(data=spec["data"], layout=spec["layout"])
+        json.dumps(spec, allow_nan=False)
+        assert figure.alt.endswith(".")
+
+
+def test_names_are_shown_and_not_read_as_markup(records: list[Record]) -> None:
+    falls = content.falls(records[0])
+    figure = figures.who_fell_to_what("x", {HOSTILE: falls})
+    assert HOSTILE not in json.dumps(figure.data)
+    assert figure.data[0]["y"] == ["&lt;script&gt;document.title='owned'&lt;/script&gt;"]
+
+
+def test_the_scatter_shows_accuracies_with_their_intervals(store: ResultStore) -> None:
+    frame = leaderboard(store.folder)
+    drawn = figures.clean_against_robust(frame, links={"gkl-preact-resnet18-seed0": "there.html"})
+    assert [figure.label for figure in drawn] == ["cifar10, linf 4/255", "cifar10, linf 8/255"]
+    points: dict[str, Any] = {}
+    for trace in drawn[1].data:
+        for i, name in enumerate(trace["text"]):
+            points[name] = {axis: trace[axis][i] for axis in ("x", "y", "customdata")} | {
+                "low": trace["y"][i] - trace["error_y"]["arrayminus"][i],
+                "high": trace["y"][i] + trace["error_y"]["array"][i],
+                "symbol": trace["marker"]["symbol"][i],
+            }
+    rows = frame[frame["threat"] == "linf 8/255"].set_index("model")
+    assert set(points) == set(rows.index)
+    for name, point in points.items():
+        row = rows.loc[[name]].iloc[0]
+        low, high = wilson_interval(round(row["worst_case_acc"]), 100)
+        assert (point["x"], point["y"]) == pytest.approx((row["clean_acc"], row["worst_case_acc"]))
+        assert (point["low"], point["high"]) == pytest.approx((100 * low, 100 * high), abs=0.01)
+        assert point["symbol"].endswith("-open") == (row["checks"] == "FAIL")
+    assert points["gkl-preact-resnet18-seed0"]["customdata"] == "there.html"
+
+
+def test_bars_fill_the_whole_and_the_waterfall_ends_at_what_stands(records: list[Record]) -> None:
+    models = {record.model.name: content.falls(record) for record in records}
+    bars = figures.who_fell_to_what("x", models)
+    for i in range(len(models)):
+        assert sum(trace["x"][i] for trace in bars.data) == pytest.approx(100, abs=0.01)
+    (trace,) = figures.waterfall("x", content.falls(records[0])).data
+    assert sum(trace["y"][:-1]) == pytest.approx(trace["y"][-1])
+    assert trace["y"][-1] == pytest.approx(records[0].worst_case_acc)
+
+
+def test_rows_without_numbers_and_metrics_without_columns_draw_nothing() -> None:
+    frame = pd.DataFrame(
+        {"model": ["p"], "loss": [None], "dataset": ["d"], "threat": ["t"], "n": [None], "clean_acc": [90.0],
+         "worst_case_acc": [50.0]}
+    )  # fmt: skip
+    assert figures.clean_against_robust(frame, links={}) == []
+    (drawn,) = figures.clean_against_robust(frame.assign(n=10), links={})
+    assert drawn.data[0]["name"] == "trained elsewhere"
+    assert figures.accuracy_curves(METRICS[["epoch", "loss"]]) is None
+    assert figures.loss_curves(METRICS[["epoch", "val_clean_acc"]]) is None
+
+
+def test_no_value_is_drawn_where_the_loss_was_not_a_number() -> None:
+    drawn = figures.loss_curves(METRICS)
+    assert drawn is not None
+    assert [trace["y"] for trace in drawn.data] == [[2.5, None], [1.5, 1.0]]
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of WCAG 2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def style_colours() -> dict[str, tuple[str, str]]:
+    import re
+
+    from robustbench_gkl.report.assets import style
+
+    found = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style())
+    return {name: (light, dark) for name, light, dark in found}
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_contrast(theme: int) -> None:
+    named = {name: colours[theme] for name, colours in style_colours().items()}
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    for back in ("page", "surface", "raised"):
+        for text in ("text", "muted", "accent"):
+            assert contrast(named[text], named[back]) >= 4.5, (text, back)
+    for pill in ("pass", "warn", "fail"):
+        assert contrast(named[pill], named[f"{pill}-back"]) >= 4.5
+    for colour in COLOURS:
+        assert contrast(colour, named["surface"]) >= 3
+        assert contrast(colour, "#0b0d10") >= 4.5  # the figures inside the bars

@@ -1,0 +1,310 @@
+"""The pages as text: what is in them, what is kept out, and which files are written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from command_line import CommandLine
+from report_samples import HOSTILE, save_many, save_record
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.report import assets
+from robustbench_gkl.report.content import by_setting, falls, headline, over_radii, per_class, read_metrics
+from robustbench_gkl.report.html import leaderboard_page, page_names, write_report
+from robustbench_gkl.report.tables import table_view
+from robustbench_gkl.results import ResultStore, leaderboard
+from robustbench_gkl.results.statistics import wilson_interval
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    return save_many(tmp_path_factory.mktemp("many") / "results", seeds=2, eps=("4/255", "8/255"), n=100)
+
+
+class Elements(HTMLParser):
+    """All start tags of a page with their attributes, and whether each is closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "input", "rect"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def written(out: Path, store: ResultStore) -> dict[str, bytes]:
+    write_report(out, results_dir=store.folder, checkpoints_dir=Path("none"))
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_page_for_each_model_and_the_same_bytes_each_time(store: ResultStore, tmp_path: Path) -> None:
+    first = written(tmp_path / "a", store)
+    names = {record.model.name for record in store.records()}
+    assert set(first) == {
+        "index.html",
+        *(f"models/{name}.html" for name in names),
+        *(f"assets/{name}" for name in ("style.css", "report.js", "tables.js", "plotly.min.js")),
+    }
+    assert written(tmp_path / "b", store) == first
+    assert written(tmp_path / "a", store) == first
+
+
+def test_all_that_a_page_refers_to_is_beside_it(store: ResultStore, tmp_path: Path) -> None:
+    pages = written(tmp_path, store)
+    for name, content in pages.items():
+        if not name.endswith(".html"):
+            continue
+        elements = Elements(content.decode())
+        assert not elements.open, name
+        ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+        assert len(ids) == len(set(ids))
+        for _, attributes in elements.found:
+            for key in ("src", "href", "data-plotly"):
+                target = attributes.get(key) or ""
+                if target.startswith("#"):
+                    assert target[1:] in ids, target
+                elif target and not target.startswith("data:"):
+                    assert (tmp_path / name).parent.joinpath(target).exists(), target
+
+
+def test_pages_are_accessible_as_far_as_text_tells(store: ResultStore, tmp_path: Path) -> None:
+    for name, content in written(tmp_path, store).items():
+        if name.endswith(".html"):
+            elements = Elements(content.decode())
+            for landmark in ("header", "nav", "main", "footer", "h1", "title"):
+                assert len(elements.tags(landmark)) == 1, (name, landmark)
+            assert all(attributes.get("scope") in ("row", "col") for attributes in elements.tags("th"))
+            assert all(attributes.get("alt") for attributes in elements.tags("img"))
+            assert len(elements.tags("caption")) == len(elements.tags("table"))
+            plots = [attributes for attributes in elements.tags("div") if attributes.get("class") == "plot"]
+            assert plots
+            assert all(attributes.get("aria-label") for attributes in plots)
+
+
+def test_what_a_record_says_cannot_become_markup(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    store.prepare()
+    plain = save_record(store, name="plain", loss="trades", n=50)
+    hostile = save_record(store, name=HOSTILE, loss="trades", n=50, minute=1, verdict="FAIL")
+    check = hostile.checks[0].model_copy(update={"name": HOSTILE, "figure": HOSTILE, "advice": f'"{HOSTILE}'})
+    changes = {
+        "model": hostile.model.model_copy(
+            update={"arch": HOSTILE, "loss": HOSTILE, "train_config": {HOSTILE: HOSTILE}}
+        ),
+        "data": hostile.data.model_copy(update={"dataset": HOSTILE}),
+        "environment": {HOSTILE: HOSTILE},
+        "protocol": ({"label": HOSTILE, "stages": [{HOSTILE: HOSTILE}]},),
+        "checks": (check,),
+    }
+    path = store.record_path(hostile.id)
+    path.write_text(hostile.model_copy(update=changes).model_dump_json())
+    assert plain.id != hostile.id
+    pages = written(tmp_path / "out", store)
+    assert [name for name in pages if ".." in name] == []
+    for name, content in pages.items():
+        if name.endswith(".html"):
+            page = content.decode()
+            assert HOSTILE not in page
+            for attributes in Elements(page).tags("script"):
+                assert set(attributes) <= {"src", "defer", "type"}
+    page = leaderboard_page(leaderboard(store.folder))
+    assert HOSTILE not in page
+    assert "&lt;script&gt;document.title" in page
+
+
+def test_columns_that_are_new_just_appear() -> None:
+    frame = pd.DataFrame(
+        {
+            "rank": pd.array([1, 2, None, 1], dtype="Int64"),
+            "model": ["a", "b", "c", "d"],
+            "threat": ["linf 1", "linf 1", "linf 1", "linf 2"],
+            "source": ["published", "ours", "ours", "published"],
+            "mean_ce": [81.25, 1234.5, None, 3],
+            "ties": [True, False, True, False],
+            "checks": ["PASS", "WARN", "FAIL", None],
+            "comment": ["p", "q", "r", "s"],
+        }
+    )
+    view = table_view(frame, links={"b": "models/b.html"})
+    assert [column.key for column in view.columns] == [
+        "rank", "model", "checks", "threat", "source", "mean_ce", "ties", "comment"
+    ]  # fmt: skip
+    assert {column.key: column.choices for column in view.columns if column.choices} == {
+        "threat": ("linf 1", "linf 2"),
+        "source": ("ours", "published"),
+        "ties": ("False", "True"),
+    }
+    assert [column.key for column in view.columns if column.numeric] == ["rank", "mean_ce"]
+    texts = [[cell.text for cell in row.cells] for row in view.rows]
+    assert texts[1] == ["2", "b", "WARN", "linf 1", "ours", "1,234.50", "False", "q"]
+    assert texts[2][0] == texts[2][5] == texts[3][2] == "–"
+    assert [row.starts_group for row in view.rows] == [False, False, False, True]
+    assert [row.failed for row in view.rows] == [False, False, True, False]
+    assert [row.cells[1].link for row in view.rows] == [None, "models/b.html", None, None]
+
+
+def test_names_of_pages_are_safe_and_unlike() -> None:
+    names = ["gkl-1", "GKL-1", "../../etc/passwd", HOSTILE, "..", "", "日本", "x" * 200, ".hidden", "ok_2.0"]
+    pages = page_names(names)
+    assert list(pages) == names
+    assert pages["ok_2.0"] == "ok_2.0"
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,90}", page) for page in pages.values()), pages
+    assert len({page.casefold() for page in pages.values()}) == len(names)
+
+
+def test_who_fell_to_what_counts_every_sample_once(store: ResultStore) -> None:
+    for record in store.records():
+        verdicts = store.verdicts(record)
+        counts = verdicts["broken_by"].fillna("standing").value_counts()
+        told = {fall.name.replace("wrong without attack", "clean"): fall.count for fall in falls(record)}
+        assert sum(told.values()) == record.data.n
+        assert {name: count for name, count in told.items() if count} == counts.to_dict()
+
+
+def test_accuracy_per_class_is_that_of_the_class_alone(store: ResultStore) -> None:
+    record = next(iter(store.records()))
+    verdicts = store.verdicts(record)
+    classes = per_class(verdicts)
+    assert [item.label for item in classes] == sorted(set(verdicts["label"]))
+    for item in classes:
+        rows = verdicts[verdicts["label"] == item.label].to_dict("records")
+        standing = sum(row["broken_by"] is pd.NA or row["broken_by"] is None for row in rows)
+        assert item.n == len(rows)
+        assert item.clean.value == pytest.approx(100 * sum(r["clean_pred"] == r["label"] for r in rows) / len(rows))
+        assert item.robust.value == pytest.approx(100 * standing / len(rows))
+        assert (item.robust.low / 100, item.robust.high / 100) == pytest.approx(wilson_interval(standing, len(rows)))
+
+
+def test_pictures_join_only_what_is_comparable(store: ResultStore) -> None:
+    records = list(store.records())
+    settings = by_setting(records)
+    assert len(settings) == 4  # two radii, with and without AutoAttack
+    for setting, found in settings.items():
+        assert len(found) == len({record.model.name for record in found}) == 10
+        assert {record.threat.eps for record in found} == {setting.eps}
+        assert [record.worst_case_acc for record in found] == sorted((r.worst_case_acc for r in found), reverse=True)
+    for curves in over_radii(records).values():
+        assert len(curves) == 10
+        for curve in curves:
+            assert [float(eps * 255) for eps in curve.eps] == [0, 4, 8]
+            clean = {r.clean_acc for r in records if r.model.name == curve.model}
+            assert curve.points[0].value == pytest.approx(min(clean))
+    assert len(headline(records).attacks) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, ""),
+        ({"epochs": 9}, "other settings"),
+        (None, "not there"),
+    ],
+    ids=["the same run", "trained anew", "no folder"],
+)
+def test_curves_are_those_of_the_recorded_run(change: dict[str, object] | None, says: str, tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    store.prepare()
+    record = save_record(store, name="run", n=20)
+    assert record.model.train_config is not None
+    if change is not None:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/config.json").write_text(json.dumps({"train": record.model.train_config | change}))
+        (tmp_path / "run/metrics.csv").write_text("epoch,loss\n1,2.5\n")
+    found = read_metrics(record, tmp_path)
+    if says:
+        assert isinstance(found, str)
+        assert says in found
+    else:
+        assert isinstance(found, pd.DataFrame)
+        assert found["loss"].tolist() == [2.5]
+
+
+def test_pages_of_others_are_left_alone(store: ResultStore, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<h1>My home page</h1>")
+    with pytest.raises(UserError, match="not a report of gklbench"):
+        write_report(tmp_path, results_dir=store.folder, checkpoints_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_pages_of_models_that_are_gone_go(store: ResultStore, tmp_path: Path) -> None:
+    before = written(tmp_path, store)
+    old = tmp_path / "models/old.html"
+    old.write_bytes(before["index.html"])
+    (tmp_path / "models/notes.html").write_text("mine")
+    after = written(tmp_path, store)
+    assert set(after) - set(before) == {"models/notes.html"}
+
+
+def test_verdicts_that_are_not_the_recorded_ones_are_told_of(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    store.prepare()
+    record = save_record(store, name="run", n=20)
+    store.verdicts_path(record.id).write_bytes(b"something else")
+    page = written(tmp_path / "out", store)["models/run.html"].decode()
+    assert "is not the file that its record was written with" in page
+
+
+@pytest.mark.parametrize("missing", ["jinja2", "plotly", "itables"])
+def test_without_the_extra_one_line_says_how_to_get_it(
+    missing: str, store: ResultStore, tmp_path: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "find_spec", lambda name: None if name == missing else object())
+    for arguments in (("report", "--out", tmp_path / "out"), ("leaderboard", "--html", tmp_path / "board.html")):
+        result = gklbench(*arguments, "--results-dir", store.folder)
+        assert result.code == 2
+        assert result.err == f"Error: HTML pages need {missing}; install with: pip install 'gklbench[report]'\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_commands(store: ResultStore, tmp_path: Path, gklbench: CommandLine) -> None:
+    arguments = ("--results-dir", store.folder)
+    result = gklbench("report", "--out", tmp_path / "out", *arguments)
+    assert (result.code, result.out) == (0, f"wrote {tmp_path}/out/index.html: 10 models, 40 records\n")
+    board = tmp_path / "deep/board.html"
+    assert gklbench("leaderboard", "--html", board, *arguments).code == 0
+    assert "gkl-preact-resnet18-seed1" in board.read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#|")', board.read_text())
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "absent"):
+        failed = gklbench("report", "--out", tmp_path / "new", "--results-dir", tmp_path / folder)
+        assert failed.code == 2
+        assert str(tmp_path / folder) in failed.err
+    assert gklbench("report", "--out", board, *arguments).code == 2
+    assert gklbench("report", *arguments).code == 2
+
+
+def test_a_report_needs_no_torch(store: ResultStore, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from robustbench_gkl.cli import run; sys.exit(run(sys.argv[1:]))"
+    arguments = ["report", "--out", str(tmp_path), "--results-dir", str(store.folder)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
