@@ -95,7 +95,7 @@ def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
     """Say before the long work which checks fail."""
     for check in checks:
         if check.verdict == "FAIL":
-            progress.line(f"FAIL {check.name}: {check.figure}. {check.advice} The record will not be ranked.")
+            progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
 
 
 def _report(outcome: Outcome, console: Console) -> None:
