@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
     "check": "Say whether a model's robustness can be measured and believed.",
+    "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",
     "import": "Turn a published checkpoint into a run.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "list": "List losses, attacks, models, datasets or recipes.",
