@@ -103,7 +103,8 @@ def evaluate_run(
     if existing is not None and not overwrite:
         return Outcome(existing, reused=True)
     randomised = any(getattr(attack, "version", None) == "rand" for attack in attacks)
-    checks = preflight(model, images.images, images.labels, randomised=randomised)
+    size = config.batch_size
+    checks = preflight(model, images.images, images.labels, randomised=randomised, batch_size=min(size, 128))
     if on_checks is not None:
         on_checks(checks)
     journal = store.journal(identity)
@@ -121,7 +122,16 @@ def evaluate_run(
         on_progress=on_progress,
     )
     checks += _candidates_in_ball(result)
-    checks += verify(result, model, images.images, images.labels, threat, seed=config.seed, randomised=randomised)
+    checks += verify(
+        result,
+        model,
+        images.images,
+        images.labels,
+        threat,
+        seed=config.seed,
+        randomised=randomised,
+        batch_size=size,
+    )
     verdicts = verdict_bytes(result.verdicts())
     trained = run.config().train
     record = Record(

@@ -7,12 +7,8 @@ robustness" (Carlini et al., arXiv 1902.06705); the rest is what users of other 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import Model, attack_mode, input_gradient
@@ -21,69 +17,15 @@ from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.base import one_line
 from robustbench_gkl.device import full_precision
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows, surely_above
-from robustbench_gkl.results.paired import PairedCounts
+from robustbench_gkl.evaluation.agreement import few_classes, input_scale, label_order
+from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows
+from robustbench_gkl.evaluation.probe import Probe
 from robustbench_gkl.results.record import Check
-from robustbench_gkl.results.statistics import wilson_interval
 
 MOST_IMAGES = 128
 """Images looked at."""
 FEW_IMAGES = 16
 """Of these, the images looked at one by one."""
-SURE = 1e-3
-"""Chance at which a paired test may call a sound model broken."""
-
-
-class Probe:
-    """A model and what it says about a few samples, each thing computed once.
-
-    Args:
-        model: in eval mode; a callable that is no module has no modes to be checked.
-        images: (B, C, H, W) float32 in [0, 1], on the model's device.
-        labels: (B,) int64, there too.
-        randomised: the attacks to come are meant for models that answer at random.
-        batch_size: images at a time.
-    """
-
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, *, randomised: bool, batch_size: int) -> None:
-        self.model, self.images, self.labels = model, images, labels
-        self.randomised, self.batch_size = randomised, batch_size
-        self.logits = self.look(images)
-
-    @torch.no_grad()
-    def look(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) in float32."""
-        return torch.cat([self.model(part).float() for part in images.split(self.batch_size)])  # type: ignore[no-untyped-call]
-
-    @cached_property
-    def scale(self) -> float:
-        """The standard deviation of all logits, above zero."""
-        return max(float(self.logits.std()), 1e-30)
-
-    def apart(self, logits: Tensor, others: Tensor) -> Tensor:
-        """Return (B,): the largest difference between two sets of logits (B, K), over their scale."""
-        return (logits - others).abs().amax(1) / self.scale
-
-    @cached_property
-    def repeated(self) -> Tensor:
-        """(B,): how far a second pass over the same batches is from the first."""
-        return self.apart(self.look(self.images), self.logits)
-
-    @property
-    def random(self) -> bool:
-        """Whether a second pass gave other logits."""
-        return bool((self.repeated > ROUNDING).any())
-
-    @cached_property
-    def prediction(self) -> NDArray[np.int64]:
-        """The predicted classes (B,)."""
-        return self.logits.argmax(1).cpu().numpy()
-
-    @cached_property
-    def right(self) -> NDArray[np.bool_]:
-        """(B,): which samples are classified correctly."""
-        right: NDArray[np.bool_] = self.prediction == self.labels.cpu().numpy()
-        return right
 
 
 def _eval_mode(probe: Probe) -> Finding:
@@ -205,103 +147,6 @@ def _margin_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     return input_gradient(model, images, lambda logits: margin(logits, labels))[1]
 
 
-_READINGS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
-    "scaled back by std and mean": (
-        lambda x, mean, std: x * std + mean,
-        "Remove one normalisation: images in [0, 1] seem to be normalised twice.",
-    ),
-    "normalised": (
-        lambda x, mean, std: (x - mean) / std,
-        "Put the normalisation that the model was trained with inside it (gklbench import --mean --std).",
-    ),
-    "times 255": (
-        lambda x, mean, std: 255 * x,
-        "Multiply by 255 inside the model: it seems to expect grey levels, and images are in [0, 1].",
-    ),
-}
-"""What may be wrong with the scale of the input: how to undo it, and what to do."""
-
-
-def _input_scale(probe: Probe) -> Finding:
-    axes = (0, 2, 3)
-    mean = probe.images.mean(axes, keepdim=True)
-    std = probe.images.std(axes, keepdim=True).clamp_min(1e-6)
-    labels = probe.labels.cpu().numpy()
-    right = {
-        name: probe.look(change(probe.images, mean, std)).argmax(1).cpu().numpy() == labels
-        for name, (change, _) in _READINGS.items()
-    }
-    best = max(right, key=lambda name: float(right[name].mean()))
-    figure = f"accuracy {_percent(probe.right)}, {_percent(right[best])} on images {best}"
-    better = _clearly_better(right[best], probe.right)
-    # A random model may have drawn worse for one pass than for another: the test counts on equal conditions.
-    return Finding.graded(figure, _READINGS[best][1], fail=better and not probe.random, warn=better)
-
-
-def _labels(probe: Probe) -> Finding:
-    labels, prediction, classes = probe.labels.cpu().numpy(), probe.prediction, probe.logits.shape[1]
-    n, hits = len(labels), int(probe.right.sum())
-    figure = f"accuracy {_percent(probe.right)}"
-    for shift in (1, -1):
-        shifted = prediction == (labels + shift) % classes
-        if _clearly_better(shifted, probe.right):
-            figure += f", {_percent(shifted)} with {shift:+d} added to the labels"
-            return Finding("FAIL", figure, "Number the classes as the model does: the labels are shifted by one.")
-    held_out, permuted = _permuted(prediction, labels, classes)
-    if _clearly_better(permuted, probe.right[held_out]):
-        figure += f", {_percent(permuted)} with the classes in another order"
-        return Finding("FAIL", figure, "Put the classes into the order that the model was trained with.")
-    # What predictions with these shares of classes would score if they knew nothing of the image.
-    shares = np.bincount(prediction, minlength=classes) @ np.bincount(labels, minlength=classes) / n**2
-    chance = min(max(1 / classes, float(shares)), 1.0)
-    above = surely_above(chance, hits, n)
-    ceiling = wilson_interval(hits, n)[1]
-    return Finding.graded(
-        f"{figure} where chance is {100 * chance:.1f} %",
-        "See that these are the model's weights, its classes and its data: robustness needs accuracy above chance.",
-        fail=not above and ceiling < chance + 0.1,
-        warn=not above,
-    )
-
-
-def _permuted(
-    prediction: NDArray[np.int64], labels: NDArray[np.int64], classes: int
-) -> tuple[slice, NDArray[np.bool_]]:
-    """Fit the best one-to-one renaming of the classes on every other sample; return the rest, and who is right there.
-
-    On the samples that it was fitted to, even the best renaming of a coin's predictions would look good.
-    """
-    fitted, held_out = slice(0, None, 2), slice(1, None, 2)
-    together = np.zeros((classes, classes))
-    np.add.at(together, (labels[fitted], prediction[fitted]), 1)
-    together += 1e-6 * np.eye(classes)  # a class not seen keeps its number
-    _, renamed = linear_sum_assignment(together, maximize=True)
-    return held_out, prediction[held_out] == renamed[labels[held_out]]
-
-
-def _classes(probe: Probe) -> Finding:
-    classes = probe.logits.shape[1]
-    return Finding.graded(
-        f"{classes} classes: {min(9, classes - 1)} targets for targeted attacks, "
-        + ("DLR losses replaced by margins" if classes < 4 else "DLR losses as published"),
-        "Compare only with evaluations of as few classes: AutoAttack's losses need four.",
-        fail=classes < 2,
-        warn=classes < 4,
-    )
-
-
-def _clearly_better(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
-    """Whether the exact paired test leaves no doubt that the first is right more often."""
-    if not first.size:
-        return False
-    counts = PairedCounts.of(first, second)
-    return counts.difference > 0 and counts.p_value < SURE
-
-
-def _percent(right: NDArray[np.bool_]) -> str:
-    return f"{100 * float(right.mean()):.1f} %"
-
-
 FIRST: dict[str, Callable[[Probe], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}
 """The checks that any output can be put to; where they fail on the logits, the others say nothing."""
 REST: dict[str, Callable[[Probe], Finding]] = {
@@ -310,9 +155,9 @@ REST: dict[str, Callable[[Probe], Finding]] = {
     "logits": _logits,
     "logit-scale": _logit_scale,
     "gradients": _gradients,
-    "input-scale": _input_scale,
-    "labels": _labels,
-    "classes": _classes,
+    "input-scale": input_scale,
+    "labels": label_order,
+    "classes": few_classes,
 }
 
 
@@ -334,7 +179,7 @@ def preflight(
         images: (N, C, H, W), uint8, or float in [0, 1].
         labels: (N,) integers in {0, ..., K - 1}.
         randomised: the attacks to come average over random answers, so that these are no failure.
-        batch_size: images at a time.
+        batch_size: images at a time, at least 16.
         device: where to run; None for where the model's parameters are.
 
     Returns:
@@ -349,8 +194,10 @@ def preflight(
     where = device if device is not None else parameter.device if parameter is not None else "cpu"
     rows = sample_rows(torch.arange(len(labels)), MOST_IMAGES, "preflight")
     some = to_unit(images[rows.to(images.device)].to(where))
+    targets = labels.cpu()[rows].long().to(where)
+    size = max(batch_size, FEW_IMAGES)  # batches of one would hide what a batch does to its images
     with attack_mode(model), full_precision():
-        probe = Probe(model, some, labels.cpu()[rows].long().to(where), randomised=randomised, batch_size=batch_size)
+        probe = Probe(model, some, targets, randomised=randomised, batch_size=size)
         _check_logits(probe)
         found = judge(FIRST, probe)
         if bool(probe.logits.isfinite().all()):

@@ -94,3 +94,12 @@ def test_a_failed_check_is_told_recorded_and_never_ranked(workplace: Path, gklbe
     assert table.loc["tiny", "rank"] == 1
     assert table["rank"].isna()["loud"]
     assert table.loc["loud", "checks"] == "FAIL"
+
+
+def test_images_too_large_to_keep_are_a_warning(
+    workplace: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustbench_gkl.evaluation.job._MOST_KEPT", 0)
+    assert gklbench("eval", "tiny", "--n", 128, "--attack", "pgd:steps=3").code == 0
+    (record,) = ResultStore(workplace / "results").records()
+    assert {check.name: check.verdict for check in record.checks}["reverified"] == "WARN"

@@ -175,6 +175,23 @@ def test_few_classes_are_said(classes: int, verdict: str) -> None:
     assert checks["labels"].verdict == "PASS"
 
 
+def test_a_single_class_is_a_warning_and_no_failure() -> None:
+    samples, model = digits(), digits_model("trades")
+    with torch.no_grad():
+        zeros = (samples.labels == 0) & (model(samples.images / 255).argmax(1) == 0)
+    assert zeros.sum() > 8
+    checks = preflight(model, samples.images[zeros], samples.labels[zeros])
+    assert failing(checks, "WARN") == {"labels"}, checks
+    assert not failing(checks)
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_small_batches_hide_nothing(size: int) -> None:
+    samples = digits()
+    checks = preflight(PaddedByTheBatch(digits_model("trades")), samples.images, samples.labels, batch_size=size)
+    assert "batch-independent" in failing(checks)
+
+
 def test_too_few_samples_are_a_warning_and_no_failure() -> None:
     samples = digits(1)
     wrong = (samples.labels + 5) % 10
