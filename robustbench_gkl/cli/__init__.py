@@ -16,6 +16,8 @@ from robustbench_gkl.errors import UserError
 COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
+    "check": "Say whether a model's robustness can be measured and believed.",
+    "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",
     "import": "Turn a published checkpoint into a run.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "compare": "Say which of two models is ahead, by a paired test.",

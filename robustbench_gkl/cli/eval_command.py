@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.evaluation.job import Outcome
+    from robustbench_gkl.report.terminal import LiveProgress
+    from robustbench_gkl.results.record import Check
 
 
 @click.command()
@@ -70,6 +73,7 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
             device=device,
             data_dir=given["data_dir"],
             overwrite=given["overwrite"],
+            on_checks=lambda checks: _warn(checks, progress),
             on_progress=lambda event: progress.update(
                 event.stage,
                 event.done,
@@ -85,6 +89,13 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
 
 
 _KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed")
+
+
+def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
+    """Say before the long work which checks fail."""
+    for check in checks:
+        if check.verdict == "FAIL":
+            progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
 
 
 def _report(outcome: Outcome, console: Console) -> None:

@@ -30,6 +30,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the seed only.")
 @click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
 @click.option("--published", is_flag=True, help="Add the published results on the same data sets.")
+@click.option("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
 @options.results_dir
 @options.quiet
 def command(
@@ -42,16 +43,23 @@ def command(
     average_seeds: bool,
     top: int,
     published: bool,
+    corruptions: bool,
     results_dir: Path,
     quiet: bool,
     **paths: Path | None,
 ) -> None:
     """Rank all evaluated models: a table on the terminal, and files where asked for."""
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
+    from robustbench_gkl.results.corruptions import corruption_leaderboard
     from robustbench_gkl.results.export import save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
-    frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds)
+    if corruptions and (eps is not None or average_seeds or published):
+        raise UserError("--corruptions goes with no --eps, --seeds or --published: corrupted images lie in no ball")
+    if corruptions:
+        frame = corruption_leaderboard(results_dir, dataset=dataset)
+    else:
+        frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds)
     if published:
         frame = with_published(frame)
     frame = _selected(frame, filters, sort)

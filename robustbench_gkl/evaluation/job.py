@@ -12,11 +12,14 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import Attack, parse_attack, protocol_of
 from robustbench_gkl.config import EvalConfig
-from robustbench_gkl.data import load_dataset
+from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.engine import Evaluation, Progress, evaluate, refuse_duplicates
+from robustbench_gkl.evaluation.preflight import preflight
+from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import (
     Check,
     DataInfo,
@@ -30,6 +33,9 @@ from robustbench_gkl.results.record import (
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 from robustbench_gkl.training import Run, weights_sha256
 from robustbench_gkl.training.checkpoint import WeightsName, now
+
+_MOST_KEPT = 2**31
+"""Bytes of adversarial images that are kept in memory to be looked at again."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ def evaluate_run(
     data_dir: Path = Path("data"),
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    on_checks: Callable[[Sequence[Check]], None] | None = None,
 ) -> Outcome:
     """Evaluate a run and write its record and verdicts.
 
@@ -64,6 +71,7 @@ def evaluate_run(
         data_dir: where downloaded data sets are kept.
         overwrite: measure again even if the record exists.
         on_progress: called after each batch.
+        on_checks: called with what was found before the attacks; whatever it is, they are run.
 
     Raises:
         UserError: anything in the configuration, the run or the data that cannot be used.
@@ -76,16 +84,7 @@ def evaluate_run(
             attack.reference(threat)
     which = run.choose(weights)
     model = run.load_model(which, device=device)
-    images = load_dataset(config.dataset, data_dir=data_dir).load(config.split)
-    if config.n is not None:
-        if config.n > len(images):
-            raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
-        images = images.take(torch.arange(config.n))
-    if images.shape != model.input_shape or len(images.classes) != model.num_classes:
-        raise UserError(
-            f"run {run.name} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
-            f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
-        )
+    images = load_samples(config, run, model, data_dir=data_dir)
     store.prepare()
     variants: Sequence[Attack] = (
         [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
@@ -104,6 +103,11 @@ def evaluate_run(
     existing = store.load(identity)
     if existing is not None and not overwrite:
         return Outcome(existing, reused=True)
+    randomised = any(getattr(attack, "version", None) == "rand" for attack in attacks)
+    size = config.batch_size
+    checks = preflight(model, images.images, images.labels, randomised=randomised, batch_size=min(size, 128))
+    if on_checks is not None:
+        on_checks(checks)
     journal = store.journal(identity)
     result = evaluate(
         model,
@@ -115,7 +119,19 @@ def evaluate_run(
         batch_size=config.batch_size,
         reference=config.engine == "reference",
         journal=journal,
+        keep_adversarial=4 * images.images.numel() <= _MOST_KEPT,
         on_progress=on_progress,
+    )
+    checks += _candidates_in_ball(result)
+    checks += verify(
+        result,
+        model,
+        images.images,
+        images.labels,
+        threat,
+        seed=config.seed,
+        randomised=randomised,
+        batch_size=size,
     )
     verdicts = verdict_bytes(result.verdicts())
     trained = run.config().train
@@ -147,7 +163,7 @@ def evaluate_run(
         clean_acc=result.clean_acc,
         attacks=tuple(result.attacks),
         worst_case_acc=result.robust_acc,
-        checks=_checks(result),
+        checks=tuple(checks),
         seconds=round(result.seconds, 3),
         environment=environment(device),
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
@@ -156,6 +172,25 @@ def evaluate_run(
     store.save(record, verdicts)
     journal.delete()
     return Outcome(record, reused=False)
+
+
+def load_samples(config: EvalConfig, run: Run, model: Classifier, *, data_dir: Path) -> ImageSet:
+    """Return the images that ``config`` names.
+
+    Raises:
+        UserError: there are not as many, or the model takes images of another size or other classes.
+    """
+    images = load_dataset(config.dataset, data_dir=data_dir).load(config.split)
+    if config.n is not None:
+        if config.n > len(images):
+            raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
+        images = images.take(torch.arange(config.n))
+    if images.shape != model.input_shape or len(images.classes) != model.num_classes:
+        raise UserError(
+            f"run {run.name} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
+            f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
+        )
+    return images
 
 
 def _size(shape: tuple[int, int, int]) -> str:
@@ -169,13 +204,13 @@ def _ranges(index: Tensor) -> tuple[tuple[int, int], ...]:
     return tuple((int(part[0]), int(part[-1]) + 1) for part in parts)
 
 
-def _checks(result: Evaluation) -> tuple[Check, ...]:
+def _candidates_in_ball(result: Evaluation) -> list[Check]:
     rejected = sum(stage.rejected for attack in result.attacks for stage in attack.stages)
-    return (
+    return [
         Check(
             name="candidates-in-ball",
             verdict="WARN" if rejected else "PASS",
             figure=f"{rejected} rejected",
             advice="An attack left the threat model; its images were not counted." if rejected else "",
-        ),
-    )
+        )
+    ]

@@ -1,0 +1,54 @@
+"""``gklbench check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from robustbench_gkl.cli import options
+
+
+@click.command()
+@click.argument("model")
+@click.option("--dataset", help="Check on this data set; the run's own if not given.")
+@click.option("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
+@click.option("--n", type=int, help="The first N images (default: 128 at random).")
+@options.norm
+@options.eps
+@click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
+@options.seed
+@options.device
+@options.data_dir
+@options.checkpoints_dir
+@options.quiet
+def command(model: str, **given: Any) -> None:
+    """Say whether MODEL's robustness can be measured and believed.
+
+    The checks of gklbench eval, after a short PGD instead of long attacks; nothing is recorded. Exit code 1 if one
+    of them is FAIL.
+    """
+    from robustbench_gkl.config import EvalConfig, validated
+    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.evaluation.checkup import check_run
+    from robustbench_gkl.report.checks import checks_table
+    from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.training import find_run
+
+    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
+    source = run.config()
+    values: dict[str, Any] = {"dataset": source.dataset, "attacks": ("pgd:steps=20",)}
+    if source.train is not None:
+        values["threat"] = source.train.threat.model_dump(mode="json")
+    values.update(options.given(**{key: given[key] for key in ("dataset", "split", "n", "seed")}))
+    values["threat"] = values.get("threat", {}) | options.given(norm=given["norm"], eps=given["eps"])
+    config = validated(EvalConfig, values, what="check")
+    device = resolve_device(given["device"])
+    console = make_console(quiet=given["quiet"])
+    console.print(f"checking {run.name} on {config.dataset}, {config.threat.threat()}, on {device}", markup=False)
+    checks = check_run(config, run, weights=given["weights"], device=device, data_dir=given["data_dir"])
+    console.print(checks_table(checks))
+    failed = [check.name for check in checks if check.verdict == "FAIL"]
+    if failed:
+        click.echo(f"Error: {run.name} fails {', '.join(failed)}", err=True)
+        click.get_current_context().exit(1)

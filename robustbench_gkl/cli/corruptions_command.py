@@ -1,0 +1,60 @@
+"""``gklbench corruptions``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from robustbench_gkl.cli import options
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="The folder of CORRUPTION.npy files.")
+@click.option("--n", type=int, help="Only the first N images of each severity.")
+@click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Images at a time.")
+@click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
+@options.device
+@options.checkpoints_dir
+@options.results_dir
+@options.quiet
+def command(model: str, **given: Any) -> None:
+    """Measure MODEL's accuracy on corrupted images, in the layout of CIFAR-10-C and CIFAR-100-C.
+
+    The folder holds labels.npy and one .npy for each corruption, five severities one after the other.
+    """
+    from robustbench_gkl.data.corruptions import CorruptionFolder
+    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.evaluation.corruptions import evaluate_corruptions
+    from robustbench_gkl.report.corruptions import corruption_table
+    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.results.corruptions import CorruptionStore
+    from robustbench_gkl.training import find_run
+
+    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
+    device = resolve_device(given["device"])
+    console = make_console(quiet=given["quiet"])
+    console.print(f"evaluating {run.name} on the corruptions in {given['data']}, on {device}", markup=False)
+    with LiveProgress(console) as progress:
+        record, reused = evaluate_corruptions(
+            run,
+            CorruptionFolder(given["data"].expanduser()),
+            CorruptionStore(given["results_dir"]),
+            n=given["n"],
+            weights=given["weights"],
+            batch_size=given["batch_size"],
+            device=device,
+            overwrite=given["overwrite"],
+            on_progress=progress.update,
+        )
+    if reused:
+        console.print(f"already evaluated on {record.created[:16]}; nothing was run (--overwrite to run again)")
+    console.print(corruption_table(record))
+    low, high = record.interval()
+    interval = f"95 % interval {low:.2f} to {high:.2f}"
+    figure = f"{record.mean_corruption_acc:.2f} % over {len(record.counted)} corruptions"
+    console.print(f"mean corruption accuracy {figure} ({interval}, {record.data.n} images each)")
+    console.print(f"record {record.id}, {record.seconds:.1f} s", markup=False)

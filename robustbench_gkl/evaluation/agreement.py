@@ -1,0 +1,117 @@
+"""Checks that model and data speak the same language: the scale of the images, and the numbers of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from robustbench_gkl.evaluation.passport import Finding, surely_above
+from robustbench_gkl.evaluation.probe import Probe
+from robustbench_gkl.results.paired import PairedCounts
+from robustbench_gkl.results.statistics import wilson_interval
+
+SURE = 1e-3
+"""Chance at which a paired test may call a sound model broken."""
+
+_READINGS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
+    "scaled back by std and mean": (
+        lambda x, mean, std: x * std + mean,
+        "Remove one normalisation: images in [0, 1] seem to be normalised twice.",
+    ),
+    "normalised": (
+        lambda x, mean, std: (x - mean) / std,
+        "Put the normalisation that the model was trained with inside it (gklbench import --mean --std).",
+    ),
+    "times 255": (
+        lambda x, mean, std: 255 * x,
+        "Multiply by 255 inside the model: it seems to expect grey levels, and images are in [0, 1].",
+    ),
+}
+"""What may be wrong with the scale of the input: how to undo it, and what to do."""
+
+
+def input_scale(probe: Probe) -> Finding:
+    """Ask whether the model does clearly better on images of another scale, that is, whether it was meant for one."""
+    axes = (0, 2, 3)
+    mean = probe.images.mean(axes, keepdim=True)
+    std = probe.images.std(axes, keepdim=True).clamp_min(1e-6)
+    labels = probe.labels.cpu().numpy()
+    right = {
+        name: probe.look(change(probe.images, mean, std)).argmax(1).cpu().numpy() == labels
+        for name, (change, _) in _READINGS.items()
+    }
+    best = max(right, key=lambda name: float(right[name].mean()))
+    figure = f"accuracy {_percent(probe.right)}, {_percent(right[best])} on images {best}"
+    better = _clearly_better(right[best], probe.right)
+    # A random model may have drawn worse for one pass than for another: the test counts on equal conditions.
+    return Finding.graded(figure, _READINGS[best][1], fail=better and not probe.random, warn=better)
+
+
+def label_order(probe: Probe) -> Finding:
+    """Ask whether accuracy is above chance, and whether other numbers for the classes would explain the labels."""
+    labels, prediction, classes = probe.labels.cpu().numpy(), probe.prediction, probe.logits.shape[1]
+    n, hits = len(labels), int(probe.right.sum())
+    figure = f"accuracy {_percent(probe.right)}"
+    for shift in (1, -1):
+        shifted = prediction == (labels + shift) % classes
+        if _clearly_better(shifted, probe.right):
+            figure += f", {_percent(shifted)} with {shift:+d} added to the labels"
+            return Finding("FAIL", figure, "Number the classes as the model does: the labels are shifted by one.")
+    held_out, permuted = _permuted(prediction, labels, classes)
+    if _clearly_better(permuted, probe.right[held_out]):
+        figure += f", {_percent(permuted)} with the classes in another order"
+        return Finding("FAIL", figure, "Put the classes into the order that the model was trained with.")
+    # What predictions with these shares of classes would score if they knew nothing of the image.
+    shares = np.bincount(prediction, minlength=classes) @ np.bincount(labels, minlength=classes) / n**2
+    chance = min(max(1 / classes, float(shares)), 1.0)
+    above = surely_above(chance, hits, n)
+    ceiling = wilson_interval(hits, n)[1]
+    return Finding.graded(
+        f"{figure} where chance is {100 * chance:.1f} %",
+        "See that these are the model's weights, its classes and its data: robustness needs accuracy above chance.",
+        fail=not above and ceiling < chance + 0.1 < 1,  # samples of one class alone say nothing
+        warn=not above,
+    )
+
+
+def _permuted(
+    prediction: NDArray[np.int64], labels: NDArray[np.int64], classes: int
+) -> tuple[slice, NDArray[np.bool_]]:
+    """Fit the best one-to-one renaming of the classes on every other sample; return the rest, and who is right there.
+
+    On the samples that it was fitted to, even the best renaming of a coin's predictions would look good.
+    """
+    fitted, held_out = slice(0, None, 2), slice(1, None, 2)
+    together = np.zeros((classes, classes))
+    np.add.at(together, (labels[fitted], prediction[fitted]), 1)
+    together += 1e-6 * np.eye(classes)  # a class not seen keeps its number
+    _, renamed = linear_sum_assignment(together, maximize=True)
+    return held_out, prediction[held_out] == renamed[labels[held_out]]
+
+
+def few_classes(probe: Probe) -> Finding:
+    """Say what AutoAttack's losses and targets become where there are few classes."""
+    classes = probe.logits.shape[1]
+    return Finding.graded(
+        f"{classes} classes: {min(9, classes - 1)} targets for targeted attacks, "
+        + ("DLR losses replaced by margins" if classes < 4 else "DLR losses as published"),
+        "Compare only with evaluations of as few classes: AutoAttack's losses need four.",
+        fail=classes < 2,
+        warn=classes < 4,
+    )
+
+
+def _clearly_better(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
+    """Whether the exact paired test leaves no doubt that the first is right more often."""
+    if not first.size:
+        return False
+    counts = PairedCounts.of(first, second)
+    return counts.difference > 0 and counts.p_value < SURE
+
+
+def _percent(right: NDArray[np.bool_]) -> str:
+    return f"{100 * float(right.mean()):.1f} %"

@@ -1,0 +1,65 @@
+"""What the checks before and after the attacks share: a finding, and its way into the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from scipy.stats import binom
+
+from robustbench_gkl.noise import permutation
+from robustbench_gkl.results.record import Check, CheckVerdict
+
+S = TypeVar("S")
+
+ROUNDING = 1e-3
+"""Differences of logits, over their standard deviation, that float32 arithmetic may explain.
+
+Sums in another order differ by about 1e-6; a dropout layer or a batch's own statistics by more than 1e-2.
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: its verdict, a figure that says why, and what to do about it."""
+
+    verdict: CheckVerdict
+    figure: str
+    advice: str = ""
+
+    @classmethod
+    def graded(cls, figure: str, advice: str, *, fail: bool, warn: bool = False) -> Finding:
+        """Return FAIL, else WARN, else PASS, which needs no advice."""
+        if fail or warn:
+            return cls("FAIL" if fail else "WARN", figure, advice)
+        return cls("PASS", figure)
+
+
+def judge(checks: Mapping[str, Callable[[S], Finding | None]], subject: S) -> list[Check]:
+    """Return the findings of ``checks`` under their names; a check that does not apply finds None and is left out."""
+    found = ((name, check(subject)) for name, check in checks.items())
+    return [
+        Check(name=name, verdict=finding.verdict, figure=finding.figure, advice=finding.advice)
+        for name, finding in found
+        if finding is not None
+    ]
+
+
+def sample_rows(rows: torch.Tensor, most: int, *purpose: str) -> torch.Tensor:
+    """Return at most ``most`` of ``rows`` (n,), drawn at random and sorted, on the CPU.
+
+    The first so many would not do: the images of a folder come class by class.
+    """
+    return rows[permutation(0, *purpose, n=len(rows))[:most]].sort().values
+
+
+def count(number: int, n: int) -> str:
+    """Return ``"3 of 128"``."""
+    return f"{number} of {n}"
+
+
+def surely_above(share: float, number: int, n: int) -> bool:
+    """Whether so many of ``n`` are too many for an event whose chance is ``share`` (exact binomial test at 1 %)."""
+    return number > 0 and float(binom.sf(number - 1, n, share)) < 0.01

@@ -1,0 +1,214 @@
+"""Checks before the attacks: a few forward passes and gradients that say whether robustness can be measured at all.
+
+Most follow the advice of "Obfuscated gradients" (Athalye et al., arXiv 1802.00420) and "On evaluating adversarial
+robustness" (Carlini et al., arXiv 1902.06705); the rest is what users of other tools were bitten by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.attacks import Model, attack_mode, input_gradient
+from robustbench_gkl.attacks.objectives import margin
+from robustbench_gkl.data import to_unit
+from robustbench_gkl.data.base import one_line
+from robustbench_gkl.device import full_precision
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation.agreement import few_classes, input_scale, label_order
+from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows
+from robustbench_gkl.evaluation.probe import Probe
+from robustbench_gkl.results.record import Check
+
+MOST_IMAGES = 128
+"""Images looked at."""
+FEW_IMAGES = 16
+"""Of these, the images looked at one by one."""
+
+
+def _eval_mode(probe: Probe) -> Finding:
+    training = [name or "the model" for name, module in probe.model.named_modules() if module.training]
+    return Finding.graded(
+        f"{len(training)} modules in training mode" + (f", first {training[0]}" if training else ""),
+        "Let model.eval() reach every module: a train() that was overridden keeps batch-norm or dropout in training.",
+        fail=bool(training),
+    )
+
+
+def _finite(probe: Probe) -> Finding:
+    broken = int((~probe.logits.isfinite().all(1)).sum())
+    return Finding.graded(
+        f"NaN or infinite logits for {count(broken, len(probe.labels))} images",
+        "Look at the weights and the normalisation: an attack can neither climb nor be believed on such logits.",
+        fail=broken > 0,
+    )
+
+
+def _deterministic(probe: Probe) -> Finding:
+    moved = int((probe.repeated > ROUNDING).sum())
+    return Finding.graded(
+        f"a second pass changed the logits of {count(moved, len(probe.labels))} images, "
+        f"by at most {float(probe.repeated.max()):.1g} of their spread",
+        "Switch off what is random (dropout, random resizing), or evaluate with --attack autoattack:version=rand.",
+        fail=moved > 0 and not probe.randomised,
+        warn=moved > 0,
+    )
+
+
+def _batch_independent(probe: Probe) -> Finding:
+    advice = "Make the logits of an image depend on it alone: no batch statistics, no cache, no padding to the batch."
+    images, logits = probe.images[:FEW_IMAGES], probe.logits[:FEW_IMAGES]
+    if probe.random:
+        figure = "cannot be told from the model's own randomness"
+        return Finding("WARN", figure, "Make the model deterministic, then check again.")
+    try:
+        alone = torch.cat([probe.look(image[None]) for image in images])
+    except (RuntimeError, ValueError) as error:
+        return Finding("FAIL", f"a batch of one image is refused ({type(error).__name__})", advice)
+    together = probe.look(images)
+    backwards = probe.look(images.flip(0)).flip(0)
+    # The first image stays in its place, so that a cache that looks at the first image only is seen too.
+    turned = probe.look(torch.cat([images[:1], images[1:].flip(0)]))
+    turned = torch.cat([turned[:1], turned[1:].flip(0)])
+    differences = [probe.apart(other, logits) for other in (alone, together, backwards, turned)]
+    worst = torch.stack(differences).amax(0)
+    moved = int((worst > ROUNDING).sum())
+    return Finding.graded(
+        f"other batches changed the logits of {count(moved, len(images))} images, "
+        f"by at most {float(worst.max()):.1g} of their spread",
+        advice,
+        fail=moved > 0,
+    )
+
+
+def _logits(probe: Probe) -> Finding:
+    outputs = probe.logits
+    sums = outputs.sum(1)
+    probabilities = bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
+    logs = bool((outputs <= 0).all()) and bool((outputs.logsumexp(1).abs() < 1e-3).all())
+    kind = "probabilities" if probabilities else "log-probabilities, as good as logits" if logs else "logits"
+    return Finding.graded(
+        f"the outputs are {kind}",
+        "Remove the softmax: attacks take another one, which flattens the loss and hides gradients.",
+        fail=probabilities,
+    )
+
+
+def _logit_scale(probe: Probe) -> Finding:
+    """Look at the cross-entropy where float32 loses it: the loss is 0 above a margin of 17, its gradient above 103."""
+    right = torch.from_numpy(probe.right).to(probe.labels.device)
+    logits, labels = probe.logits[right], probe.labels[right]
+    n = len(labels)
+    if n == 0:
+        return Finding("PASS", "no image is classified correctly")
+    others = logits.softmax(1).scatter(1, labels[:, None], 0).sum(1)
+    flat = int((others == 0).sum())
+    lost = int((torch.nn.functional.cross_entropy(logits, labels, reduction="none") == 0).sum())
+    return Finding.graded(
+        f"float32 cross-entropy is 0 for {count(lost, n)} images and flat for {flat}",
+        "Scale the logits down, or add attacks that do not feel their scale (apgd-dlr, pgd:objective=margin).",
+        fail=flat > 0.1 * n,
+        warn=lost > 0.5 * n,
+    )
+
+
+def _gradients(probe: Probe) -> Finding:
+    advice = "Attack through a differentiable stand-in for what stops the gradient (BPDA, arXiv 1802.00420)."
+    try:
+        gradient = torch.cat(
+            [
+                _margin_gradient(probe.model, images, labels)
+                for images, labels in zip(
+                    probe.images.split(probe.batch_size),  # type: ignore[no-untyped-call]
+                    probe.labels.split(probe.batch_size),  # type: ignore[no-untyped-call]
+                    strict=True,
+                )
+            ]
+        )
+    except RuntimeError as error:
+        if "out of memory" in str(error):
+            raise
+        return Finding("FAIL", f"the images get no gradient ({one_line(error)})", advice)
+    # To first order, what the margin can change by when every pixel moves across [0, 1].
+    reach = gradient.flatten(1).abs().sum(1)
+    n, broken = len(reach), int((~reach.isfinite()).sum())
+    zero, faint = int((reach == 0).sum()), int((reach < 1e-4 * probe.scale).sum())
+    return Finding.graded(
+        f"the margin's gradient is zero for {count(zero, n)} images, vanishing for {faint - zero}, NaN for {broken}",
+        advice,
+        fail=faint + broken > 0.1 * n,
+        warn=faint + broken > 0.01 * n,
+    )
+
+
+def _margin_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
+    return input_gradient(model, images, lambda logits: margin(logits, labels))[1]
+
+
+FIRST: dict[str, Callable[[Probe], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}
+"""The checks that any output can be put to; where they fail on the logits, the others say nothing."""
+REST: dict[str, Callable[[Probe], Finding]] = {
+    "deterministic": _deterministic,
+    "batch-independent": _batch_independent,
+    "logits": _logits,
+    "logit-scale": _logit_scale,
+    "gradients": _gradients,
+    "input-scale": input_scale,
+    "labels": label_order,
+    "classes": few_classes,
+}
+
+
+def preflight(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    randomised: bool = False,
+    batch_size: int = MOST_IMAGES,
+    device: torch.device | str | None = None,
+) -> list[Check]:
+    """Check a model on at most 128 of the images, before any attack.
+
+    The model is put in eval mode for the time of the call. Costs at most 8 passes an image.
+
+    Args:
+        model: images (B, C, H, W) float32 in [0, 1] to logits (B, K).
+        images: (N, C, H, W), uint8, or float in [0, 1].
+        labels: (N,) integers in {0, ..., K - 1}.
+        randomised: the attacks to come average over random answers, so that these are no failure.
+        batch_size: images at a time, at least 16.
+        device: where to run; None for where the model's parameters are.
+
+    Returns:
+        The checks in a fixed order; ``eval-mode`` and ``finite`` alone if the logits are not finite.
+
+    Raises:
+        UserError: no images, logits that are not (B, K), or labels that the model has no class for.
+    """
+    if len(images) == 0 or len(images) != len(labels):
+        raise UserError(f"preflight needs images with as many labels, got {len(images)} and {len(labels)}")
+    parameter = next(model.parameters(), None)
+    where = device if device is not None else parameter.device if parameter is not None else "cpu"
+    rows = sample_rows(torch.arange(len(labels)), MOST_IMAGES, "preflight")
+    some = to_unit(images[rows.to(images.device)].to(where))
+    targets = labels.cpu()[rows].long().to(where)
+    size = max(batch_size, FEW_IMAGES)  # batches of one would hide what a batch does to its images
+    with attack_mode(model), full_precision():
+        probe = Probe(model, some, targets, randomised=randomised, batch_size=size)
+        _check_logits(probe)
+        found = judge(FIRST, probe)
+        if bool(probe.logits.isfinite().all()):
+            found += judge(REST, probe)
+    return found
+
+
+def _check_logits(probe: Probe) -> None:
+    if probe.logits.dim() != 2 or len(probe.logits) != len(probe.labels):
+        shape, n = tuple(probe.logits.shape), len(probe.labels)
+        raise UserError(f"the model must give logits (B, K), got {shape} for {n} images")
+    low, high, classes = int(probe.labels.min()), int(probe.labels.max()), probe.logits.shape[1]
+    if low < 0 or high >= classes:
+        raise UserError(f"labels must lie in 0..{classes - 1}, as the model has {classes} classes; got {low}..{high}")

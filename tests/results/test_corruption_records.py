@@ -1,0 +1,90 @@
+"""Mean corruption accuracy, its interval and its leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.results.corruptions import (
+    COLUMNS,
+    CorruptionData,
+    CorruptionRecord,
+    CorruptionStore,
+    Counts,
+    corruption_id,
+    corruption_leaderboard,
+)
+from robustbench_gkl.results.record import ModelInfo
+
+FOG: Counts = (100, 90, 80, 50, 10)
+
+
+def record(name: str, correct: dict[str, Counts], *, data: str = "a" * 64, n: int = 100) -> CorruptionRecord:
+    return CorruptionRecord(
+        id=corruption_id(name=name, weights_sha256=name, data_sha256=data),
+        created="2026-01-01T00:00:00+00:00",
+        model=ModelInfo(name=name, arch="tiny-cnn", params=3, weights_sha256=name),
+        data=CorruptionData(dataset="CIFAR-10-C", sha256=data, n=n),
+        correct=correct,
+        batch_size=250,
+        seconds=1.5,
+        environment={},
+    )
+
+
+def test_the_mean_is_over_the_common_corruptions() -> None:
+    made = record("one", {"fog": FOG, "snow": (50, 50, 50, 50, 50), "spatter": (0, 0, 0, 0, 0)})
+    assert made.counted == ("fog", "snow")
+    assert made.accuracy("fog", 2) == 90
+    assert made.severity_acc(5) == 30
+    assert made.mean_corruption_acc == pytest.approx((330 / 5 + 50) / 2)
+    assert record("two", {"spatter": FOG}).counted == ("spatter",)
+
+
+@pytest.mark.parametrize(("together", "at_least"), [(True, 0.93), (False, 0.99)])
+def test_the_interval_covers(together: bool, at_least: float) -> None:
+    generator = np.random.default_rng(0)
+    n, chance, covered = 1000, 0.7, 0
+    for _ in range(1000):
+        if together:
+            counts = [int(generator.binomial(n, chance))] * 5
+        else:
+            counts = generator.binomial(n, chance, 5).tolist()
+        low, high = record("one", {"fog": (counts[0], counts[1], counts[2], counts[3], counts[4])}, n=n).interval()
+        covered += low <= 100 * chance <= high
+    assert covered / 1000 >= at_least
+
+
+def test_the_leaderboard_ranks_only_the_same_images(tmp_path: Path) -> None:
+    store = CorruptionStore(tmp_path)
+    store.prepare()
+    for made in (
+        record("low", {"fog": (10, 10, 10, 10, 10)}),
+        record("high", {"fog": FOG}),
+        record("tied", {"fog": FOG}),
+        record("elsewhere", {"fog": (1, 1, 1, 1, 1)}, data="b" * 64, n=10),
+    ):
+        store.save(made)
+        assert store.load(made.id) == made
+    table = corruption_leaderboard(tmp_path)
+    assert tuple(table.columns) == COLUMNS
+    assert table["model"].tolist() == ["high", "tied", "low", "elsewhere"]
+    assert table["rank"].tolist() == [1, 1, 3, 1]
+    assert table["mean_corruption_acc"].tolist() == [66, 66, 10, 10]
+    assert table["severity_4"].tolist() == [50, 50, 10, 10]
+    assert (table["ci_low"] < table["mean_corruption_acc"]).all()
+    assert (table["ci_high"] > table["mean_corruption_acc"]).all()
+    assert corruption_leaderboard(tmp_path, dataset="CIFAR-100-C").empty
+
+
+def test_broken_records_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gklbench corruptions"):
+        corruption_leaderboard(tmp_path)
+    (tmp_path / "corruptions").mkdir()
+    assert corruption_leaderboard(tmp_path).empty
+    (tmp_path / "corruptions/x.json").write_text("{")
+    with pytest.raises(UserError, match="broken"):
+        corruption_leaderboard(tmp_path)
