@@ -48,12 +48,11 @@ class APGDSearch(Search):
     """
 
     def __init__(self, space: Space, *, loss: Loss, steps: int, evaluations: int = 1) -> None:
-        super().__init__(space)
+        super().__init__(space, length=steps)
         self.loss, self.steps, self.evaluations = loss, steps, evaluations
         self.targets = self.scalar("targets", dtype=torch.int64)
         self.point, self.best, self.best_slope = (self.image(name) for name in ("point", "best", "best_slope"))
         self.step_size, self.best_value = self.scalar("step_size"), self.scalar("best_value")
-        self.step = np.zeros(space.slots, dtype=np.int64)
         self.allocate()
 
     def allocate(self) -> None:
@@ -74,10 +73,6 @@ class APGDSearch(Search):
     def query(self) -> Tensor:
         """The current points."""
         return self.point
-
-    def host(self) -> list[np.ndarray]:
-        """Return the step counters too."""
-        return [*super().host(), self.step]
 
     def leftover(self, rows: Rows) -> Tensor:
         """Return the points of the greatest objective."""
@@ -164,9 +159,10 @@ class APGDSearch(Search):
         self.point, self.previous = self.previous, self.point
 
     def _move_linf(self, block: slice, sign: Tensor, step_size: Tensor, weight: Tensor) -> None:
-        """Write the next point over the previous one: z = P(x + step sign), x' = P(x + a (z - x) + (1 - a) (x - x_old)).
+        """Write the next point over the previous one.
 
-        With u = 2 x - x_old the last point is P(u + a (z - u)).
+        That is P(x + a (z - x) + (1 - a) (x - x_old)) with z = P(x + step sign), or, with u = 2 x - x_old, the same
+        as P(u + a (z - u)).
         """
         point, following, low, high = self.point[block], self.previous[block], self.low[block], self.high[block]
         ahead = torch.addcmul(point, sign, step_size, out=sign)
@@ -201,6 +197,7 @@ class SparseAPGDSearch(APGDSearch):
         self.density, self.moved = self.scalar("density"), self.scalar("moved")
         # A stage of m steps asks m + 1 times: at its start and after each step.
         self._ends = np.cumsum([length + 1 for _, length in self.stages])
+        self.length = int(self._ends[-1])
         self.stage = np.zeros(self.space.slots, dtype=np.int64)
 
     def host(self) -> list[np.ndarray]:

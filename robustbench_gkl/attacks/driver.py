@@ -171,9 +171,9 @@ class Driver:
         return True
 
     @property
-    def in_flight(self) -> int:
-        """How many samples are in slots."""
-        return len(self._tasks)
+    def progress(self) -> float:
+        """How far the runs in slots have come, in runs."""
+        return float(self.search.step[: len(self._tasks)].sum()) / self.search.length
 
     def _fill(self, slots: Iterable[int]) -> None:
         """Give the next runs waiting to ``slots``, of which there are no more than runs."""

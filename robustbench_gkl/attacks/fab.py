@@ -32,19 +32,18 @@ class FABSearch(Search):
     """FAB for all norms.
 
     A step asks twice: for the gradient at the current point, then whether the point that the step leads to is
-    misclassified (the *test*). If it is, the point is drawn back and the gradient is asked for there. If it is not, the next
-    gradient is due at the very same point; a slot whose last test failed therefore asks for the gradient together
-    with the test and saves a forward pass if it fails again.
+    misclassified (the *test*). If it is, the point is drawn back and the gradient is asked for there. If it is not,
+    the next gradient is due at the very same point; a slot whose last test failed therefore asks for the gradient
+    together with the test and saves a forward pass if it fails again.
     """
 
     splits = True
 
     def __init__(self, space: Space, *, steps: int, targeted: bool) -> None:
-        super().__init__(space)
+        super().__init__(space, length=steps)
         self.steps, self.targeted = steps, targeted
         self.origin, self.point = self.image("origin"), self.image("point")
         self.targets = self.scalar("targets", dtype=torch.int64)
-        self.step = np.zeros(space.slots, dtype=np.int64)
         self.testing = np.zeros(space.slots, dtype=bool)
 
     @property
@@ -53,8 +52,8 @@ class FABSearch(Search):
         return self.point
 
     def host(self) -> list[np.ndarray]:
-        """Return the step counters and phases too."""
-        return [*super().host(), self.step, self.testing]
+        """Return the phases too."""
+        return [*super().host(), self.testing]
 
     def begin(self, rows: Rows, batch: Batch) -> None:
         """Start at the image; in later untargeted runs at random, half a radius from it."""

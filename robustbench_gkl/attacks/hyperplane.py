@@ -1,8 +1,9 @@
 """Projections onto a hyperplane within [0, 1], without sorting.
 
-The nearest point to t on {z : w.z = b} inside the box moves pixel i against the sign of w_i, by an amount that the norm
-decides and the room up to the border of the box limits. Each norm leaves one unknown, of which the distance covered along w is
-a monotone function, so it is found as the root of that function (Croce and Hein, arXiv 1907.02044, section 3).
+The nearest point to t on {z : w.z = b} inside the box moves pixel i against the sign of w_i, by an amount that the
+norm decides and the room up to the border of the box limits. Each norm leaves one unknown, of which the distance
+covered along w is a monotone function, so it is found as the root of that function (the problem is that of Croce and
+Hein, arXiv 1907.02044, section 3).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -68,20 +67,15 @@ class PGDSearch(Search):
     def __init__(
         self, space: Space, *, objective: ObjectiveName, steps: int, step_size: float, random_start: bool
     ) -> None:
-        super().__init__(space)
+        super().__init__(space, length=steps)
         self._objective = untargeted(objective, num_classes=space.num_classes)
         self.steps, self.step_size, self.random_start = steps, step_size, random_start
         self.origin, self.point = self.image("origin"), self.image("point")
-        self.step = np.zeros(space.slots, dtype=np.int64)
 
     @property
     def query(self) -> Tensor:
         """The current points."""
         return self.point
-
-    def host(self) -> list[np.ndarray]:
-        """Return the step counters too."""
-        return [*super().host(), self.step]
 
     def begin(self, rows: Rows, batch: Batch) -> None:
         """Start at random in the ball, or at the images."""

@@ -1,8 +1,8 @@
 """Attacks as state machines, so that one loop can drive many samples at different steps in one batch.
 
 An attack keeps one *slot* per sample that it works on. In each slot it holds the point at which it wants to
-know the model's logits, and perhaps their gradient; given the answer it moves on. Random restarts and targets are *runs*: a
-sample goes through the runs of an attack one after the other until it falls.
+know the model's logits, and perhaps their gradient; given the answer it moves on. Random restarts and targets are
+*runs*: a sample goes through the runs of an attack one after the other until it falls.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Search(ABC):
     A subclass allocates its state with :meth:`buffer` once, so that memory is fixed, and a slot can be moved.
 
     Attributes:
+        step: (slots,) int64 on the host: how far each run has come, out of ``length``.
         wants_gradient: (slots,) bool on the host: whether the next answer needs a gradient.
         finished: (slots,) bool on the host: the run is over.
         labels: (slots,) int64.
@@ -118,9 +119,10 @@ class Search(ABC):
     evaluations: int = 1
     """Gradients averaged per step (expectation over transformations)."""
 
-    def __init__(self, space: Space) -> None:
-        self.space, self.threat = space, space.threat
+    def __init__(self, space: Space, *, length: int) -> None:
+        self.space, self.threat, self.length = space, space.threat, length
         self._buffers: list[str] = []
+        self.step = np.zeros(space.slots, dtype=np.int64)
         self.wants_gradient = np.ones(space.slots, dtype=bool)
         self.finished = np.zeros(space.slots, dtype=bool)
         self.labels = torch.zeros(space.slots, dtype=torch.int64, device=space.device)
@@ -175,7 +177,7 @@ class Search(ABC):
 
     def host(self) -> list[np.ndarray]:
         """Return the arrays of per-slot state on the host."""
-        return [self.wants_gradient, self.finished]
+        return [self.step, self.wants_gradient, self.finished]
 
     def move(self, source: int, target: int) -> None:
         """Copy one slot's state over another's."""

@@ -1,4 +1,4 @@
-"""Square Attack (Andriushchenko et al., arXiv 1912.00049): random search without gradients, and its l1 form (2103.01208)."""
+"""Square Attack (Andriushchenko et al., arXiv 1912.00049), a random search; its l1 form is from arXiv 2103.01208."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def share(step: int) -> float:
 
 @dataclass(frozen=True)
 class _Window:
-    """Windows written for some slots, to be confirmed or undone: flat places (n, m) in the buffer, old and new values."""
+    """Windows written for some slots, to be kept or undone: flat places (n, C, m) in a buffer, old and new values."""
 
     slots: Tensor
     places: Tensor
@@ -47,12 +47,11 @@ class SquareSearch(Search):
     """
 
     def __init__(self, space: Space, *, queries: int) -> None:
-        super().__init__(space)
+        super().__init__(space, length=queries)
         self.queries = queries
         self.point = self.image("point")
         self.best_value = self.scalar("best_value")
         self.keys = self.scalar("keys", dtype=torch.int64)
-        self.step = np.zeros(space.slots, dtype=np.int64)
         self.wants_gradient[:] = False
         _, height, width = space.shape
         self.sides = np.array([self.side(share(step), height, width) for step in range(queries)])
@@ -72,10 +71,6 @@ class SquareSearch(Search):
     def query(self) -> Tensor:
         """The points asked about."""
         return self.point
-
-    def host(self) -> list[np.ndarray]:
-        """Return the step counters too."""
-        return [*super().host(), self.step]
 
     def objective(self, rows: Rows, logits: Tensor) -> Tensor:
         """Return the margin, max_{k != y} z_k - z_y."""
@@ -156,7 +151,7 @@ class SmoothSquareSearch(SquareSearch):
     def allocate(self) -> None:
         """Allocate the perturbation."""
         self.origin, self.delta = self.image("origin"), self.image("delta")
-        self.length = self.scalar("length")
+        self.held = self.scalar("held")
 
     def side(self, share: float, height: int, width: int) -> int:
         """Return an odd side of at least 3, as far as the image has room."""
@@ -210,7 +205,7 @@ class SmoothSquareSearch(SquareSearch):
             _Window(slots, emptied, removed, removed),
         ]
         change = self._measure(new) - self._measure(remaining)
-        measure = self.length[slots] + change.sum((1, 2)) - self._measure(removed).sum((1, 2))
+        measure = self.held[slots] + change.sum((1, 2)) - self._measure(removed).sum((1, 2))
         whole = len(slots) == self._count
         for block in self.blocks(len(slots)):
             at = block if whole else slots[block]
@@ -225,13 +220,13 @@ class SmoothSquareSearch(SquareSearch):
         channels, eps = self.space.shape[0], self.threat.radius
         shapes = _pyramids(side, self.threat.norm, self.space.device).flatten(1)
         pyramid = shapes[_below(2, bits[:, 4])][:, None] * _sign(bits[:, 5:])[:, :, None]
-        length = self.length[slots][:, None, None]
+        held = self.held[slots][:, None, None]
         if self.threat.norm == "l2":
             mixed = pyramid + before / self._mass(before).sqrt().add_(_TINY)
-            unused = (eps**2 - length).clamp_min_(0) / channels
+            unused = (eps**2 - held).clamp_min_(0) / channels
             return mixed / self._mass(mixed).sqrt().add_(_TINY) * (unused + mass).sqrt_()
         mixed = pyramid + before / self._mass(before).add_(_TINY)
-        unused = (eps - length).clamp_min_(0) / channels
+        unused = (eps - held).clamp_min_(0) / channels
         return mixed / self._mass(mixed).add_(_TINY) * (unused + mass) * channels
 
     def settle(self, better: Tensor) -> None:
@@ -240,7 +235,7 @@ class SmoothSquareSearch(SquareSearch):
             self.delta.view(-1)[window.places] = window.old
         rows = better.nonzero().squeeze(1)
         self.delta[rows] = self.point[rows] - self.origin[rows]
-        self.length[rows] = self._measure(self.delta[rows]).flatten(1).sum(1)
+        self.held[rows] = self._measure(self.delta[rows]).flatten(1).sum(1)
 
 
 def _sign(bits: Tensor) -> Tensor:

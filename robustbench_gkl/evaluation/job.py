@@ -15,7 +15,8 @@ from robustbench_gkl.config import EvalConfig
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.evaluation.engine import Evaluation, Progress, evaluate, refuse_duplicates
+from robustbench_gkl.evaluation.engine import evaluate, refuse_duplicates
+from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.results.record import (
     Check,
@@ -48,11 +49,13 @@ def evaluate_run(
     device: torch.device,
     data_dir: Path = Path("data"),
     overwrite: bool = False,
+    time_limit: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Evaluate a run and write its record and verdicts.
 
-    An evaluation that was done already is returned as it is; one that was interrupted goes on.
+    An evaluation that was done already is returned as it is; one that was interrupted, or stopped by a time limit,
+    goes on.
 
     Args:
         config: what to measure.
@@ -62,7 +65,8 @@ def evaluate_run(
         device: where to run.
         data_dir: where downloaded data sets are kept.
         overwrite: measure again even if the record exists.
-        on_progress: called after each batch.
+        time_limit: seconds after which to stop with a partial record; None for no limit.
+        on_progress: called a few times a second.
 
     Raises:
         UserError: anything in the configuration, the run or the data that cannot be used.
@@ -90,6 +94,8 @@ def evaluate_run(
         [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
     )
     protocol = protocol_of(variants, threat, num_classes=model.num_classes)
+    for attack_protocol in protocol:
+        attack_protocol.update(_shortcuts(config))
     digest = weights_sha256(model)
     identity = record_id(
         name=run.name,
@@ -101,9 +107,13 @@ def evaluate_run(
         seed=config.seed,
     )
     existing = store.load(identity)
-    if existing is not None and not overwrite:
-        return Outcome(existing, reused=True)
     journal = store.journal(identity)
+    if existing is not None and not existing.partial and not overwrite:
+        return Outcome(existing, reused=True)
+    if existing is not None and existing.partial and overwrite:
+        journal.delete()
+        store.delete(existing)
+        journal = store.journal(identity)
     result = evaluate(
         model,
         images.images,
@@ -113,6 +123,9 @@ def evaluate_run(
         seed=config.seed,
         batch_size=config.batch_size,
         reference=config.engine == "reference",
+        search_precision=config.search_precision,
+        compiled=config.compiled,
+        time_limit=time_limit,
         journal=journal,
         on_progress=on_progress,
     )
@@ -142,18 +155,26 @@ def evaluate_run(
         protocol_sha256=canonical_hash(protocol),
         engine=config.engine,
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=result.batch_size,
         clean_acc=result.clean_acc,
         attacks=tuple(result.attacks),
         worst_case_acc=result.robust_acc,
         checks=_checks(result),
+        partial=result.partial,
         seconds=round(result.seconds, 3),
         environment=environment(device),
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
     )
     store.save(record, verdicts)
-    journal.delete()
+    if not record.partial:
+        journal.delete()
     return Outcome(record, reused=False)
+
+
+def _shortcuts(config: EvalConfig) -> dict[str, object]:
+    """Return what the protocol says about cheaper searching; nothing by default."""
+    precision = {} if config.search_precision == "float32" else {"search_precision": config.search_precision}
+    return precision | ({"compiled": True} if config.compiled else {})
 
 
 def _size(shape: tuple[int, int, int]) -> str:
