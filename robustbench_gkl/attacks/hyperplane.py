@@ -14,29 +14,33 @@ from torch import Tensor
 from robustbench_gkl.exact import Norm
 
 _TINY = 1e-12
-_NEWTON_STEPS = 6
+_NEWTON_STEPS = 8
+_CLOSE = 1e-6
 _HALVINGS = 24
 
 
 def water_level(weight: Tensor, room: Tensor, target: Tensor) -> Tensor:
     """Return the root t (B,) of sum_i weight_i min(t, room_i) = target.
 
-    The sum is concave and piecewise linear in t, so Newton's method from the left never overshoots and ends on the
-    right piece after as many steps as there are kinks on the way that matter; a handful in practice. Where the sum
-    cannot reach the target, the root is as good as infinite.
+    The sum is concave and piecewise linear in t, so Newton's method from the left never overshoots, and it ends on
+    the right piece: each step solves for t with the pixels that were full at the last t kept full. Two or three
+    steps do in practice. Where the sum cannot reach the target, the root is as good as infinite.
 
     Args:
         weight, room: (B, D), at least 0.
         target: (B,), at least 0.
     """
+    volume = weight * room
+    whole = volume.sum(1)
     level = target / weight.sum(1).clamp_min_(_TINY)
-    work = torch.empty_like(room)
+    free, work = torch.empty_like(room), torch.empty_like(room)
     for _ in range(_NEWTON_STEPS):
-        column = level[:, None]
-        torch.minimum(room, column, out=work)
-        missing = target - work.mul_(weight).sum(1)
-        torch.gt(room, column, out=work)
-        level = level + missing.clamp_min_(0) / work.mul_(weight).sum(1).clamp_min_(_TINY)
+        torch.gt(room, level[:, None], out=free)
+        full = whole - torch.mul(volume, free, out=work).sum(1)
+        rate = torch.mul(weight, free, out=work).sum(1)
+        before, level = level, torch.maximum(level, (target - full) / rate.clamp_min_(_TINY))
+        if level.device.type == "cpu" and bool((level - before <= _CLOSE * level).all()):
+            break  # on other devices to look would cost more than to go on
     return level
 
 
@@ -56,34 +60,44 @@ def _amount_l1(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
     """Pixels of the largest weight move all the way; those at the threshold share what is left."""
     gain = size * room
     low, high = torch.zeros_like(target), size.amax(1)
-    # Above the threshold the gain falls short of the target (or nothing is above); from the threshold on it suffices.
+    above, work = torch.empty_like(room), torch.empty_like(room)
+    # From the threshold ``low`` on, the gain suffices (or all pixels do not); from ``high`` on it falls short.
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        enough = (gain * (size > middle[:, None])).sum(1) >= target
+        torch.gt(size, middle[:, None], out=above)
+        enough = torch.mul(gain, above, out=work).sum(1) >= target
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    whole = (size > high[:, None]).to(size.dtype)
-    shared = (size > low[:, None]) - whole
-    missing = target - (gain * whole).sum(1)
+    torch.gt(size, high[:, None], out=above)
+    shared = torch.gt(size, low[:, None], out=work).sub_(above)
+    missing = target - (gain * above).sum(1)
     part = (missing / (gain * shared).sum(1).clamp_min(_TINY)).clamp(0, 1)
-    return room.mul_(whole.add_(shared.mul_(part[:, None])))
+    return room.mul_(above.add_(shared.mul_(part[:, None])))
 
 
 _AMOUNTS = {"linf": _amount_linf, "l2": _amount_l2, "l1": _amount_l1}
 
 
-def to_hyperplane(points: Tensor, normal: Tensor, offset: Tensor, *, norm: Norm) -> Tensor:
-    """Return the shortest step (B, D) from ``points`` to {z : normal.z = offset} that stays in [0, 1].
-
-    Where the hyperplane does not meet the box, the step goes to the corner nearest to it.
+class Hyperplanes:
+    """One hyperplane {z : w.z = b} per sample.
 
     Args:
-        points: (B, D), in [0, 1].
-        normal: (B, D); pixels where it is zero do not move.
-        offset: (B,), how far ``points`` are from the hyperplane: normal.points - b.
-        norm: in which the step is shortest.
+        normal: (B, D), the w; pixels where it is zero do not move.
+        norm: in which distance is measured.
     """
-    sign = normal.sign().mul_(offset.sign().neg_()[:, None])
-    size = normal.abs()
-    # The room of a pixel that grows is 1 - t, of one that shrinks t: s (1/2 - t) + 1/2, and nothing where s is 0.
-    room = (0.5 - points).mul_(sign).add_(0.5).mul_(sign.abs()).clamp_min_(0)
-    return _AMOUNTS[norm](size, room, offset.abs()).mul_(sign)
+
+    def __init__(self, normal: Tensor, *, norm: Norm) -> None:
+        self._sign, self._size, self._norm = normal.sign(), normal.abs(), norm
+
+    def step(self, points: Tensor, offset: Tensor) -> Tensor:
+        """Return the shortest step (B, D) from ``points`` to the hyperplanes that stays in [0, 1].
+
+        Where a hyperplane does not meet the box, the step goes to the corner nearest to it.
+
+        Args:
+            points: (B, D), in [0, 1].
+            offset: (B,), w.points - b.
+        """
+        direction = self._sign * -offset.sign()[:, None]
+        # A pixel that grows has room 1 - t, one that shrinks has t: with s the direction, 1/2 + s (1/2 - t).
+        room = (0.5 - points).mul_(direction).add_(0.5)
+        return _AMOUNTS[self._norm](self._size, room, offset.abs()).mul_(direction)

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
     "import": "Turn a published checkpoint into a run.",
+    "parity": "Compare our attacks with the published ones on the same samples.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "list": "List losses, attacks, models, datasets or recipes.",
 }
