@@ -94,7 +94,7 @@ class APGDSearch(Search):
         else:
             direction = batch.noise.normal(*shape)
             self.origin[at] = batch.images
-        length = self.threat.distance(direction, torch.zeros_like(direction))
+        length = self.threat.length(direction)
         start = (batch.images + direction * column(eps / length.clamp_min(1e-12))).clamp_(0, 1)
         self.point[at] = start
         self.previous[at] = start

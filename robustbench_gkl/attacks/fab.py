@@ -72,8 +72,8 @@ class FABSearch(Search):
         shape = batch.images.shape[1:]
         uniform = self.threat.norm == "linf"
         direction = 2 * batch.noise.uniform(*shape) - 1 if uniform else batch.noise.normal(*shape)
-        length = self.threat.distance(direction, torch.zeros_like(direction))
-        return (batch.images + direction * column(self.threat.radius / 2 / length.clamp_min(1e-12))).clamp_(0, 1)
+        length = self.threat.length(direction).clamp_min_(1e-12)
+        return (batch.images + direction * column(self.threat.radius / 2 / length)).clamp_(0, 1)
 
     def leftover(self, rows: Rows) -> Tensor:
         """Return the originals: the search looks outside the ball too."""
@@ -81,8 +81,11 @@ class FABSearch(Search):
 
     def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
         """Return those inside the ball; a shortest perturbation beyond eps is no success."""
-        distance = self.threat.distance(self.point[rows.device], self.origin[rows.device])
-        return wrong & (distance <= self.threat.radius)
+        point, origin = self.point[rows.device], self.origin[rows.device]
+        inside = [
+            self.threat.length(point[block] - origin[block]) <= self.threat.radius for block in self.blocks(len(point))
+        ]
+        return wrong & torch.cat(inside)
 
     def objective(self, rows: Rows, logits: Tensor) -> Tensor:
         """Return z_t - z_y, or the margin."""
@@ -144,7 +147,7 @@ class FABSearch(Search):
         behind = value + (normal * (origin - point)).sum(1)
         boundary = Hyperplanes(normal, norm=norm)
         here, there = boundary.step(point, value), boundary.step(origin, behind)
-        near, far = (self.threat.distance(step, torch.zeros_like(step)).clamp_min(1e-8) for step in (here, there))
+        near, far = (self.threat.length(step).clamp_min_(1e-8) for step in (here, there))
         alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)[:, None]
         ahead = torch.add(point, here, alpha=ETA, out=here)
         ahead.lerp_(torch.add(origin, there, alpha=ETA, out=there), alpha)
