@@ -316,7 +316,18 @@ class EvalConfig(_Frozen):
     threat: ThreatConfig = ThreatConfig()
     engine: Literal["native", "reference"] = "native"
     seed: int = Field(0, ge=0)
-    batch_size: int = Field(250, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 250
+    """Images at a time; ``auto`` for the number that a short probe finds fastest."""
+    search_precision: Literal["float32", "tf32", "bf16"] = "float32"
+    """In which our own attacks search; what they find is confirmed in float32."""
+    compiled: bool = False
+    """Search with ``torch.compile``."""
+
+    @model_validator(mode="after")
+    def _own_attacks(self) -> EvalConfig:
+        if self.engine == "reference" and (self.compiled or self.search_precision != "float32"):
+            raise ValueError("search precision and compilation belong to the native engine; use --engine native")
+        return self
 
 
 def validated(model: type[_FrozenT], values: Mapping[str, object], *, what: str) -> _FrozenT:

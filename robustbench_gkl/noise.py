@@ -37,6 +37,19 @@ def mix(bits: Tensor) -> Tensor:
     return bits ^ _shift(bits, 31)
 
 
+def sequence(keys: Tensor, *, count: int, first: Tensor | None = None) -> Tensor:
+    """Return (B, count) int64 of 64 random bits each, from the sequences that begin at ``keys``.
+
+    Args:
+        keys: (B,), see :meth:`Noise.keys`.
+        count: how many of each sequence.
+        first: (B,) int64, the place in its sequence from which each sample reads on; None for the beginning.
+    """
+    positions = torch.arange(1, count + 1, device=keys.device)
+    at = positions if first is None else first[:, None] + positions
+    return mix(keys[:, None] + at * _signed(_GOLDEN))
+
+
 @dataclass(frozen=True, eq=False)
 class Noise:
     """A source of random numbers for a batch of samples.
@@ -59,14 +72,15 @@ class Noise:
         """Return the source of the samples in ``rows`` (a boolean mask or positions into the batch)."""
         return replace(self, index=self.index[rows])
 
-    def bits(self, *shape: int) -> Tensor:
-        """Return (B, *shape) int64 of 64 random bits each."""
+    def keys(self) -> Tensor:
+        """Return (B,) int64: where each sample's sequence of random bits begins; see :func:`sequence`."""
         digest = hashlib.blake2b(repr((self.seed, self.path)).encode(), digest_size=8).digest()
         stream = _signed(int.from_bytes(digest, "little"))
-        golden = _signed(_GOLDEN)
-        keys = mix(stream + (self.index + 1) * golden)
-        positions = torch.arange(1, math.prod(shape) + 1, device=self.index.device) * golden
-        return mix(keys[:, None] + positions).reshape(-1, *shape)
+        return mix(stream + (self.index + 1) * _signed(_GOLDEN))
+
+    def bits(self, *shape: int) -> Tensor:
+        """Return (B, *shape) int64 of 64 random bits each."""
+        return sequence(self.keys(), count=math.prod(shape)).reshape(-1, *shape)
 
     def uniform(self, *shape: int) -> Tensor:
         """Return (B, *shape) float32, uniform on [0, 1)."""

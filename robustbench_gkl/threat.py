@@ -173,6 +173,10 @@ class ThreatModel:
         """Return (B,): how far each of ``images`` (B, ...) is from its ``origin`` (B, ...)."""
         return _GEOMETRY[self.norm].distance(images - origin)
 
+    def length(self, steps: Tensor) -> Tensor:
+        """Return (B,): the norm of each of ``steps`` (B, ...)."""
+        return _GEOMETRY[self.norm].distance(steps)
+
     def project(self, images: Tensor, origin: Tensor) -> Tensor:
         """Return the images (B, ...) brought into the ball around ``origin`` and into [0, 1].
 

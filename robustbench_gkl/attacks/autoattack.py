@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein, arXiv 2003.01690, 2103.01208): the ensemble and its members."""
+"""AutoAttack (Croce and Hein, arXiv 2003.01690, 2103.01208): the ensemble of APGD, FAB and Square."""
 
 from __future__ import annotations
 
@@ -7,17 +7,36 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from robustbench_gkl.attacks.auto_pgd import APGD, TargetedAPGD
 from robustbench_gkl.attacks.base import ATTACKS, Attack, Model
-from robustbench_gkl.attacks.external import PyAutoAttack
+from robustbench_gkl.attacks.fab import FAB, TargetedFAB
+from robustbench_gkl.attacks.square import Square
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
 Version = Literal["standard", "plus", "rand"]
 
-MEMBERS: dict[Version, tuple[str, ...]] = {
+PUBLISHED: dict[Version, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
+}
+"""The members' names in pyautoattack."""
+
+_MEMBERS: dict[Version, tuple[Attack, ...]] = {
+    "standard": (APGD("ce"), TargetedAPGD(), TargetedFAB(), Square()),
+    "plus": (
+        APGD("ce", restarts=5, widened=False),
+        APGD("dlr", restarts=5, widened=False),
+        FAB(),
+        Square(),
+        TargetedAPGD(targets=9, widened=False),
+        TargetedFAB(),
+    ),
+    "rand": (
+        APGD("ce", restarts=1, evaluations=20, widened=False),
+        APGD("dlr", restarts=1, evaluations=20, widened=False),
+    ),
 }
 
 
@@ -32,7 +51,6 @@ class AutoAttack(Attack):
     """
 
     name: ClassVar[str] = "autoattack"
-    implementation: ClassVar[str] = "pyautoattack"
 
     version: Version = "standard"
 
@@ -43,28 +61,14 @@ class AutoAttack(Attack):
 
     def stages(self, threat: ThreatModel, *, num_classes: int) -> tuple[Attack, ...]:
         """Return the members in the published order."""
-        return tuple(PyAutoAttack(member, self.version) for member in MEMBERS[self.version])
+        return _MEMBERS[self.version]
 
     def reference(self, threat: ThreatModel) -> Attack:
-        """Return itself: pyautoattack is what runs."""
-        return self
+        """Return pyautoattack's ensemble."""
+        from robustbench_gkl.attacks.external import PublishedAutoAttack
+
+        return PublishedAutoAttack(self.version)
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
         """Refuse: the members are run one after the other on what is left."""
         raise NotImplementedError("run the stages")
-
-
-def _member(name: str, summary: str) -> None:
-    def build() -> Attack:
-        return PyAutoAttack(name, "standard")
-
-    build.__doc__ = summary
-    ATTACKS.register(name)(build)
-
-
-_member("apgd-ce", "APGD on the cross-entropy, 100 steps (arXiv 2003.01690).")
-_member("apgd-dlr", "APGD on the difference of logits ratio, 100 steps (arXiv 2003.01690).")
-_member("apgd-t", "APGD on the targeted DLR loss, 9 targets of 100 steps (arXiv 2003.01690).")
-_member("fab", "FAB, a minimal-distance attack, 5 restarts of 100 steps (arXiv 1907.02044).")
-_member("fab-t", "Targeted FAB, 9 targets of 100 steps (arXiv 1907.02044).")
-_member("square", "Square Attack, 5,000 queries without gradients (arXiv 1912.00049).")

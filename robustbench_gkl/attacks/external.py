@@ -26,6 +26,7 @@ from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
 if TYPE_CHECKING:
+    from robustbench_gkl.attacks.autoattack import Version
     from robustbench_gkl.attacks.pgd import FGSM, PGD
 
 _PUBLISHED_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -130,6 +131,52 @@ class PyAutoAttack(Attack):
                 _use_margin(published)
             candidates, _ = published.run_standard_evaluation(images.contiguous(), labels, batch_size=images.shape[0])
         return torch.as_tensor(candidates)
+
+
+@dataclass(frozen=True)
+class PublishedAutoAttack(Attack):
+    """pyautoattack's ensemble, member by member on what is left.
+
+    Args:
+        version: ``standard``, ``plus`` or ``rand``.
+    """
+
+    name: ClassVar[str] = "autoattack"
+    implementation: ClassVar[str] = "pyautoattack"
+
+    version: Version
+
+    @property
+    def label(self) -> str:
+        """``autoattack``, or ``autoattack-plus``."""
+        return "autoattack" if self.version == "standard" else f"autoattack-{self.version}"
+
+    def stages(self, threat: ThreatModel, *, num_classes: int) -> tuple[Attack, ...]:
+        """Return the members in the published order."""
+        from robustbench_gkl.attacks.autoattack import PUBLISHED
+
+        return tuple(PyAutoAttack(member, self.version) for member in PUBLISHED[self.version])
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
+        """Refuse: the members are run one after the other on what is left."""
+        raise NotImplementedError("run the stages")
+
+
+def pyautoattack_member(attack: Attack) -> PyAutoAttack:
+    """Return pyautoattack's version of ``attack`` with the budget of ``standard``.
+
+    Raises:
+        UserError: options or an objective that pyautoattack does not have.
+    """
+    from robustbench_gkl.attacks.base import parse_attack
+
+    published = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+    if attack.name not in published or attack != parse_attack(attack.name):
+        raise UserError(
+            f"--engine reference runs {', '.join(published)} with their published options, got {attack.label}; "
+            "use --engine native"
+        )
+    return PyAutoAttack(attack.name, "standard")
 
 
 def _use_margin(published: Any) -> None:

@@ -1,4 +1,7 @@
-"""What evaluation attacks maximise: functions from logits (B, K) and labels (B,) to one value per sample, (B,)."""
+"""What evaluation attacks maximise: functions from logits (B, K) and classes (B,) to one value per sample, (B,).
+
+Each is above its value on the decision boundary exactly where the sample is misclassified, but for ``cross_entropy``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ObjectiveName = Literal["ce", "margin"]
+ObjectiveName = Literal["ce", "margin", "prob-margin", "dlr"]
+
+_TINY = 1e-12
+
+
+def _pick(values: Tensor, classes: Tensor) -> Tensor:
+    return values.gather(1, classes[:, None]).squeeze(1)
+
+
+def _without(values: Tensor, labels: Tensor) -> Tensor:
+    """Return ``values`` (B, K) with minus infinity at each label."""
+    return values.scatter(1, labels[:, None], -torch.inf)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -19,15 +33,60 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return max_{k != y} z_k - z_y, (B,): above zero where the sample is misclassified."""
-    true = logits.gather(1, labels[:, None]).squeeze(1)
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    return others.amax(1) - true
+    return _without(logits, labels).amax(1) - _pick(logits, labels)
 
 
-_OBJECTIVES: dict[ObjectiveName, Callable[[Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+def probability_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return max_{k != y} p_k - p_y of the softmax probabilities p, (B,), in [-1, 1] (PMA, arXiv 2411.15210)."""
+    return margin(logits.softmax(1), labels)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the difference of logits ratio, (B,), in [-1, 1] (arXiv 2003.01690, equation 6).
+
+    It is the margin over z_(1) - z_(3), the distance from the largest to the third largest logit, so that neither
+    shifts nor scalings of the logits change it. Needs three classes.
+    """
+    top = logits.topk(3).values
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return z_t - z_y, (B,)."""
+    return _pick(logits, targets) - _pick(logits, labels)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Return the targeted difference of logits ratio, (B,) (arXiv 2003.01690, equation 7). Needs four classes."""
+    top = logits.topk(4).values
+    return targeted_margin(logits, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
+
+
+_OBJECTIVES: dict[ObjectiveName, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": cross_entropy,
+    "margin": margin,
+    "prob-margin": probability_margin,
+    "dlr": dlr,
+}
 
 
 def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the objective ``name`` as a function of the logits of the samples that ``labels`` (B,) belong to."""
     function = _OBJECTIVES[name]
     return lambda logits: function(logits, labels)
+
+
+def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the objective ``name``, or the margin where the DLR loss lacks its third class."""
+    return _OBJECTIVES["margin" if name == "dlr" and num_classes < 3 else name]
+
+
+def substitution(name: ObjectiveName, *, num_classes: int) -> dict[str, str]:
+    """Return what the protocol says where another objective than ``name`` is used, else nothing."""
+    few = name == "dlr" and num_classes < 3
+    return {"objective": "margin, since the DLR loss needs three classes"} if few else {}
+
+
+def targeted(*, num_classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the targeted DLR loss, or the targeted margin where that lacks its fourth class."""
+    return targeted_margin if num_classes < 4 else targeted_dlr

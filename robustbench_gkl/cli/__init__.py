@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "Say whether a model's robustness can be measured and believed.",
     "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",
     "import": "Turn a published checkpoint into a run.",
+    "parity": "Compare our attacks with the published ones on the same samples.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "compare": "Say which of two models is ahead, by a paired test.",
     "report": "Write static HTML pages over all records.",

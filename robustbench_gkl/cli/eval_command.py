@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.job import Outcome
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
@@ -27,12 +29,22 @@ if TYPE_CHECKING:
 @options.eps
 @click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
 @click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
-@click.option("--batch-size", type=int, help="Images at a time (default: 250).")
+@click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
+@click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
+@click.option(
+    "--search-precision",
+    type=click.Choice(["float32", "tf32", "bf16"]),
+    help="Search in less precision; successes are confirmed in float32.",
+)
+@click.option("--compile", "compiled", is_flag=True, default=None, help="Search with torch.compile.")
 @options.seed
 @click.option(
     "--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit 1 below it (robust accuracy)."
 )
 @click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
+@click.option(
+    "--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports."
+)
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -73,13 +85,10 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
             device=device,
             data_dir=given["data_dir"],
             overwrite=given["overwrite"],
+            time_limit=_seconds(given["time_limit"]),
+            save_adversarial=given["save_adversarial"],
             on_checks=lambda checks: _warn(checks, progress),
-            on_progress=lambda event: progress.update(
-                event.stage,
-                event.done,
-                event.total,
-                note=f"robust accuracy at most {100 * event.standing / event.n:.2f} %",
-            ),
+            on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
         )
     _report(outcome, console)
     threshold, reached = given["fail_under"], outcome.record.worst_case_acc
@@ -88,7 +97,33 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
         click.get_current_context().exit(1)
 
 
-_KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed")
+_KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed", "search_precision", "compiled")
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds that ``90``, ``90s``, ``30m`` or ``2h`` mean."""
+    if text is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        seconds = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not 0 < seconds < float("inf"):
+        raise UserError(f"--time-limit must be a time above 0 such as 90s, 30m or 2h, got {text!r}")
+    return seconds
+
+
+def _note(event: Progress) -> str:
+    """Return what is known so far: the fallen, the bound, the pace and the time left in this attack."""
+    parts = [f"{event.fallen} fallen, {event.standing} standing"]
+    parts.append(f"robust accuracy at most {100 * event.standing / event.n:.2f} %")
+    if event.calls_per_second:
+        parts.append(f"{event.calls_per_second:,.0f} model calls/s")
+    if event.seconds_left is not None:
+        minutes, seconds = divmod(round(event.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02} left")
+    return ", ".join(parts)
 
 
 def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
@@ -112,8 +147,12 @@ def _report(outcome: Outcome, console: Console) -> None:
             console.print(f"  broken by: {broken}", markup=False)
     low, high = wilson_interval(round(record.worst_case_acc * record.data.n / 100), record.data.n)
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
-    console.print(f"robust accuracy     {record.worst_case_acc:6.2f} %  ({interval})")
+    bound = "robust accuracy <= " if record.partial else "robust accuracy    "
+    console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
+    if record.partial:
+        console.print("partial: stopped by --time-limit; give the command again to go on. It is not ranked.")
     for check in record.checks:
         if check.verdict != "PASS":
             console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)
-    console.print(f"record {record.id}, {record.seconds:.1f} s", markup=False)
+    batch = f"batches of {record.batch_size}"
+    console.print(f"record {record.id}, {record.seconds:.1f} s, {batch}", markup=False)

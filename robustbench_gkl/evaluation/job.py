@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,8 +18,9 @@ from robustbench_gkl.config import EvalConfig
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.evaluation.engine import Evaluation, Progress, evaluate, refuse_duplicates
-from robustbench_gkl.evaluation.preflight import preflight
+from robustbench_gkl.evaluation.engine import evaluate, refuse_duplicates
+from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.models import Classifier
@@ -46,6 +50,37 @@ class Outcome:
     reused: bool
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What an evaluation is about, and the name under which its record is kept."""
+
+    config: EvalConfig
+    run: Run
+    weights: WeightsName
+    model: Classifier
+    samples: ImageSet
+    attacks: Sequence[Attack]
+    protocol: list[dict[str, Any]]
+    weights_sha256: str
+
+    @property
+    def id(self) -> str:
+        return record_id(
+            name=self.run.name,
+            weights_sha256=self.weights_sha256,
+            data_sha256=self.samples.sha256,
+            threat=str(self.config.threat.threat()),
+            protocol=self.protocol,
+            engine=self.config.engine,
+            seed=self.config.seed,
+        )
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the attacks average over a model's random answers."""
+        return any(getattr(attack, "version", None) == "rand" for attack in self.attacks)
+
+
 def evaluate_run(
     config: EvalConfig,
     run: Run,
@@ -55,6 +90,8 @@ def evaluate_run(
     device: torch.device,
     data_dir: Path = Path("data"),
     overwrite: bool = False,
+    time_limit: float | None = None,
+    save_adversarial: int = 0,
     on_progress: Callable[[Progress], None] | None = None,
     on_checks: Callable[[Sequence[Check]], None] | None = None,
 ) -> Outcome:
@@ -70,108 +107,80 @@ def evaluate_run(
         device: where to run.
         data_dir: where downloaded data sets are kept.
         overwrite: measure again even if the record exists.
-        on_progress: called after each batch.
+        time_limit: seconds after which to stop with a partial record; None for no limit.
+        save_adversarial: how many adversarial images to write beside the verdicts, for reports.
+        on_progress: called a few times a second.
         on_checks: called with what was found before the attacks; whatever it is, they are run.
 
     Raises:
         UserError: anything in the configuration, the run or the data that cannot be used.
     """
-    threat = config.threat.threat()
-    attacks = [parse_attack(spec) for spec in config.attacks]
-    refuse_duplicates(attacks)
-    if config.engine == "reference":
-        for attack in attacks:
-            attack.reference(threat)
-    which = run.choose(weights)
-    model = run.load_model(which, device=device)
-    images = load_samples(config, run, model, data_dir=data_dir)
+    job = _prepare(config, run, weights=weights, device=device, data_dir=data_dir)
     store.prepare()
-    variants: Sequence[Attack] = (
-        [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
-    )
-    protocol = protocol_of(variants, threat, num_classes=model.num_classes)
-    digest = weights_sha256(model)
-    identity = record_id(
-        name=run.name,
-        weights_sha256=digest,
-        data_sha256=images.sha256,
-        threat=str(threat),
-        protocol=protocol,
-        engine=config.engine,
-        seed=config.seed,
-    )
-    existing = store.load(identity)
-    if existing is not None and not overwrite:
+    existing = store.load(job.id)
+    if existing is not None and not existing.partial and not overwrite:
         return Outcome(existing, reused=True)
-    randomised = any(getattr(attack, "version", None) == "rand" for attack in attacks)
-    size = config.batch_size
-    checks = preflight(model, images.images, images.labels, randomised=randomised, batch_size=min(size, 128))
+    journal = store.journal(job.id)
+    if existing is not None and existing.partial and overwrite:
+        journal.delete()
+        store.delete(existing)
+        journal = store.journal(job.id)
+    images, labels, threat = job.samples.images, job.samples.labels, config.threat.threat()
+    small = min(MOST_IMAGES, len(images) if config.batch_size == "auto" else config.batch_size)
+    checks = preflight(job.model, images, labels, randomised=job.randomised, batch_size=small)
     if on_checks is not None:
         on_checks(checks)
-    journal = store.journal(identity)
     result = evaluate(
-        model,
-        images.images,
-        images.labels,
+        job.model,
+        images,
+        labels,
         threat,
-        attacks,
+        job.attacks,
         seed=config.seed,
         batch_size=config.batch_size,
         reference=config.engine == "reference",
+        search_precision=config.search_precision,
+        compiled=config.compiled,
+        time_limit=time_limit,
         journal=journal,
-        keep_adversarial=4 * images.images.numel() <= _MOST_KEPT,
+        keep_adversarial=4 * images.numel() <= _MOST_KEPT,
         on_progress=on_progress,
     )
     checks += _candidates_in_ball(result)
     checks += verify(
         result,
-        model,
-        images.images,
-        images.labels,
+        job.model,
+        images,
+        labels,
         threat,
         seed=config.seed,
-        randomised=randomised,
-        batch_size=size,
+        randomised=job.randomised,
+        batch_size=result.batch_size,
     )
     verdicts = verdict_bytes(result.verdicts())
-    trained = run.config().train
-    record = Record(
-        id=identity,
-        created=now(),
-        model=ModelInfo(
-            name=run.name,
-            arch=run.config().arch,
-            loss=trained.loss if trained is not None else None,
-            params=sum(parameter.numel() for parameter in model.parameters()),
-            weights=which,
-            weights_sha256=digest,
-            train_config=trained.model_dump(mode="json") if trained is not None else None,
-        ),
-        data=DataInfo(
-            dataset=config.dataset,
-            split=config.split,
-            n=len(images),
-            sha256=images.sha256,
-            index_ranges=_ranges(torch.arange(len(images))),
-        ),
-        threat=ThreatInfo(norm=threat.norm, eps=format_fraction(threat.eps)),
-        protocol=tuple(protocol),
-        protocol_sha256=canonical_hash(protocol),
-        engine=config.engine,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        clean_acc=result.clean_acc,
-        attacks=tuple(result.attacks),
-        worst_case_acc=result.robust_acc,
-        checks=tuple(checks),
-        seconds=round(result.seconds, 3),
-        environment=environment(device),
-        verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
-        standing=pack_standing(result.standing),
-    )
+    record = _record(job, result, checks, verdicts, device)
+    if save_adversarial:
+        store.save_adversarial(record.id, _adversarial_bytes(result, images, save_adversarial))
     store.save(record, verdicts)
-    journal.delete()
+    if not record.partial:
+        journal.delete()
     return Outcome(record, reused=False)
+
+
+def _prepare(
+    config: EvalConfig, run: Run, *, weights: WeightsName | None, device: torch.device, data_dir: Path
+) -> _Job:
+    threat = config.threat.threat()
+    attacks = [parse_attack(spec) for spec in config.attacks]
+    refuse_duplicates(attacks)
+    variants = [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
+    which = run.choose(weights)
+    model = run.load_model(which, device=device)
+    samples = load_samples(config, run, model, data_dir=data_dir)
+    protocol = protocol_of(variants, threat, num_classes=model.num_classes)
+    for part in protocol:
+        part.update(_shortcuts(config))
+    return _Job(config, run, which, model, samples, attacks, protocol, weights_sha256(model))
 
 
 def load_samples(config: EvalConfig, run: Run, model: Classifier, *, data_dir: Path) -> ImageSet:
@@ -191,6 +200,62 @@ def load_samples(config: EvalConfig, run: Run, model: Classifier, *, data_dir: P
             f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
         )
     return images
+
+
+def _record(job: _Job, result: Evaluation, checks: Sequence[Check], verdicts: bytes, device: torch.device) -> Record:
+    config, saved = job.config, job.run.config()
+    threat = config.threat.threat()
+    return Record(
+        id=job.id,
+        created=now(),
+        model=ModelInfo(
+            name=job.run.name,
+            arch=saved.arch,
+            loss=saved.train.loss if saved.train is not None else None,
+            params=sum(parameter.numel() for parameter in job.model.parameters()),
+            weights=job.weights,
+            weights_sha256=job.weights_sha256,
+            train_config=saved.train.model_dump(mode="json") if saved.train is not None else None,
+        ),
+        data=DataInfo(
+            dataset=config.dataset,
+            split=config.split,
+            n=len(job.samples),
+            sha256=job.samples.sha256,
+            index_ranges=_ranges(torch.arange(len(job.samples))),
+        ),
+        threat=ThreatInfo(norm=threat.norm, eps=format_fraction(threat.eps)),
+        protocol=tuple(job.protocol),
+        protocol_sha256=canonical_hash(job.protocol),
+        engine=config.engine,
+        seed=config.seed,
+        batch_size=result.batch_size,
+        clean_acc=result.clean_acc,
+        attacks=tuple(result.attacks),
+        worst_case_acc=result.robust_acc,
+        checks=tuple(checks),
+        partial=result.partial,
+        seconds=round(result.seconds, 3),
+        environment=environment(device),
+        verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
+        standing=pack_standing(result.standing),
+    )
+
+
+def _adversarial_bytes(result: Evaluation, images: Tensor, count: int) -> bytes:
+    """Return an npz of the first ``count`` broken samples: ``index``, ``images`` float32 in [0, 1], ``original``."""
+    broken = np.flatnonzero(~result.standing & (result.clean_pred == result.label))
+    rows = broken[:count] if result.adversarial is not None else broken[:0]
+    found = images[:0].float() if result.adversarial is None else result.adversarial[rows]
+    buffer = io.BytesIO()
+    np.savez(buffer, index=result.index[rows], images=found.numpy(), original=images[rows].cpu().numpy())
+    return buffer.getvalue()
+
+
+def _shortcuts(config: EvalConfig) -> dict[str, object]:
+    """Return what the protocol says about cheaper searching; nothing by default."""
+    precision = {} if config.search_precision == "float32" else {"search_precision": config.search_precision}
+    return precision | ({"compiled": True} if config.compiled else {})
 
 
 def _size(shape: tuple[int, int, int]) -> str:

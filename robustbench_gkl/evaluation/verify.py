@@ -18,7 +18,7 @@ from robustbench_gkl.attacks import Model, attack_mode, parse_attack
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.device import full_precision
-from robustbench_gkl.evaluation.engine import Evaluation
+from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows, surely_above
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.paired import PairedCounts

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,16 @@ def verdict_bytes(verdicts: pd.DataFrame) -> bytes:
 
 
 class Journal:
-    """Lines of JSON appended as an evaluation goes on; each is on disk before the next batch begins.
+    """Lines of JSON appended as an evaluation goes on.
 
-    A line cut short by a kill is dropped when the journal is opened again.
+    Each is with the operating system before the next step begins, so a kill loses none; they are forced to the disk
+    once a second, so a power cut loses no more than that. A line cut short is dropped when the journal is opened again.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[dict[str, Any]] = []
+        self._synced = float("-inf")
         whole = 0
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
@@ -56,7 +59,9 @@ class Journal:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, separators=(",", ":")) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced > 1:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
         self.entries.append(entry)
 
     def delete(self) -> None:
@@ -95,6 +100,16 @@ class ResultStore:
         """Write the verdicts (parquet), then the record that vouches for them."""
         write_atomically(self.verdicts_path(record.id), verdicts)
         write_atomically(self.record_path(record.id), record.model_dump_json(indent=1) + "\n")
+
+    def delete(self, record: Record) -> None:
+        """Remove a record, then its verdicts."""
+        self.record_path(record.id).unlink(missing_ok=True)
+        self.verdicts_path(record.id).unlink(missing_ok=True)
+
+    def save_adversarial(self, record_id: str, content: bytes) -> None:
+        """Write adversarial images (an npz) where reports look for them."""
+        folder = writable_folder(self.folder / "adversarial", what="the results folder")
+        write_atomically(folder / f"{record_id}.npz", content)
 
     def load(self, record_id: str) -> Record | None:
         """Return a record, or None if there is none of that id.

@@ -1,0 +1,267 @@
+"""The loop that drives a search over many samples with full batches.
+
+A sample leaves its slot in the step in which it falls, and the slot goes to the next sample waiting; when none waits,
+the last slot's state is copied into the hole, so that the model always sees one dense batch. Nothing else is
+moved from step to step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_gkl.attacks.base import Model
+from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.noise import Noise
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+_SPLIT = 0.25
+"""The share of slots that must need no gradient for asking about them apart: a second, smaller batch costs time too."""
+
+
+class Task(NamedTuple):
+    """One run of one sample; earlier runs come first."""
+
+    run: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Samples as an attack needs them.
+
+    Attributes:
+        images: (B, C, H, W) float32 in [0, 1] on the device.
+        labels: (B,) int64.
+        noise: their random numbers.
+    """
+
+    images: Tensor
+    labels: Tensor
+    noise: Noise
+
+
+class Samples(Protocol):
+    """Where the driver finds its samples; positions are integers from 0."""
+
+    def load(self, positions: Sequence[int]) -> Load:
+        """Return the samples at ``positions``."""
+        ...
+
+    def ranking(self, positions: Sequence[int]) -> Tensor:
+        """Return (B, K - 1): the classes but the label, by falling logit of the unattacked image."""
+        ...
+
+
+class Referee(Protocol):
+    """Who decides what counts."""
+
+    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
+        """Return (B,) bool: whether each point is a success against the sample at its position."""
+        ...
+
+    def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
+        """Hear which runs are over: fruitless ones, with their last points, and those that ended in a success."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Return whether to leave the loop before the next step."""
+        ...
+
+
+def ask(
+    search: Search, model: Model, rows: Rows, *, gradient: bool, context: AbstractContextManager[object]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return logits, objective and gradient at the query points of ``rows``; without ``gradient`` only the logits."""
+    points = search.query[rows.device].detach()
+    if not gradient:
+        with torch.no_grad(), context:
+            return model(points).float(), None, None
+    points.requires_grad_()
+    total: Tensor | None = None
+    for _ in range(search.evaluations):
+        with torch.enable_grad():
+            with context:
+                logits = model(points)
+            logits = logits.float()
+            value, slope = search.slope(rows, logits, points)
+        total = slope if total is None else total.add_(slope)
+    assert total is not None
+    if search.evaluations > 1:
+        total /= search.evaluations
+    return logits.detach(), value, total
+
+
+def precision_context(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which the model runs while searching."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return _TF32() if precision == "tf32" else contextlib.nullcontext()
+
+
+class _TF32:
+    """Allow TF32 in matrix products and convolutions, for the time of the block; may be entered again and again."""
+
+    def __enter__(self) -> None:
+        self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+
+
+class Driver:
+    """One attack on many samples.
+
+    Args:
+        search: the attack's state.
+        model: images to logits.
+        samples: where the samples are.
+        referee: decides what counts, and hears of each run that is over.
+        runs: how many runs a sample has.
+        name: of the attack, which its random numbers belong to.
+        targeted: whether each run has its own target, the runner-up of that rank.
+        precision: in which the model runs while searching; the referee's check is its own affair.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        model: Model,
+        samples: Samples,
+        referee: Referee,
+        *,
+        runs: int,
+        name: str,
+        targeted: bool = False,
+        precision: Precision = "float32",
+    ) -> None:
+        self.search, self.model, self.samples, self.referee = search, model, samples, referee
+        self.runs, self.name, self.targeted, self.precision = runs, name, targeted, precision
+        self.context = precision_context(precision, search.space.device)
+        self.doubtful: dict[int, int] = {}
+        """Samples (and their run) whose success in low precision was not confirmed; to be searched in float32."""
+        self._waiting: list[Task] = []
+        self._tasks: list[Task] = []
+
+    def run(self, first_run: Mapping[int, int]) -> bool:
+        """Search the samples at the positions that are the keys of ``first_run``, each from that run on.
+
+        Returns:
+            Whether all is done; False where the referee wanted to stop.
+        """
+        self._waiting = sorted(Task(run, position) for position, run in first_run.items() if run < self.runs)
+        self._tasks = []
+        self._fill(range(min(self.search.space.slots, len(self._waiting))))
+        while self._tasks:
+            if self.referee.should_stop():
+                return False
+            self._step()
+        return True
+
+    @property
+    def progress(self) -> float:
+        """How far the runs in slots have come, in runs."""
+        return float(self.search.step[: len(self._tasks)].sum()) / self.search.length
+
+    def _fill(self, slots: Iterable[int]) -> None:
+        """Give the next runs waiting to ``slots``, of which there are no more than runs."""
+        by_run: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for slot in slots:
+            task = heapq.heappop(self._waiting)
+            by_run[task.run].append((slot, task.position))
+            self._tasks[slot : slot + 1] = [task]
+        for run, pairs in by_run.items():
+            chosen, positions = (list(part) for part in zip(*pairs, strict=True))
+            rows = Rows.of(np.array(chosen), self.search.space.device)
+            load = self.samples.load(positions)
+            target = None
+            if self.targeted:
+                target = self.samples.ranking(positions)[:, run].to(load.labels.device)
+            self.search.labels[rows.device] = load.labels
+            self.search.finished[rows.host] = False
+            noise = load.noise.at(self.name, run)
+            self.search.begin(rows, Batch(load.images, load.labels, target, noise, run))
+
+    def _groups(self) -> list[tuple[Rows, bool]]:
+        """Return the rows to ask about, and whether with gradients."""
+        count = len(self._tasks)
+        wants = self.search.wants_gradient[:count]
+        some, without = bool(wants.any()), count - int(wants.sum())
+        if not (self.search.splits and some and without >= _SPLIT * count):
+            return [(Rows.first(count), some)]
+        device = self.search.space.device
+        return [(Rows.of(wants.nonzero()[0], device), True), (Rows.of((~wants).nonzero()[0], device), False)]
+
+    def _step(self) -> None:
+        """Ask about every slot once, then retire and refill."""
+        search = self.search
+        fallen: list[int] = []
+        doubted: list[int] = []
+        for rows, gradient in self._groups():
+            search.prepare(rows)
+            logits, value, slope = ask(search, self.model, rows, gradient=gradient, context=self.context)
+            with torch.no_grad():
+                wrong = logits.argmax(1) != search.labels[rows.device]
+                broken = ~logits.isfinite().all(1)
+                flags = torch.stack([wrong, search.counts(rows, wrong), broken]).cpu().numpy()
+                if flags[2].any():
+                    raise UserError(
+                        f"the model gives NaN or infinite logits for {int(flags[2].sum())} of {len(wrong)} images "
+                        f"under attack by {self.name}; robustness cannot be judged: look at its layers and its range"
+                    )
+                if flags[1].any():
+                    self._confirm(rows.where(flags[1]), fallen, doubted)
+                search.advance(rows, Answer(logits, flags[0], value, slope))
+        self._retire(fallen, doubted)
+
+    def _confirm(self, slots: np.ndarray, fallen: list[int], doubted: list[int]) -> None:
+        """Add those of ``slots`` whose query points are successes to ``fallen``.
+
+        Those that are none were found in low precision, or lie within rounding of the boundary: the former are
+        ``doubted``, the latter searched on.
+        """
+        positions = [self._tasks[slot].position for slot in slots]
+        points = self.search.query[torch.from_numpy(slots).to(self.search.space.device)]
+        accepted = self.referee.confirm(positions, points)
+        fallen += slots[accepted].tolist()
+        if self.precision != "float32":
+            doubted += slots[~accepted].tolist()
+
+    def _retire(self, fallen: Sequence[int], doubted: Sequence[int]) -> None:
+        """Take the fallen, the doubted and the finished out of their slots, and close the gaps."""
+        search, tasks = self.search, self._tasks
+        out = {*fallen, *doubted}
+        done = [slot for slot in search.finished[: len(tasks)].nonzero()[0].tolist() if slot not in out]
+        if not out and not done:
+            return
+        left = search.leftover(Rows.of(np.array(done), search.space.device)) if done else None
+        self.referee.over([tasks[slot] for slot in done], [tasks[slot] for slot in fallen], left)
+        self.doubtful.update((tasks[slot].position, tasks[slot].run) for slot in doubted)
+        for slot in done:
+            if tasks[slot].run + 1 < self.runs:
+                heapq.heappush(self._waiting, Task(tasks[slot].run + 1, tasks[slot].position))
+        free = sorted(out.union(done))
+        refilled = min(len(free), len(self._waiting))
+        self._fill(free[:refilled])
+        for slot in reversed(free[refilled:]):
+            self._close(slot)
+
+    def _close(self, slot: int) -> None:
+        """Move the last slot's sample into ``slot``."""
+        last = len(self._tasks) - 1
+        if slot != last:
+            self.search.move(last, slot)
+            self._tasks[slot] = self._tasks[last]
+        self._tasks.pop()

@@ -1,0 +1,239 @@
+"""FAB, the fast adaptive boundary attack (Croce and Hein, arXiv 1907.02044)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from robustbench_gkl.attacks.base import ATTACKS, Attack
+from robustbench_gkl.attacks.hyperplane import Hyperplanes
+from robustbench_gkl.attacks.native import SearchAttack
+from robustbench_gkl.attacks.objectives import margin, targeted_margin
+from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column
+from robustbench_gkl.threat import ThreatModel
+
+ALPHA_MAX = 0.1
+"""Greatest weight of the original image in a step."""
+ETA = 1.05
+"""How far a step overshoots the hyperplane."""
+BETA = 0.9
+"""A misclassified point is brought back towards the original to this share of its distance."""
+
+_DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+
+
+class FABSearch(Search):
+    """FAB for all norms.
+
+    A step asks twice: for the gradient at the current point, then whether the point that the step leads to is
+    misclassified (the *test*). If it is, the point is drawn back and the gradient is asked for there. If it is not,
+    the next gradient is due at the very same point. To ask for it together with the test would save a forward pass
+    then, but waste a backward pass otherwise, which costs more: most tests succeed.
+    """
+
+    splits = True
+
+    def __init__(self, space: Space, *, steps: int, targeted: bool) -> None:
+        super().__init__(space, length=steps)
+        self.steps, self.targeted = steps, targeted
+        self.origin, self.point = self.image("origin"), self.image("point")
+        self.targets = self.scalar("targets", dtype=torch.int64)
+        self.testing = np.zeros(space.slots, dtype=bool)
+
+    @property
+    def query(self) -> Tensor:
+        """The current points."""
+        return self.point
+
+    def host(self) -> list[np.ndarray]:
+        """Return the phases too."""
+        return [*super().host(), self.testing]
+
+    def begin(self, rows: Rows, batch: Batch) -> None:
+        """Start at the image; in later untargeted runs at random, half a radius from it."""
+        if batch.target is not None:
+            self.targets[rows.device] = batch.target
+        self.origin[rows.device] = batch.images
+        start = batch.images
+        if batch.run > 0 and not self.targeted:
+            start = self._random_start(batch)
+        self.point[rows.device] = start
+        self.step[rows.host] = 0
+        self.testing[rows.host] = False
+        self.wants_gradient[rows.host] = True
+
+    def _random_start(self, batch: Batch) -> Tensor:
+        shape = batch.images.shape[1:]
+        uniform = self.threat.norm == "linf"
+        direction = 2 * batch.noise.uniform(*shape) - 1 if uniform else batch.noise.normal(*shape)
+        length = self.threat.length(direction).clamp_min_(1e-12)
+        return (batch.images + direction * column(self.threat.radius / 2 / length)).clamp_(0, 1)
+
+    def leftover(self, rows: Rows) -> Tensor:
+        """Return the originals: the search looks outside the ball too."""
+        return self.origin[rows.device]
+
+    def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
+        """Return those inside the ball; a shortest perturbation beyond eps is no success."""
+        point, origin = self.point[rows.device], self.origin[rows.device]
+        inside = [
+            self.threat.length(point[block] - origin[block]) <= self.threat.radius for block in self.blocks(len(point))
+        ]
+        return wrong & torch.cat(inside)
+
+    def objective(self, rows: Rows, logits: Tensor) -> Tensor:
+        """Return z_t - z_y, or the margin."""
+        labels = self.labels[rows.device]
+        return targeted_margin(logits, labels, self.targets[rows.device]) if self.targeted else margin(logits, labels)
+
+    def slope(self, rows: Rows, logits: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z_k - z_y and its gradient for the target k, or for the class with the nearest linearised boundary."""
+        if self.targeted:
+            return super().slope(rows, logits, points)
+        labels = self.labels[rows.device]
+        nearest = torch.full_like(logits[:, 0], torch.inf)
+        value, slope = torch.zeros_like(nearest), torch.zeros_like(points)
+        for k, (gap, gradient) in enumerate(_gaps(logits, labels, points)):
+            length = torch.linalg.vector_norm(gradient.flatten(1), ord=_DUAL[self.threat.norm], dim=1)
+            distance = torch.where(labels == k, torch.inf, gap.abs() / length.clamp_min(1e-12))
+            nearer = distance < nearest
+            nearest = torch.where(nearer, distance, nearest)
+            value = torch.where(nearer, gap, value)
+            slope = torch.where(column(nearer), gradient, slope)
+        return value, slope
+
+    def advance(self, rows: Rows, answer: Answer) -> None:
+        """Judge the tests, then step wherever a gradient is known at the current point."""
+        tested = self.testing[rows.host]
+        failed = tested & ~answer.wrong
+        self._draw_back(rows, tested & answer.wrong)
+        ready = np.zeros_like(tested) if answer.gradient is None else ~tested | failed
+        over = self.step[rows.host] == self.steps
+        self.finished[rows.host] = tested & over
+        if answer.gradient is not None and answer.value is not None:
+            for at, local in self._ready_blocks(rows, ready):
+                self._move(at, answer.value[local], answer.gradient[local])
+        self.step[rows.host] += ready
+        self.testing[rows.host] = ready
+        self.wants_gradient[rows.host] = ~ready
+
+    def _draw_back(self, rows: Rows, found: np.ndarray) -> None:
+        if found.any():
+            slots = torch.from_numpy(rows.where(found)).to(self.space.device)
+            origin = self.origin.index_select(0, slots)
+            self.point.index_copy_(0, slots, origin.lerp_(self.point.index_select(0, slots), BETA))
+
+    def _ready_blocks(self, rows: Rows, ready: np.ndarray) -> Iterator[tuple[slice | Tensor, slice | Tensor]]:
+        """Yield pieces of the rows to move: their slots, and their places in the answer."""
+        if isinstance(rows.host, slice) and ready.all():
+            for block in self.blocks(len(ready)):
+                yield block, block
+            return
+        places, slots = ready.nonzero()[0], rows.where(ready)
+        for block in self.blocks(len(places)):
+            device = self.space.device
+            yield torch.from_numpy(slots[block]).to(device), torch.from_numpy(places[block]).to(device)
+
+    def _move(self, at: slice | Tensor, value: Tensor, slope: Tensor) -> None:
+        """Go past the boundary's linearisation, from the point and, with a small weight, from the original."""
+        norm, shape = self.threat.norm, slope.shape
+        point, origin, normal = self.point[at].flatten(1), self.origin[at].flatten(1), slope.flatten(1)
+        behind = value + (normal * (origin - point)).sum(1)
+        boundary = Hyperplanes(normal, norm=norm)
+        here, there = boundary.step(point, value), boundary.step(origin, behind)
+        near, far = (self.threat.length(step).clamp_min_(1e-8) for step in (here, there))
+        alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)[:, None]
+        ahead = torch.add(point, here, alpha=ETA, out=here)
+        ahead.lerp_(torch.add(origin, there, alpha=ETA, out=there), alpha)
+        self.point[at] = ahead.clamp_(0, 1).reshape(shape)
+
+
+def _gaps(logits: Tensor, labels: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield z_k - z_y (B,) and its gradient for each class k; one backward pass each."""
+    true = logits.gather(1, labels[:, None]).squeeze(1)
+    classes = logits.shape[1]
+    for k in range(classes):
+        gap = logits[:, k] - true
+        (gradient,) = torch.autograd.grad(gap.sum(), points, retain_graph=k < classes - 1)
+        yield gap.detach(), gradient
+
+
+@ATTACKS.register("fab")
+@dataclass(frozen=True)
+class FAB(SearchAttack):
+    """FAB, a minimal-distance attack on the nearest class (arXiv 1907.02044).
+
+    Each step costs a backward pass per class.
+
+    Args:
+        steps: number of steps.
+        restarts: the first from the image, the others from random points; 5 if not given.
+    """
+
+    name: ClassVar[str] = "fab"
+
+    steps: Annotated[int, Field(ge=1)] = 100
+    restarts: Annotated[int, Field(ge=1)] = 5
+
+    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
+        """Return the constants too."""
+        return super().settings(threat, num_classes=num_classes) | _CONSTANTS
+
+    def reference(self, threat: ThreatModel) -> Attack:
+        """Return pyautoattack's."""
+        from robustbench_gkl.attacks.external import pyautoattack_member
+
+        return pyautoattack_member(self)
+
+    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
+        """Return the restarts."""
+        return self.restarts
+
+    def search(self, space: Space) -> FABSearch:
+        """Return the untargeted search."""
+        return FABSearch(space, steps=self.steps, targeted=False)
+
+
+@ATTACKS.register("fab-t")
+@dataclass(frozen=True)
+class TargetedFAB(SearchAttack):
+    """Targeted FAB: one run per runner-up class (arXiv 2003.01690).
+
+    Args:
+        steps: number of steps.
+        targets: number of classes, no more than there are.
+    """
+
+    name: ClassVar[str] = "fab-t"
+    targeted: ClassVar[bool] = True
+
+    steps: Annotated[int, Field(ge=1)] = 100
+    targets: Annotated[int, Field(ge=1)] = 9
+
+    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
+        """Return the constants and the number of targets there are."""
+        targets = {"targets": self.runs(threat, num_classes=num_classes)}
+        return super().settings(threat, num_classes=num_classes) | _CONSTANTS | targets
+
+    def reference(self, threat: ThreatModel) -> Attack:
+        """Return pyautoattack's."""
+        from robustbench_gkl.attacks.external import pyautoattack_member
+
+        return pyautoattack_member(self)
+
+    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
+        """Return the number of targets."""
+        return min(self.targets, num_classes - 1)
+
+    def search(self, space: Space) -> FABSearch:
+        """Return the targeted search."""
+        return FABSearch(space, steps=self.steps, targeted=True)
+
+
+_CONSTANTS = {"alpha_max": ALPHA_MAX, "eta": ETA, "beta": BETA}

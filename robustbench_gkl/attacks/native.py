@@ -1,0 +1,86 @@
+"""Attacks that the driver runs, and their use as plain functions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_gkl.attacks.base import Attack, Model
+from robustbench_gkl.attacks.driver import Driver, Load, Task
+from robustbench_gkl.attacks.search import Search, Space
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.threat import ThreatModel
+
+
+class SearchAttack(Attack):
+    """An attack made of runs of a :class:`~robustbench_gkl.attacks.search.Search`."""
+
+    targeted: ClassVar[bool] = False
+    """Whether each run aims at a class of its own: the runner-up of the unattacked image with the run's rank."""
+
+    @abstractmethod
+    def search(self, space: Space) -> Search:
+        """Return a search of this attack."""
+
+    @abstractmethod
+    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
+        """Return how many runs a sample goes through unless it falls: restarts or targets."""
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
+        """Return the first success of each sample, or the last point of its last run."""
+        with torch.no_grad():
+            logits = model(images).float()
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        space = Space(len(labels), shape, logits.shape[1], threat, images.device)
+        batch = _InMemory(model, images, labels, threat, noise, logits)
+        runs = self.runs(threat, num_classes=logits.shape[1])
+        driver = Driver(self.search(space), model, batch, batch, runs=runs, name=self.name, targeted=self.targeted)
+        driver.run(dict.fromkeys(range(len(labels)), 0))
+        return batch.candidates
+
+
+class _InMemory:
+    """A batch of samples and what is found for them."""
+
+    def __init__(
+        self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, noise: Noise, logits: Tensor
+    ) -> None:
+        self.model, self.images, self.labels, self.threat, self.noise = model, images, labels, threat, noise
+        self.logits = logits
+        self.candidates = images.clone()
+
+    def _rows(self, positions: Sequence[int]) -> Tensor:
+        return torch.tensor(positions, device=self.images.device)
+
+    def load(self, positions: Sequence[int]) -> Load:
+        rows = self._rows(positions)
+        return Load(self.images[rows], self.labels[rows], self.noise.take(rows.to(self.noise.index.device)))
+
+    def ranking(self, positions: Sequence[int]) -> Tensor:
+        rows = self._rows(positions)
+        return runners_up(self.logits[rows], self.labels[rows])
+
+    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
+        rows = self._rows(positions)
+        inside = self.threat.contains(points, self.images[rows])
+        self.candidates[rows[inside]] = points[inside]
+        found: np.ndarray = inside.cpu().numpy()
+        return found
+
+    def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
+        if left is not None:
+            self.candidates[self._rows([task.position for task in done])] = left
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def runners_up(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (B, K - 1): the classes but the label by falling logit, given logits (B, K) and labels (B,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.argsort(rest, dim=1, descending=True, stable=True)[:, :-1]

@@ -1,0 +1,114 @@
+"""``gklbench parity``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_gkl.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from robustbench_gkl.evaluation import Evaluation
+    from robustbench_gkl.evaluation.parity import Comparison
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--attack", "attacks", multiple=True, metavar="SPEC", help="May be repeated; each runs alone (default: autoattack)."
+)
+@click.option("--dataset", help="The run's own if not given.")
+@click.option("--n", type=click.IntRange(min=1), default=200, show_default=True, help="Only the first N test images.")
+@options.norm
+@options.eps
+@click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Of both.")
+@click.option("--second-seed/--no-second-seed", default=True, help="Also run the published attack with another seed.")
+@options.seed
+@options.device
+@options.data_dir
+@options.checkpoints_dir
+@options.quiet
+def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
+    """Run our attacks and the published ones against MODEL on the same samples, and compare verdicts and times."""
+    import torch
+
+    from robustbench_gkl.attacks import parse_attack
+    from robustbench_gkl.config import ThreatConfig, validated
+    from robustbench_gkl.data import load_dataset
+    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.evaluation.parity import compare
+    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.training import find_run
+
+    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
+    source = run.config()
+    values = source.train.threat.model_dump(mode="json") if source.train is not None else {}
+    values |= options.given(norm=given["norm"], eps=given["eps"])
+    threat = validated(ThreatConfig, values, what="threat model").threat()
+    parsed = [parse_attack(spec) for spec in attacks or ("autoattack",)]
+    for attack in parsed:
+        attack.reference(threat)
+    images = load_dataset(given["dataset"] or source.dataset, data_dir=given["data_dir"]).load("test")
+    images = images.take(torch.arange(min(given["n"], len(images))))
+    classifier = run.load_model(device=resolve_device(given["device"]))
+    console = make_console(quiet=given["quiet"])
+    console.print(f"{run.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
+    for attack in parsed:
+        with LiveProgress(console) as progress:
+            comparison = compare(
+                classifier,
+                images.images,
+                images.labels,
+                threat,
+                attack,
+                seed=given["seed"] or 0,
+                batch_size=given["batch_size"],
+                second_seed=given["second_seed"],
+                on_progress=lambda event: progress.update(event.stage, event.done, event.total),
+            )
+        report(comparison, console)
+
+
+def report(comparison: Comparison, console: Console) -> None:
+    """Print one comparison: a table of stages, and what follows from it."""
+    console.print(_table(comparison))
+    line = f"{comparison.label}: same verdict on {comparison.agreement:.2f} % of the samples"
+    if comparison.own_agreement is not None:
+        line += f" (reference with another seed: {comparison.own_agreement:.2f} %)"
+    console.print(line, markup=False)
+    bare = comparison.bare.of(comparison.native)
+    console.print(
+        f"{comparison.speed_up:.2f} times as fast; {comparison.over_bare:.2f} times the bare cost of its model calls "
+        f"({bare:.1f} s)",
+        markup=False,
+    )
+
+
+def _table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("attack")
+    for name in ("engine", "robust %", "seconds", "forwards", "backwards"):
+        table.add_column(name, justify="left" if name == "engine" else "right")
+    pairs = [("native", comparison.native), ("reference", comparison.reference)]
+    if comparison.second is not None:
+        pairs.append(("reference'", comparison.second))
+    for engine, evaluation in pairs:
+        for cells in _rows(evaluation):
+            table.add_row(cells[0], engine, *cells[1:])
+    return table
+
+
+def _rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    standing = round(evaluation.clean_acc * evaluation.n / 100)
+    rows: list[tuple[str, ...]] = []
+    for stage in evaluation.attacks[0].stages:
+        standing -= stage.broken
+        accuracy = f"{100 * standing / evaluation.n:.2f}"
+        rows.append((stage.name, accuracy, f"{stage.seconds:.1f}", f"{stage.forwards:,}", f"{stage.backwards:,}"))
+    return rows

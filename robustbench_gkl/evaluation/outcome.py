@@ -1,0 +1,133 @@
+"""What an evaluation tells while it runs, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from robustbench_gkl.results.record import AttackResult
+from robustbench_gkl.results.store import VERDICT_COLUMNS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an evaluation stands.
+
+    Attributes:
+        stage: the attack that runs, or ``clean``.
+        done, total: samples that the stage is through with, and all that it has.
+        standing: samples not broken so far; with ``n`` an upper bound on robust accuracy at any moment.
+        n: all samples.
+        fallen: samples that this stage has broken.
+        calls_per_second: images that go through the model in a second, forwards and backwards together.
+        seconds_left: until this stage is over, at the present pace; None before there is one.
+    """
+
+    stage: str
+    done: int
+    total: int
+    standing: int
+    n: int
+    fallen: int = 0
+    calls_per_second: float = 0.0
+    seconds_left: float | None = None
+
+
+class Meter:
+    """The model as attacks see it: float32 logits out, images counted on the way in and back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.searched: Callable[[Tensor], Tensor] = model
+        """The model that searches ask, which may be compiled."""
+        self.forwards = 0
+        self.backwards = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) in float32."""
+        return self._counted(self._model(images), images)
+
+    def search(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) in float32, where nothing is decided by them alone."""
+        return self._counted(self.searched(images), images)
+
+    def _counted(self, logits: Tensor, images: Tensor) -> Tensor:
+        self.forwards += images.shape[0]
+        if logits.requires_grad:
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return logits.float()
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backwards += gradient.shape[0]
+
+
+@dataclass
+class Evaluation:
+    """The outcome of an evaluation; one entry per sample in each array.
+
+    Attributes:
+        index: the samples' indices in the data set's split.
+        label, clean_pred: true and predicted class.
+        broken_by: None where the sample stands, ``"clean"`` where it is wrong without an attack, else the name of
+            the attack that broke it.
+        adv_pred: the predicted class of the adversarial image; -1 where the sample stands.
+        distance: of the adversarial image, in the threat's norm; NaN where the sample stands.
+        attacks: one result per attack, in the order run.
+        seconds: wall time, that of interrupted runs included.
+        num_classes: length of the logits.
+        partial: stopped by the time limit; what stands may yet fall, so robust accuracy is an upper bound.
+        batch_size: images at a time, as given or as probed.
+        adversarial: the adversarial images, (N, C, H, W), the originals where none was found; None unless kept.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    clean_pred: np.ndarray
+    broken_by: np.ndarray
+    adv_pred: np.ndarray
+    distance: np.ndarray
+    num_classes: int
+    attacks: list[AttackResult] = field(default_factory=list)
+    seconds: float = 0.0
+    partial: bool = False
+    batch_size: int = 0
+    adversarial: Tensor | None = None
+
+    @property
+    def n(self) -> int:
+        """The number of samples."""
+        return len(self.index)
+
+    @property
+    def standing(self) -> np.ndarray:
+        """(N,) bool: right without an attack and not broken."""
+        return np.array([name is None for name in self.broken_by])
+
+    @property
+    def clean_acc(self) -> float:
+        """Clean accuracy in percent."""
+        return 100 * float(np.mean(self.clean_pred == self.label))
+
+    @property
+    def robust_acc(self) -> float:
+        """Accuracy after all attacks, pointwise, in percent."""
+        return 100 * float(np.mean(self.standing))
+
+    def verdicts(self) -> pd.DataFrame:
+        """Return one row a sample: ``index label clean_pred broken_by adv_pred distance``."""
+        found = ~self.standing
+        return pd.DataFrame(
+            {
+                "index": self.index,
+                "label": self.label,
+                "clean_pred": self.clean_pred,
+                "broken_by": pd.array(self.broken_by, dtype="string"),
+                "adv_pred": pd.Series(self.adv_pred, dtype="Int64").where(found),
+                "distance": np.where(found, self.distance, np.nan),
+            },
+            columns=list(VERDICT_COLUMNS),
+        )

@@ -1,0 +1,227 @@
+"""The engine on our own attacks: batches, interruptions, limits, and models of all kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
+from robustbench_gkl.results.store import Journal
+from robustbench_gkl.threat import ThreatModel
+
+CHEAP = ("pgd:steps=5", "apgd-ce:steps=12,restarts=2", "apgd-t:steps=8,targets=2", "fab-t:steps=6", "square:queries=40")
+THREAT = ThreatModel("linf", "6/255")
+
+
+class _Net(nn.Module):
+    """A small random convolutional net."""
+
+    def __init__(self, *, classes: int = 5, channels: int = 1, size: int = 8) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.features = nn.Conv2d(channels, 6, 3, stride=max(1, size // 8), padding=1)
+            side = -(-size // max(1, size // 8))
+            self.head = nn.Linear(6 * side * side, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.features(images - 0.5)).flatten(1))
+        return 3 * logits
+
+
+def _data(n: int, *, channels: int = 1, size: int = 8, model: nn.Module) -> tuple[Tensor, Tensor]:
+    images = torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    labels[::7] = (labels[::7] + 1) % 5 if n > 7 else labels[::7]  # some are wrong without an attack
+    return images, labels
+
+
+def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: object) -> Evaluation:
+    model = _Net()
+    images, labels = _data(n, model=model)
+    return evaluate(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)  # type: ignore[arg-type]
+
+
+def test_each_attack_breaks_some_and_leaves_some() -> None:
+    for spec in CHEAP:
+        result = _run(attacks=(spec,))
+        assert 0 < result.robust_acc < result.clean_acc, spec
+
+
+@pytest.mark.parametrize("norm, eps", [("l2", 0.15), ("l1", 0.8)])
+def test_other_norms_break_some_too(norm: str, eps: float) -> None:
+    model = _Net()
+    images, labels = _data(40, model=model)
+    for spec in CHEAP:
+        result = evaluate(model, images, labels, ThreatModel(norm, eps), spec, batch_size=16)
+        assert 0 < result.robust_acc < result.clean_acc, spec
+
+
+@pytest.mark.parametrize("spec", CHEAP)
+def test_batch_size_changes_no_verdict(spec: str) -> None:
+    results = [_run(attacks=(spec,), batch_size=size).verdicts() for size in (7, 64, 500)]
+    for other in results[1:]:
+        assert results[0]["broken_by"].equals(other["broken_by"])
+        np.testing.assert_allclose(results[0]["distance"], other["distance"], rtol=1e-4)
+
+
+class _Killed(Exception):
+    pass
+
+
+def test_killed_at_any_step_it_goes_on_to_the_same_verdicts(tmp_path: Path) -> None:
+    expected = _run().verdicts()
+    for steps in (0, 11, 40, 90):
+        path = tmp_path / f"{steps}.jsonl"
+        _kill_after(steps, path)
+        result = _run(journal=Journal(path)).verdicts()
+        assert result.drop(columns="distance").equals(expected.drop(columns="distance"))
+        np.testing.assert_allclose(result["distance"], expected["distance"], rtol=1e-5)
+
+
+def _kill_after(steps: int, path: Path) -> None:
+    """Evaluate, and stop dead at the model's call number ``steps`` under attack."""
+    model = _Net()
+    images, labels = _data(60, model=model)
+    calls = iter(range(10**9))
+
+    def hook(module: nn.Module, inputs: object) -> None:
+        if next(calls) == steps + 4:
+            raise _Killed
+
+    model.register_forward_pre_hook(hook)
+    with pytest.raises(_Killed):
+        evaluate(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
+
+
+def test_nothing_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = _run(journal=Journal(path))
+    again = _run(journal=Journal(path))
+    assert again.verdicts().equals(first.verdicts())
+    for one, other in zip(first.attacks, again.attacks, strict=True):
+        assert one == other
+
+
+def test_a_time_limit_leaves_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    stopped = _run(time_limit=1e-9, journal=Journal(path))
+    assert stopped.partial
+    assert stopped.robust_acc == stopped.clean_acc
+    whole = _run(journal=Journal(path))
+    assert not whole.partial
+    assert whole.verdicts().equals(_run().verdicts())
+
+
+def test_progress_bounds_the_outcome_at_every_moment() -> None:
+    seen: list[Progress] = []
+    result = _run(on_progress=seen.append)
+    assert {event.stage for event in seen} >= {"clean", "pgd-5"}
+    assert all(100 * event.standing / event.n >= result.robust_acc for event in seen)
+    assert all(0 <= event.done <= event.total for event in seen)
+
+
+@pytest.mark.parametrize("classes, channels, size, n", [(2, 1, 8, 5), (4, 1, 8, 1), (10, 3, 32, 3), (5, 3, 224, 1)])
+def test_any_number_of_classes_and_any_size(classes: int, channels: int, size: int, n: int) -> None:
+    model = _Net(classes=classes, channels=channels, size=size)
+    images, labels = _data(n, channels=channels, size=size, model=model)
+    attacks = ("apgd-ce:steps=3", "apgd-dlr:steps=3", "apgd-t:steps=3", "fab:steps=2,restarts=2", "fab-t:steps=2")
+    for norm, eps in (("linf", 0.5), ("l2", 20.0), ("l1", 1e4)):
+        threat = ThreatModel(norm, eps)
+        result = evaluate(model, images, labels, threat, [*attacks, "square:queries=9"])
+        assert result.robust_acc == 0
+
+
+def test_nan_under_attack_is_an_error() -> None:
+    class Fragile(_Net):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            return logits + torch.where(images.flatten(1)[:, :1] > 0.5, torch.nan, 0.0)
+
+    images = torch.full((4, 1, 8, 8), 0.49)
+    model = Fragile()
+    labels = model(images).argmax(1)
+    with pytest.raises(UserError, match="NaN or infinite logits for . of . images under attack by pgd"):
+        evaluate(model, images, labels, ThreatModel("linf", 0.1), "pgd")
+
+
+def test_square_sees_through_a_model_without_gradients() -> None:
+    class Quantised(_Net):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).mul(20).round().div(20) + 0 * images.sum()
+
+    model = Quantised()
+    images, labels = _data(20, model=model)
+    masked = evaluate(model, images, labels, THREAT, "apgd-ce")
+    found = evaluate(model, images, labels, THREAT, ["apgd-ce:steps=5", "fab-t:steps=5", "square:queries=500"])
+    assert found.robust_acc < masked.robust_acc
+    assert found.attacks[-1].stages[0].broken > 0
+
+
+def test_low_precision_finds_nothing_that_float32_does_not_confirm() -> None:
+    plain, rough = _run(), _run(search_precision="bf16")
+    assert abs(plain.robust_acc - rough.robust_acc) <= 5
+    model = _Net()
+    images, labels = _data(60, model=model)
+    kept = _run(search_precision="bf16", keep_adversarial=True)
+    assert kept.adversarial is not None
+    with torch.no_grad():
+        wrong = (model(kept.adversarial).argmax(1) != labels).numpy()
+    assert np.array_equal(wrong, ~kept.standing)
+    assert len(images) == len(labels)
+
+
+def test_parameters_collect_no_gradients() -> None:
+    model = _Net()
+    images, labels = _data(10, model=model)
+    evaluate(model, images, labels, THREAT, ["apgd-ce:steps=2", "fab:steps=2"])
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+import torch
+torch.set_num_threads(1)
+import test_native_engine as t
+from robustbench_gkl.results.store import Journal, verdict_bytes
+result = t._run(200, journal=Journal(Path({journal!r})), batch_size=32)
+Path({out!r}).write_bytes(verdict_bytes(result.verdicts()))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments(tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        paths = {"tests": str(Path(__file__).parent), "journal": str(tmp_path / f"{name}.jsonl")}
+        return [sys.executable, "-c", _SCRIPT.format(**paths, out=str(tmp_path / f"{name}.parquet"))]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole"), check=True, env=environment)
+    delays = np.random.default_rng(0).uniform(0.0, 0.4, 4)
+    for delay in delays:
+        process = subprocess.Popen(command("killed"), env=environment)
+        journal = tmp_path / "killed.jsonl"
+        before = journal.stat().st_size if journal.exists() else 0
+        while process.poll() is None and (not journal.exists() or journal.stat().st_size <= before):
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command("killed"), check=True, env=environment)
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    lines = (tmp_path / "killed.jsonl").read_text().splitlines()
+    assert all(json.loads(line) for line in lines)
