@@ -37,6 +37,12 @@ class Setting:
         threat = self.norm if self.eps is None else f"{self.norm} {self.eps}"
         return f"{data}, {threat}, {' + '.join(self.attacks)}, n = {self.n:,}"
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What settings are sorted by: data, threat by the size of its radius, more attacks first."""
+        eps = parse_fraction(self.eps or 0)
+        return (self.dataset, self.split, self.norm, eps, -len(self.attacks), self.attacks, -self.n, self.data_sha256)
+
 
 def setting_of(record: Record, *, over_radii: bool = False) -> Setting:
     """Return the setting that a record was made in."""
@@ -56,7 +62,7 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
     found: dict[Setting, dict[str, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda record: record.created):
         found[setting_of(record)][record.model.name] = record
-    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0].label))
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0].place))
     return {
         setting: sorted(models.values(), key=lambda record: (-record.worst_case_acc, record.model.name))
         for setting, models in ordered
@@ -64,8 +70,18 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
 
 
 def headline(records: Sequence[Record]) -> Record:
-    """Return the record that speaks for a model: that of most attacks, then of most samples, then the newest."""
-    return max(records, key=lambda r: (sum(len(attack.stages) for attack in r.attacks), r.data.n, r.created))
+    """Return the record that speaks for a model.
+
+    It is that of most attacks; among such, of the threat trained for, of most samples, the newest.
+    """
+
+    def weight(record: Record) -> tuple[int, bool, int, str]:
+        trained_for = (record.model.train_config or {}).get("threat", {})
+        fits = (trained_for.get("norm"), trained_for.get("eps")) == (record.threat.norm, record.threat.eps)
+        stages = sum(len(attack.stages) for attack in record.attacks)
+        return stages, fits, record.data.n, record.created
+
+    return max(records, key=weight)
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ def over_radii(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
         lines = [_radii(name, at) for (name, _), at in sorted(models.items()) if len(at) > 1]
         if lines:
             curves[setting] = lines
-    return dict(sorted(curves.items(), key=lambda item: (-len(item[1]), item[0].label)))
+    return dict(sorted(curves.items(), key=lambda item: (-len(item[1]), item[0].place)))
 
 
 def _radii(name: str, at: Mapping[Fraction, Record]) -> Radii:

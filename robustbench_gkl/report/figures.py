@@ -16,6 +16,7 @@ import pandas as pd
 
 from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.report.content import ClassAccuracy, Fall, Point, Radii
+from robustbench_gkl.report.tables import threat_order
 
 COLOURS = ("#3b7dd8", "#d1701c", "#2f9461", "#9066c9", "#d4504f", "#268b99", "#c25a94", "#8a7a2e")
 """Each has a contrast of at least 3 with both backgrounds, the light and the dark one."""
@@ -46,7 +47,8 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def _percent(title: str) -> dict[str, Any]:
+def percent_axis(title: str) -> dict[str, Any]:
+    """Return an axis of percentages."""
     return {"title": {"text": title}, "ticksuffix": " %", "rangemode": "tozero"}
 
 
@@ -72,7 +74,10 @@ def clean_against_robust(frame: pd.DataFrame, *, links: Mapping[str, str]) -> li
     numbers = frame.assign(
         **{key: pd.to_numeric(frame[key], errors="coerce") for key in ("n", "clean_acc", "worst_case_acc")}
     ).dropna(subset=["n", "clean_acc", "worst_case_acc"])
-    groups = sorted(numbers.groupby(["dataset", "threat"]), key=lambda group: -len(group[1]))
+    groups = sorted(
+        numbers.groupby(["dataset", "threat"]),
+        key=lambda group: (-len(group[1]), str(group[0][0]), threat_order(str(group[0][1]))),
+    )
     return [_scatter(f"{dataset}, {threat}", rows, links) for (dataset, threat), rows in groups]
 
 
@@ -117,8 +122,8 @@ def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure
         f"the highest robust accuracy is {best['worst_case_acc']:.2f} %, of {best['model']}."
     )
     layout = {
-        "xaxis": _percent("Clean accuracy") | {"rangemode": "normal"},
-        "yaxis": _percent("Robust accuracy"),
+        "xaxis": percent_axis("Clean accuracy") | {"rangemode": "normal"},
+        "yaxis": percent_axis("Robust accuracy"),
         "showlegend": True,
         "height": 440,
     }
@@ -157,7 +162,7 @@ def accuracy_against_eps(label: str, curves: Sequence[Radii]) -> Figure:
     ticks = sorted({eps for curve in curves for eps in curve.eps})
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "eps"}},
-        "yaxis": _percent("Accuracy") | {"range": [0, 102]},
+        "yaxis": percent_axis("Accuracy") | {"range": [0, 102]},
         "showlegend": True,
         "height": 380,
     }
@@ -207,7 +212,7 @@ def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure
         "barmode": "stack",
         "uniformtext": {"minsize": 9, "mode": "hide"},
         "bargap": 0.28,
-        "xaxis": _percent("Share of samples") | {"range": [0, 100]},
+        "xaxis": percent_axis("Share of samples") | {"range": [0, 100]},
         "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
         "legend": {"traceorder": "normal"},
         "showlegend": True,
@@ -243,7 +248,7 @@ def waterfall(label: str, falls: Sequence[Fall]) -> Figure:
     layout = {
         "uniformtext": {"minsize": 9, "mode": "hide"},
         "xaxis": {"type": "category"},
-        "yaxis": _percent("Share of samples") | {"range": [0, 112], "tickvals": [0, 20, 40, 60, 80, 100]},
+        "yaxis": percent_axis("Share of samples") | {"range": [0, 112], "tickvals": [0, 20, 40, 60, 80, 100]},
         "showlegend": False,
         "height": 340,
     }
@@ -282,7 +287,7 @@ def accuracy_per_class(label: str, classes: Sequence[ClassAccuracy]) -> Figure:
     layout = {
         "barmode": "group",
         "xaxis": {"type": "category", "title": {"text": "Class"}},
-        "yaxis": _percent("Accuracy") | {"range": [0, 102]},
+        "yaxis": percent_axis("Accuracy") | {"range": [0, 102]},
         "showlegend": True,
         "height": 340,
     }
@@ -321,55 +326,3 @@ def classes_of_models(label: str, models: Mapping[str, Sequence[ClassAccuracy]])
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 3)
-
-
-_ACCURACIES = {
-    "train_clean_acc": ("clean, training", COLOURS[0], "dot"),
-    "train_robust_acc": ("PGD, training", COLOURS[1], "dot"),
-    "val_clean_acc": ("clean, validation", COLOURS[0], "solid"),
-    "val_robust_acc": ("PGD, validation", COLOURS[1], "solid"),
-}
-
-
-def accuracy_curves(metrics: pd.DataFrame) -> Figure | None:
-    """Return clean and PGD accuracy on training and validation images over the epochs; None without such columns."""
-    lines = {key: style for key, style in _ACCURACIES.items() if key in metrics}
-    traces = [_line(metrics, key, name, colour, dash) for key, (name, colour, dash) in lines.items()]
-    if not traces:
-        return None
-    last = ", ".join(f"{name} {metrics[key].iloc[-1]:.1f} %" for key, (name, _, _) in lines.items())
-    layout = _epochs(metrics) | {"yaxis": _percent("Accuracy") | {"range": [0, 102]}}
-    return Figure("accuracy", f"Accuracy over {len(metrics)} epochs; at the end {last}.", traces, layout)
-
-
-def loss_curves(metrics: pd.DataFrame) -> Figure | None:
-    """Return the loss and its terms over the epochs; None without such columns."""
-    keys = [key for key in map(str, metrics) if key == "loss" or key.startswith("loss_")]
-    if not keys:
-        return None
-    traces = [
-        _line(metrics, key, "total" if key == "loss" else key.removeprefix("loss_"), COLOURS[i % len(COLOURS)], dash)
-        for i, (key, dash) in enumerate(zip(keys, ["solid", *["dash"] * len(keys)], strict=False))
-    ]
-    layout = _epochs(metrics) | {"yaxis": {"title": {"text": "Loss"}, "rangemode": "tozero"}}
-    return Figure("loss", f"Loss terms over {len(metrics)} epochs.", traces, layout)
-
-
-def _line(metrics: pd.DataFrame, key: str, name: str, colour: str, dash: str) -> dict[str, Any]:
-    values = pd.to_numeric(metrics[key], errors="coerce")
-    return {
-        "type": "scatter",
-        "mode": "lines+markers" if len(metrics) <= 30 else "lines",
-        "name": escape(name),
-        "x": metrics["epoch"].tolist(),
-        "y": [None if value != value else round(float(value), 6) for value in values],
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 5},
-    }
-
-
-def _epochs(metrics: pd.DataFrame) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": {"text": "Epoch"}}
-    if len(metrics) <= 12:
-        axis["dtick"] = 1
-    return {"xaxis": axis, "showlegend": True, "hovermode": "x unified", "height": 340}

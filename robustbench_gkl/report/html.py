@@ -15,7 +15,7 @@ import pandas as pd
 from robustbench_gkl import __version__
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
-from robustbench_gkl.report import assets, content, figures, reproduce, tables
+from robustbench_gkl.report import assets, content, curves, figures, reproduce, tables
 from robustbench_gkl.report.content import ClassAccuracy, Point
 from robustbench_gkl.report.figures import Figure
 from robustbench_gkl.report.gallery import Exhibit, read_gallery
@@ -227,7 +227,7 @@ class _Site:
         records = self.models[name]
         main = content.headline(records)
         metrics = content.read_metrics(main, self.checkpoints_dir)
-        drawn = [] if isinstance(metrics, str) else [figures.accuracy_curves(metrics), figures.loss_curves(metrics)]
+        drawn = [] if isinstance(metrics, str) else [curves.accuracy_curves(metrics), curves.loss_curves(metrics)]
         config = main.model.train_config
         return self._render(
             "model.html.jinja",
@@ -236,9 +236,7 @@ class _Site:
             main=main,
             robust=Point.of_percentage(main.worst_case_acc, main.data.n),
             weights=sorted({record.model.weights_sha256 for record in records}),
-            board=tables.table_view(
-                self.frame[self.frame["model"] == name].drop(columns="model"), links={}, heading="threat"
-            ),
+            board=tables.table_view(self._rows_of(name), links={}, heading="threat"),
             recipe=None if config is None else tables.settings_rows(config),
             train_command=reproduce.train_command(main),
             curves=[figure for figure in drawn if figure is not None],
@@ -249,9 +247,14 @@ class _Site:
             ],
         )
 
+    def _rows_of(self, name: str) -> pd.DataFrame:
+        """Return the leaderboard's rows of one model, smaller radii first."""
+        rows = self.frame[self.frame["model"] == name].drop(columns="model")
+        place = rows["dataset"] + " " + rows["threat"].map(tables.threat_order)
+        return rows.loc[place.sort_values(kind="stable").index]
+
     def _record_view(self, record: Record) -> RecordView:
         classes = self.classes[record.id]
-        command = reproduce.eval_command(record)
         exhibits = self._exhibits(record)
         return RecordView(
             record=record,
@@ -265,7 +268,7 @@ class _Site:
                 for attack in record.protocol
                 for stage in attack.get("stages", [attack])
             ],
-            command=command,
+            command=reproduce.eval_command(record),
             exhibits=exhibits if isinstance(exhibits, list) else [],
             exhibits_note=exhibits if isinstance(exhibits, str) else "",
         )

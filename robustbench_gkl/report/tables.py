@@ -8,6 +8,9 @@ from typing import Literal
 
 import pandas as pd
 
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.exact import parse_fraction
+
 Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
 FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
@@ -93,7 +96,8 @@ def table_view(frame: pd.DataFrame, *, links: Mapping[str, str], heading: str = 
     for record in frame.to_dict("records"):
         values = {str(key): value for key, value in record.items()}
         cells = tuple(_cell(column, values, links, heading=heading) for column in columns)
-        rows.append(Row(cells, values.get("checks") == "FAIL", before is not None and _apart(before, values)))
+        apart = heading == "model" and before is not None and _apart(before, values)
+        rows.append(Row(cells, values.get("checks") == "FAIL", apart))
         before = values
     return TableView(columns, tuple(rows))
 
@@ -145,9 +149,19 @@ def _cell(column: Column, values: Mapping[str, object], links: Mapping[str, str]
         bounds = _bounds(values, number) if column.key == "worst_case_acc" else None
         return Cell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
     text = str(value)
+    order = threat_order(text) if column.key == "threat" else text.casefold()
     if column.key == heading:
-        return Cell(text, "heading", text.casefold(), link=links.get(text))
-    return Cell(text, "verdict" if text in _VERDICTS else "text", text)
+        return Cell(text, "heading", order, link=links.get(text))
+    return Cell(text, "verdict" if text in _VERDICTS else "text", order)
+
+
+def threat_order(threat: str) -> str:
+    """Return what ``"linf 8/255"`` is sorted by: the norm, then the size of the radius."""
+    norm, _, eps = threat.rpartition(" ")
+    try:
+        return f"{norm} {float(parse_fraction(eps)):014.8f}"
+    except UserError:
+        return threat
 
 
 def _bounds(values: Mapping[str, object], accuracy: float) -> tuple[float, float, float] | None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from report_samples import HOSTILE, save_many
 
-from robustbench_gkl.report import content, figures
+from robustbench_gkl.report import content, curves, figures
 from robustbench_gkl.report.figures import COLOURS, Figure
 from robustbench_gkl.results import Record, ResultStore, leaderboard
 from robustbench_gkl.results.statistics import wilson_interval
@@ -41,13 +41,13 @@ def records(store: ResultStore) -> list[Record]:
 def all_figures(store: ResultStore, records: list[Record]) -> Iterator[Figure]:
     classes = content.per_class(store.verdicts(records[0]))
     yield from figures.clean_against_robust(leaderboard(store.folder), links={})
-    for setting, curves in content.over_radii(records).items():
-        yield figures.accuracy_against_eps(setting.label, curves)
+    for setting, lines in content.over_radii(records).items():
+        yield figures.accuracy_against_eps(setting.label, lines)
     yield figures.who_fell_to_what("x", {record.model.name: content.falls(record) for record in records})
     yield figures.waterfall("x", content.falls(records[0]))
     yield figures.accuracy_per_class("x", classes)
     yield figures.classes_of_models("x", {"a": classes, "b": classes[2:]})
-    for figure in (figures.accuracy_curves(METRICS), figures.loss_curves(METRICS)):
+    for figure in (curves.accuracy_curves(METRICS), curves.loss_curves(METRICS)):
         assert figure is not None
         yield figure
 
@@ -109,12 +109,12 @@ def test_rows_without_numbers_and_metrics_without_columns_draw_nothing() -> None
     assert figures.clean_against_robust(frame, links={}) == []
     (drawn,) = figures.clean_against_robust(frame.assign(n=10), links={})
     assert drawn.data[0]["name"] == "trained elsewhere"
-    assert figures.accuracy_curves(METRICS[["epoch", "loss"]]) is None
-    assert figures.loss_curves(METRICS[["epoch", "val_clean_acc"]]) is None
+    assert curves.accuracy_curves(METRICS[["epoch", "loss"]]) is None
+    assert curves.loss_curves(METRICS[["epoch", "val_clean_acc"]]) is None
 
 
 def test_no_value_is_drawn_where_the_loss_was_not_a_number() -> None:
-    drawn = figures.loss_curves(METRICS)
+    drawn = curves.loss_curves(METRICS)
     assert drawn is not None
     assert [trace["y"] for trace in drawn.data] == [[2.5, None], [1.5, 1.0]]
 

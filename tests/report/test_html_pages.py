@@ -18,7 +18,7 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.report import assets
 from robustbench_gkl.report.content import by_setting, falls, headline, over_radii, per_class, read_metrics
 from robustbench_gkl.report.html import leaderboard_page, page_names, write_report
-from robustbench_gkl.report.tables import table_view
+from robustbench_gkl.report.tables import table_view, threat_order
 from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.statistics import wilson_interval
 
@@ -212,7 +212,17 @@ def test_pictures_join_only_what_is_comparable(store: ResultStore) -> None:
             assert [float(eps * 255) for eps in curve.eps] == [0, 4, 8]
             clean = {r.clean_acc for r in records if r.model.name == curve.model}
             assert curve.points[0].value == pytest.approx(min(clean))
-    assert len(headline(records).attacks) == 2
+    assert [setting.eps for setting in settings] == ["4/255", "4/255", "8/255", "8/255"]
+    smaller_newest = sorted(records, key=lambda record: (record.threat.eps == "4/255", record.created))
+    dated = [record.model_copy(update={"created": f"{i:04}"}) for i, record in enumerate(smaller_newest)]
+    main = headline(dated)
+    assert (len(main.attacks), main.threat.eps) == (2, "8/255")  # most attacks, and the threat trained for
+
+
+def test_threats_are_sorted_by_the_size_of_their_radius() -> None:
+    threats = ["linf 16/255", "linf 2/255", "l2 1", "linf 0.3", "linf 8/255", "l2 0.5"]
+    assert sorted(threats, key=threat_order) == [threats[i] for i in (5, 2, 1, 4, 0, 3)]
+    assert threat_order("something else") == "something else"
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,14 @@
       const rows = table.tBodies[0].rows.length;
       if (rows < 2) continue;
       const frame = table.closest(".scroll");
+      const filters = document.querySelector(`form.filters[data-for="${table.id}"]`);
       const dt = new DataTable(table, {
         order: [],
         paging: rows > pageLength,
         pageLength,
         autoWidth: false,
         layout: {
-          topStart: "search",
+          topStart: rows > 10 || filters ? "search" : null,
           topEnd: null,
           bottomStart: rows > pageLength ? ["info", "pageLength"] : "info",
           bottomEnd: rows > pageLength ? "paging" : null,
@@ -54,7 +55,6 @@
       table.replaceWith(frame);
       frame.append(table);
       dt.on("order.dt", () => table.classList.toggle("sorted", dt.order().length > 0));
-      const filters = document.querySelector(`form.filters[data-for="${table.id}"]`);
       if (filters) enableFilters(filters, dt, container);
     }
   }
