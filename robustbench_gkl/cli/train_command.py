@@ -134,11 +134,14 @@ def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, 
             values = trained.model_dump(mode="json")
     if given["synthetic"]:
         values["synthetic"] = {**values.get("synthetic", {}), "files": list(given["synthetic"])}
+    wanted: dict[str, Any] = {}
+    for assignment in assignments:
+        set_key(wanted, assignment)
+    if (given["loss"] or wanted.get("loss") or values.get("loss")) != values.get("loss"):
+        values.pop("loss_options", None)  # those of the recipe are another loss's
     for assignment in assignments:
         set_key(values, assignment)
     flat = options.given(**{key: given[key] for key in ("loss", "model", "dataset", "epochs", "batch_size", "seed")})
-    if flat.get("loss", values.get("loss")) != values.get("loss"):
-        values.pop("loss_options", None)
     values.update(flat)
     for table, key in (("threat", "norm"), ("threat", "eps"), ("optimizer", "lr")):
         if given[key] is not None:

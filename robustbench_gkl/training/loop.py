@@ -13,25 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.data import ImageSet, load_dataset, train_validation_split
-from robustbench_gkl.data.synthetic import SyntheticImages
-from robustbench_gkl.device import environment
+from robustbench_gkl.data import ImageSet, train_validation_split
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
 from robustbench_gkl.losses import create_loss
-from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
-from robustbench_gkl.training.checkpoint import Run, RunConfig, now
+from robustbench_gkl.training.checkpoint import Run
 from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
 from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
 from robustbench_gkl.training.probe import overfitting, probe
 from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
+from robustbench_gkl.training.setup import fresh_model, run_config, synthetic_images, training_images
 from robustbench_gkl.training.step import Stepper
 from robustbench_gkl.training.views import make_views
 
@@ -70,39 +67,17 @@ def train(
     """
     if run.exists() and not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    images = _training_images(config, data_dir)
+    images = training_images(config, data_dir)
     trainer = _Trainer(config, run, images, device, compiled=compiled)
     if run.exists():
         if run.config().train != config:
             raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
         trainer.restore()
     else:
-        run.create(_run_config(config, run, images, device))
+        run.create(run_config(config, run, images, device))
     trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
     with _tensor_cores(enabled=config.precision != "float32"):
         return trainer.fit()
-
-
-def _training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
-    images = load_dataset(config.dataset, data_dir=data_dir).load("train")
-    if config.train_size is None:
-        return images
-    if config.train_size > len(images):
-        raise UserError(f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images")
-    return images.take(torch.arange(config.train_size))
-
-
-def _run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.device) -> RunConfig:
-    return RunConfig(
-        name=run.name,
-        arch=config.model,
-        num_classes=len(images.classes),
-        input_shape=images.shape,
-        dataset=config.dataset,
-        train=config,
-        created=now(),
-        environment=environment(device),
-    )
 
 
 @contextmanager
@@ -115,31 +90,6 @@ def _tensor_cores(*, enabled: bool) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def _fresh_model(config: TrainConfig, images: ImageSet, device: torch.device) -> Classifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = create_model(
-            config.model, num_classes=len(images.classes), input_shape=images.shape, mean=config.mean, std=config.std
-        )
-    if config.batchnorm_momentum is not None:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = config.batchnorm_momentum
-    return model.to(device).to(memory_format=torch.channels_last)
-
-
-def _synthetic_images(config: TrainConfig, images: ImageSet) -> SyntheticImages | None:
-    settings = config.synthetic
-    if bool(settings.files) != bool(settings.fraction):
-        raise UserError(
-            f"synthetic.fraction is {settings.fraction:g} and there are {len(settings.files)} synthetic.files; give "
-            f"the generated images with --synthetic FILE.npz, or set synthetic.fraction to 0"
-        )
-    if not settings.files:
-        return None
-    return SyntheticImages(settings.files, shape=images.shape, num_classes=len(images.classes))
 
 
 class _Trainer:
@@ -159,7 +109,7 @@ class _Trainer:
             batch_size=config.batch_size,
             seed=config.seed,
             device=device,
-            synthetic=_synthetic_images(config, images),
+            synthetic=synthetic_images(config, images),
             fraction=config.synthetic.fraction,
         )
         self.steps = self.batches.steps
@@ -169,7 +119,7 @@ class _Trainer:
             options=config.loss_options,
             label_smoothing=config.label_smoothing,
         ).to(device)
-        self.model = _fresh_model(config, images, device)
+        self.model = fresh_model(config, images, device)
         self.optimizer = build_optimizer(config.optimizer, self.model)
         self.stepper = Stepper(config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled)
         self.average: WeightAverage | None = None

@@ -194,3 +194,26 @@ def test_the_training_images_stay_in_the_ball_and_raise_the_inner_objective() ->
         value = stepper.loss.inner(model(adversarial), model(images), labels)
         nearby = stepper.loss.inner(model(images + 0.001), model(images), labels)
     assert bool((value > 10 * nearby).all())
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["trades", "gkl"])
+def test_a_step_is_the_same_on_every_device(name: str) -> None:
+    config = TrainConfig.model_validate({**CONFIG, "loss": name, "loss_options": {"beta": BETA}})
+    images, labels = torch.rand(6, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1])
+    results = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        model = fresh().to(device)
+        stepper = stepper_for(config, model)
+        stepper.loss.to(device, torch.float32)
+        stepper.step(
+            Views(images.to(device), labels.to(device)),
+            threat=config.threat.threat(),
+            noise=Noise(3, torch.arange(6, device=device)),
+            epoch=0,
+            generator_seed=0,
+        )
+        results.append({key: value.cpu() for key, value in model.state_dict().items()})
+    for key, value in results[0].items():
+        torch.testing.assert_close(results[1][key], value, rtol=1e-6, atol=1e-9)

@@ -62,6 +62,19 @@ def test_generated_images_are_given_as_files(tmp_path: Path) -> None:
     assert config.synthetic.fraction == 0.5
 
 
+def test_options_of_the_loss_belong_to_the_loss(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for given, expected in (
+        (["--loss", "gkl", "--set", "loss_options.beta=3.0"], {"beta": 3.0}),
+        (["trades-cifar10-wrn34-10"], {"beta": 6.0}),
+        (["trades-cifar10-wrn34-10", "--loss", "pgd-at"], {}),
+        (["trades-cifar10-wrn34-10", "--set", "loss=gkl", "--set", "loss_options.alpha=2.0"], {"alpha": 2.0}),
+        (["trades-cifar10-wrn34-10", "--loss", "trades", "--set", "loss_options.beta=1.0"], {"beta": 1.0}),
+    ):
+        assert call("train", *given, "--export", path) == 0
+        assert json.loads(path.read_text())["loss_options"] == expected
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

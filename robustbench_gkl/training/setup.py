@@ -1,0 +1,75 @@
+"""What a run starts from: data, model and its description."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.data import ImageSet, load_dataset
+from robustbench_gkl.data.synthetic import SyntheticImages
+from robustbench_gkl.device import environment
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.models import Classifier, create_model
+from robustbench_gkl.training.checkpoint import Run, RunConfig, now
+
+
+def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
+    """Return the real images that are trained and selected on.
+
+    Raises:
+        UserError: fewer than ``train_size``; what the data set raises.
+    """
+    images = load_dataset(config.dataset, data_dir=data_dir).load("train")
+    if config.train_size is None:
+        return images
+    if config.train_size > len(images):
+        raise UserError(f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images")
+    return images.take(torch.arange(config.train_size))
+
+
+def run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.device) -> RunConfig:
+    """Return what ``config.json`` says."""
+    return RunConfig(
+        name=run.name,
+        arch=config.model,
+        num_classes=len(images.classes),
+        input_shape=images.shape,
+        dataset=config.dataset,
+        train=config,
+        created=now(),
+        environment=environment(device),
+    )
+
+
+def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device) -> Classifier:
+    """Return the model as it is before the first step, a function of the seed; its memory layout is channels last."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = create_model(
+            config.model, num_classes=len(images.classes), input_shape=images.shape, mean=config.mean, std=config.std
+        )
+    if config.batchnorm_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = config.batchnorm_momentum
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def synthetic_images(config: TrainConfig, images: ImageSet) -> SyntheticImages | None:
+    """Return the generated images, or None if there are to be none.
+
+    Raises:
+        UserError: a share without files or files without a share; what reading them raises.
+    """
+    settings = config.synthetic
+    if bool(settings.files) != bool(settings.fraction):
+        raise UserError(
+            f"synthetic.fraction is {settings.fraction:g} and there are {len(settings.files)} synthetic.files; give "
+            f"the generated images with --synthetic FILE.npz, or set synthetic.fraction to 0"
+        )
+    if not settings.files:
+        return None
+    return SyntheticImages(settings.files, shape=images.shape, num_classes=len(images.classes))
