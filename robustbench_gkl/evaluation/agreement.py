@@ -72,7 +72,7 @@ def label_order(probe: Probe) -> Finding:
     ceiling = wilson_interval(hits, n)[1]
     return Finding.graded(
         f"{figure} where chance is {100 * chance:.1f} %",
-        "See that these are the model's weights, its classes and its data: robustness needs accuracy above chance.",
+        "See that weights, classes and data belong together, and look at more images if there were few.",
         fail=not above and ceiling < chance + 0.1 < 1,  # samples of one class alone say nothing
         warn=not above,
     )

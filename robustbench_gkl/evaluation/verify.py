@@ -20,7 +20,7 @@ from robustbench_gkl.data import to_unit
 from robustbench_gkl.device import full_precision
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows, surely_above
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.noise import Noise, permutation
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.threat import ThreatModel
@@ -101,7 +101,7 @@ class Aftermath:
         moved = (self.result.adversarial[rows] != self.originals(rows).cpu()).flatten(1).any(1)
         rows = rows[moved]
         # Not the order of the attack: another batch around each sample.
-        return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(self.seed))]
+        return rows[permutation(self.seed, "verify", "order", n=len(rows))]
 
     @cached_property
     def attacked(self) -> Tensor:
