@@ -19,6 +19,7 @@ from robustbench_gkl.exact import Norm, check_radius, format_fraction
 from robustbench_gkl.noise import Noise
 
 _TINY = 1e-12
+_HALVINGS = 22
 
 
 def _flat(images: Tensor) -> Tensor:
@@ -56,26 +57,27 @@ def _project_l1(images: Tensor, origin: Tensor, eps: float) -> Tensor:
     """Project exactly onto the intersection of the l1 ball and [0, 1] (Croce and Hein, arXiv 2103.01208).
 
     The projection is clamp(shrink(delta, t)) for the smallest t >= 0 with l1 length at most eps. That length is
-    piecewise linear and falling in t, with breaks at |delta| and |delta| - room: sort them, find the piece, solve.
+    piecewise linear and falling in t, so its root is bracketed by halving and then interpolated, without sorting.
     """
     delta = _flat(images - origin)
     start = _flat(origin)
     size = delta.abs()
     room = torch.where(delta > 0, 1 - start, start)
-    kept = torch.minimum(size, room)
-    # Going up in t, coordinate i begins to shrink at size - room (0 if it starts inside) and is gone at size.
-    breaks = torch.cat([(size - room).clamp_min(0), size], 1)
-    slopes = torch.cat([torch.full_like(size, -1.0), torch.ones_like(size)], 1)
-    order = torch.argsort(breaks, 1)
-    breaks, slopes = breaks.gather(1, order).double(), slopes.gather(1, order).cumsum(1)
-    # The sums run over up to 300,000 pieces, most of them tiny: float32 would lose these.
-    total = kept.double().sum(1, keepdim=True)
-    lengths = torch.cat([total, total + (slopes[:, :-1] * breaks.diff(dim=1)).cumsum(1)], 1)
-    piece = ((lengths > eps).sum(1, keepdim=True) - 1).clamp(0, breaks.shape[1] - 2)
-    fall = -slopes.gather(1, piece).clamp_max(-1)
-    threshold = breaks.gather(1, piece) + (lengths.gather(1, piece) - eps) / fall
-    moved = torch.minimum((size - threshold).clamp_min(0), room).to(size.dtype)
-    projected = torch.where(total > eps, start + delta.sign() * moved, _flat(images))
+    work = torch.minimum(size, room)
+    # The sums run over all pixels, most of them tiny: float32 would lose these.
+    total = work.sum(1, dtype=torch.float64)
+    low, high = torch.zeros_like(total), size.amax(1).double()
+    above, below = total, torch.zeros_like(total)  # the lengths at low and high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        torch.sub(size, middle[:, None].to(size.dtype), out=work)
+        length = torch.minimum(work.clamp_min_(0), room, out=work).sum(1, dtype=torch.float64)
+        over = length > eps
+        low, above = torch.where(over, middle, low), torch.where(over, length, above)
+        high, below = torch.where(over, high, middle), torch.where(over, below, length)
+    threshold = low + (high - low) * (above - eps) / (above - below).clamp_min(_TINY)
+    moved = torch.minimum((size - threshold[:, None]).clamp_min_(0), room).to(size.dtype)
+    projected = torch.where(total[:, None] > eps, start + delta.sign() * moved, _flat(images))
     return projected.reshape(images.shape).clamp(0, 1)
 
 

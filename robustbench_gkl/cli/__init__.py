@@ -83,6 +83,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
     logger = logging.getLogger("robustbench_gkl")
+    before = (logger.handlers, logger.propagate, logger.level)
     logger.handlers, logger.propagate = [_Messages()], False
     logger.setLevel(logging.INFO)
     try:
@@ -105,6 +106,9 @@ def run(arguments: list[str] | None = None) -> int:
         if "out of memory" not in str(error):
             raise
         return _fail("the device ran out of memory; use a smaller --batch-size", 1)
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
     return 0
 
 

@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     "--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit 1 below it (robust accuracy)."
 )
 @click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
-@click.option(
-    "--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports."
-)
+@click.option("--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir

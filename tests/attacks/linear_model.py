@@ -22,7 +22,8 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(-0.5 * self.weight.sum(1).detach() + torch.rand(classes, generator=generator))
 
     def forward(self, images: Tensor) -> Tensor:
-        return images.flatten(1) @ self.weight.T + self.bias
+        logits: Tensor = images.flatten(1) @ self.weight.T + self.bias
+        return logits
 
 
 def samples(count: int, shape: tuple[int, int, int], *, seed: int) -> Tensor:
@@ -39,4 +40,5 @@ def optimum(model: Linear, images: Tensor, labels: Tensor, norm: str) -> Tensor:
         lengths = torch.linalg.vector_norm(slopes, ord=DUAL[norm], dim=2)
         distances = gaps / lengths.clamp_min(1e-12)
         distances.scatter_(1, labels[:, None], math.inf)
-    return distances.amin(1)
+    best: Tensor = distances.amin(1)
+    return best

@@ -106,7 +106,8 @@ def test_expectation_over_transformations_sees_through_noise() -> None:
 
     def noisy(points: Tensor) -> Tensor:
         calls.append(len(points))
-        return model(points + 0.02 * torch.randn(points.shape, generator=generator))
+        logits: Tensor = model(points + 0.02 * torch.randn(points.shape, generator=generator))
+        return logits
 
     best = optimum(model, images, labels, "linf")
     attack = parse_attack("apgd-dlr:evaluations=20,steps=5")

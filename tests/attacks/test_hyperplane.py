@@ -59,7 +59,7 @@ def test_shortest_step_within_the_box(norm: Norm, kind: str) -> None:
             continue  # out of reach
         left = float(offset[row] + (normal[row] * step[row]).sum())
         assert left == pytest.approx(0, abs=2e-5 * float(normal[row].abs().sum()))
-        best = _shortest(*(part[row].double().numpy() for part in (points, normal)), float(offset[row]), norm)
+        best = _shortest(points[row].double().numpy(), normal[row].double().numpy(), float(offset[row]), norm)
         assert float(np.linalg.norm(step[row].double().numpy(), order)) == pytest.approx(best, rel=1e-4, abs=1e-6)
 
 

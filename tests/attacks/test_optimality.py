@@ -7,6 +7,7 @@ import torch
 from linear_model import Linear, optimum, samples
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation import evaluate
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
@@ -79,3 +80,12 @@ def test_with_few_classes_autoattack_still_finds_the_optimum(classes: int) -> No
     for spec in ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"):
         assert evaluate(model, images, labels, beyond, spec).robust_acc < 100, spec
         assert evaluate(model, images, labels, below, spec).robust_acc == 100, spec
+
+
+def test_quick_is_labelled_as_what_it_is_and_has_no_reference() -> None:
+    quick = parse_attack("autoattack:version=quick")
+    assert quick.label == "autoattack-quick"
+    with pytest.raises(UserError, match="no published implementation"):
+        quick.reference(ThreatModel("linf", 0.1))
+    model, images, labels, best = _case("linf")
+    assert evaluate(model, images, labels, ThreatModel("linf", float(best.max()) * 1.01), [quick]).robust_acc == 0

@@ -60,7 +60,7 @@ def test_each_attack_breaks_some_and_leaves_some() -> None:
         assert 0 < result.robust_acc < result.clean_acc, spec
 
 
-@pytest.mark.parametrize("norm, eps", [("l2", 0.15), ("l1", 0.8)])
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.15), ("l1", 0.8)])
 def test_other_norms_break_some_too(norm: str, eps: float) -> None:
     model = _Net()
     images, labels = _data(40, model=model)
@@ -77,7 +77,7 @@ def test_batch_size_changes_no_verdict(spec: str) -> None:
         np.testing.assert_allclose(results[0]["distance"], other["distance"], rtol=1e-4)
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -99,10 +99,10 @@ def _kill_after(steps: int, path: Path) -> None:
 
     def hook(module: nn.Module, inputs: object) -> None:
         if next(calls) == steps + 4:
-            raise _Killed
+            raise _KilledError
 
     model.register_forward_pre_hook(hook)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         evaluate(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
 
 
@@ -133,7 +133,9 @@ def test_progress_bounds_the_outcome_at_every_moment() -> None:
     assert all(0 <= event.done <= event.total for event in seen)
 
 
-@pytest.mark.parametrize("classes, channels, size, n", [(2, 1, 8, 5), (4, 1, 8, 1), (10, 3, 32, 3), (5, 3, 224, 1)])
+@pytest.mark.parametrize(
+    ("classes", "channels", "size", "n"), [(2, 1, 8, 5), (4, 1, 8, 1), (10, 3, 32, 3), (5, 3, 224, 1)]
+)
 def test_any_number_of_classes_and_any_size(classes: int, channels: int, size: int, n: int) -> None:
     model = _Net(classes=classes, channels=channels, size=size)
     images, labels = _data(n, channels=channels, size=size, model=model)
@@ -153,7 +155,7 @@ def test_nan_under_attack_is_an_error() -> None:
     images = torch.full((4, 1, 8, 8), 0.49)
     model = Fragile()
     labels = model(images).argmax(1)
-    with pytest.raises(UserError, match="NaN or infinite logits for . of . images under attack by pgd"):
+    with pytest.raises(UserError, match=r"NaN or infinite logits for . of . images under attack by pgd"):
         evaluate(model, images, labels, ThreatModel("linf", 0.1), "pgd")
 
 

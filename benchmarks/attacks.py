@@ -1,0 +1,186 @@
+"""Our attack engine against pyautoattack and torchattacks, on the same samples in one run.
+
+    python benchmarks/attacks.py cnn-a [--n 500] [--norm linf --eps 2/255] [--attack autoattack] [--second-seed]
+    python benchmarks/attacks.py resnet18 [--n 32]
+    python benchmarks/attacks.py pgd [--model resnet18]
+    python benchmarks/attacks.py memory
+
+``cnn-a`` needs the folder of reference data beside the checkout, with a robust CIFAR-10 model. ``resnet18`` is the net
+in pyautoattack's wheel; without that folder it is attacked on smooth random images, labelled by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from robustbench_gkl.attacks import attack_mode, parse_attack
+from robustbench_gkl.attacks.native import SearchAttack
+from robustbench_gkl.cli.parity_command import report
+from robustbench_gkl.data import load_dataset, to_unit
+from robustbench_gkl.evaluation.parity import compare
+from robustbench_gkl.models import create_model
+from robustbench_gkl.models.published import load_published, read_checkpoint
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.report.terminal import make_console
+from robustbench_gkl.threat import ThreatModel
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def load(name: str) -> nn.Module:
+    """Return ``cnn-a`` or ``resnet18`` with published weights."""
+    if name == "cnn-a":
+        path = SHARED / "models" / "cifar_cnn_a_adv.model"
+        model = create_model("cnn-a", num_classes=10, mean=(0.4914, 0.4824, 0.4467), std=(0.225,))
+    else:
+        spec = find_spec("pyautoattack")
+        assert spec is not None
+        assert spec.origin is not None
+        path = Path(spec.origin).parent / "examples" / "model_test.pt"
+        model = create_model("resnet18", num_classes=10)
+    if not path.exists():
+        raise SystemExit(f"{path} is not there")
+    load_published(model, read_checkpoint(path))
+    return model.eval()
+
+
+def samples(model: nn.Module, n: int, *, correct: bool) -> tuple[Tensor, Tensor]:
+    """Return test images and labels; only those classified correctly if ``correct``."""
+    data = SHARED / "data" / "cifar10-jpeg-12k.npz"
+    if data.exists():
+        test = load_dataset(f"npz:{data}").load("test")
+        images, labels = to_unit(test.images), test.labels
+    else:
+        coarse = torch.rand(2000, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        images = F.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
+        labels = torch.full((2000,), -1)
+    images, labels = images[: max(n, min(2 * n, 2000)) if correct else n], labels[: 2 * n if correct else n]
+    with torch.no_grad():
+        predicted = torch.cat([model(part).argmax(1) for part in images.split(100)])  # type: ignore[no-untyped-call]
+    if not data.exists():
+        labels = predicted
+    kept = predicted == labels if correct else torch.ones_like(labels, dtype=torch.bool)
+    return images[kept][:n], labels[kept][:n]
+
+
+def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
+    """Compare verdicts and times."""
+    model = load(options.case)
+    images, labels = samples(model, options.n, correct=correct)
+    threat = ThreatModel(options.norm, options.eps)
+    console = make_console()
+    console.print(f"{options.case}, {len(images)} images, {threat}, {torch.get_num_threads()} threads")
+    for spec in options.attack or ["autoattack"]:
+        began = time.process_time()
+        comparison = compare(
+            model,
+            images,
+            labels,
+            threat,
+            parse_attack(spec),
+            batch_size=options.batch_size,
+            second_seed=options.second_seed,
+        )
+        report(comparison, console)
+        console.print(f"processor time of all runs {time.process_time() - began:.1f} s")
+
+
+def pgd(options: argparse.Namespace) -> None:
+    """PGD-50 from the images, against torchattacks' with the same steps and start."""
+    import torchattacks
+
+    model = load(options.model)
+    images, labels = samples(model, options.n, correct=True)
+    threat = ThreatModel(options.norm, options.eps)
+    attack = parse_attack("pgd:steps=50,random_start=false")
+    theirs = torchattacks.PGD(model, eps=threat.radius, alpha=threat.radius / 20, steps=50, random_start=False)
+    with attack_mode(model):
+        began = time.perf_counter()
+        found = attack(model, images, labels, threat, noise=Noise(0, torch.arange(len(labels))))
+        ours = time.perf_counter() - began
+        began = time.perf_counter()
+        other = theirs(images, labels)
+        seconds = time.perf_counter() - began
+        with torch.no_grad():
+            fell, fell_there = (model(points).argmax(1) != labels for points in (found, other))
+    print(f"PGD-50 on {options.model}, {len(labels)} images, {threat}, {torch.get_num_threads()} threads")
+    print(f"ours {ours:.2f} s, {int((~fell).sum())} standing; torchattacks {seconds:.2f} s, {int((~fell_there).sum())}")
+    print(f"{seconds / ours:.2f} times as fast; {int((fell != fell_there).sum())} verdicts differ")
+
+
+def memory(options: argparse.Namespace) -> None:
+    """The peak of what an attack holds beyond the model's own, in batches of images."""
+    model = load(options.model)
+    images, labels = samples(model, options.n, correct=True)
+    threat = ThreatModel(options.norm, options.eps)
+    batch = images.numel() * 4
+
+    def gradient() -> None:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), leaf)
+
+    with attack_mode(model):
+        own = _peak(gradient)
+        for spec in (
+            "pgd:steps=2",
+            "apgd-ce:steps=4",
+            "apgd-t:steps=4,targets=1",
+            "fab-t:steps=2,targets=1",
+            "square:queries=4",
+        ):
+            attack = parse_attack(spec)
+            assert isinstance(attack, SearchAttack)
+            noise = Noise(0, torch.arange(len(labels)))
+            held = _peak(lambda attack=attack, noise=noise: attack(model, images, labels, threat, noise=noise))
+            beyond = max(0.0, (held - own) / batch)
+            print(f"{attack.name:8} {beyond:4.1f} batches of images beyond the model's own {own / 2**20:.0f} MiB")
+
+
+def _peak(function: object) -> int:
+    assert callable(function)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+def main() -> None:
+    """Run the case that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=["cnn-a", "resnet18", "pgd", "memory"])
+    parser.add_argument("--n", type=int)
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--eps")
+    parser.add_argument("--attack", action="append")
+    parser.add_argument("--model", choices=["cnn-a", "resnet18"], default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--second-seed", action="store_true")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    robust = "cnn-a" in (options.case, options.model)
+    options.n = options.n or {"cnn-a": 500, "resnet18": 32, "pgd": 250 if robust else 32, "memory": 64}[options.case]
+    options.eps = options.eps or ("2/255" if robust else "8/255")
+    if options.case == "pgd":
+        pgd(options)
+    elif options.case == "memory":
+        memory(options)
+    else:
+        autoattack(options, correct=options.case == "resnet18")
+
+
+if __name__ == "__main__":
+    main()
