@@ -79,7 +79,6 @@ def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
     console = make_console()
     console.print(f"{options.case}, {len(images)} images, {threat}, {torch.get_num_threads()} threads")
     for spec in options.attack or ["autoattack"]:
-        began = time.process_time()
         comparison = compare(
             model,
             images,
@@ -90,7 +89,6 @@ def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
             second_seed=options.second_seed,
         )
         report(comparison, console)
-        console.print(f"processor time of all runs {time.process_time() - began:.1f} s")
 
 
 def pgd(options: argparse.Namespace) -> None:

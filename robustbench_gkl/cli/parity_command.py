@@ -86,6 +86,8 @@ def report(comparison: Comparison, console: Console) -> None:
         f"({bare:.1f} s)",
         markup=False,
     )
+    ours, theirs = comparison.processor_seconds
+    console.print(f"processor time {ours:.1f} s against {theirs:.1f} s: {theirs / max(ours, 1e-9):.2f} times")
 
 
 def _table(comparison: Comparison) -> Table:

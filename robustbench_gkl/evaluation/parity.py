@@ -42,6 +42,8 @@ class Comparison:
         native, reference: the outcomes with the same seed.
         second: the published implementation with another seed; None if it was not run.
         bare: the cost of model calls alone.
+        processor_seconds: of native and reference, all threads together; less disturbed by other programs than wall
+            time, but blind to a GPU.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Comparison:
     reference: Evaluation
     second: Evaluation | None
     bare: BareCost
+    processor_seconds: tuple[float, float]
 
     @property
     def agreement(self) -> float:
@@ -111,13 +114,18 @@ def compare(
             on_progress=on_progress,
         )
 
+    began = time.process_time()
     native = run(reference=False, seed=seed)
+    native_seconds = time.process_time() - began
     shape = (images.shape[1], images.shape[2], images.shape[3])
     bare = bare_cost(model, shape, batch_size=max(1, min(batch_size, int((native.clean_pred == native.label).sum()))))
+    began = time.process_time()
+    reference = run(reference=True, seed=seed)
     return Comparison(
         label=attack.label,
         native=native,
-        reference=run(reference=True, seed=seed),
+        processor_seconds=(native_seconds, time.process_time() - began),
+        reference=reference,
         second=run(reference=True, seed=seed + 1) if second_seed else None,
         bare=bare,
     )
