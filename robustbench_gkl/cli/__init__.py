@@ -98,8 +98,8 @@ def run(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except click.ClickException as error:
         return _fail(error.format_message(), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; what was done is saved: give the same command again to go on", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except RuntimeError as error:

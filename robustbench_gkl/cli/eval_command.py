@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,7 +75,7 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     device = resolve_device(given["device"])
     console = make_console(quiet=given["quiet"])
     console.print(f"evaluating {run.name} on {config.dataset}, {config.threat.threat()}, on {device}", markup=False)
-    with LiveProgress(console) as progress:
+    with _resumable(), LiveProgress(console) as progress:
         outcome = evaluate_run(
             config,
             run,
@@ -96,6 +97,15 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
 
 
 _KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed", "search_precision", "compiled")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say of an interruption in the block that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
 
 
 def _seconds(text: str | None) -> float | None:

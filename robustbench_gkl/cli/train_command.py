@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,10 +75,12 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     console.print(f"run {name} on {device}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
         console.print(f"  {line}", markup=False)
-    stopping: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     try:
-        with TrainingDisplay(console) as display, _logger(given["logger"], run) as logger:
+        with (
+            _stop_on_signals() as should_stop,
+            TrainingDisplay(console) as display,
+            _logger(given["logger"], run) as logger,
+        ):
             train(
                 config,
                 run,
@@ -86,13 +90,29 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
                 save_every=given["save_every"],
                 compiled=given["compiled"],
                 on_event=lambda event: _show(event, display, logger),
-                should_stop=lambda: bool(stopping),
+                should_stop=should_stop,
             )
     except Interrupted:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        raise KeyboardInterrupt(f"interrupted; gklbench train --name {name} --resume goes on from here") from None
     console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM or Ctrl-C ask for a stop after the step at hand; a second one is not waited for."""
+    stopping: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stopping:
+            raise KeyboardInterrupt
+        stopping.append(number)
+
+    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(stopping)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _export(config: TrainConfig, path: Path) -> None:

@@ -220,9 +220,9 @@ class _Trainer:
             seed=self.config.seed,
             batch_size=max(250, self.batches.batch_size),
         )
-        best = max(((r["val_robust_acc"], r["val_clean_acc"]) for r in self.rows), default=(-1.0, -1.0))
+        best = max(map(self._merit, self.rows), default=(-1.0, -1.0))
         self.rows.append(self._row(means) | {"val_clean_acc": clean, "val_robust_acc": robust} | self._speed())
-        if (robust, clean) > best:
+        if self._merit(self.rows[-1]) > best:
             self.run.save_weights("best", judged)
         self.run.save_weights("last", self.model)
         if self.average is not None:
@@ -232,6 +232,11 @@ class _Trainer:
         self.run.save_state(self.state())
         write_atomically(self.run.folder / "metrics.csv", csv_text(self.rows))
         self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
+
+    def _merit(self, row: dict[str, float]) -> tuple[float, float]:
+        """Return what selects ``best``: robust accuracy, then clean; the other way round without an adversary."""
+        robust, clean = row["val_robust_acc"], row["val_clean_acc"]
+        return (robust, clean) if self.loss.crafts else (clean, robust)
 
     def _row(self, means: dict[str, float]) -> dict[str, float]:
         threat = epoch_threat(self.config.attack, self.threat, epoch=self.epoch, epochs=self.config.epochs)
