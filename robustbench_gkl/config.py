@@ -117,6 +117,9 @@ class ThreatConfig(_Frozen):
         check_radius(self.norm, self.eps)
         return self
 
+    def __str__(self) -> str:
+        return f"{self.norm} {format_fraction(self.eps)}"
+
     def threat(self) -> ThreatModel:
         """Return the threat model."""
         from robustbench_gkl.threat import ThreatModel
@@ -311,7 +314,7 @@ class EvalConfig(_Frozen):
     split: Literal["test", "train"] = "test"
     n: int | None = Field(None, ge=1)
     """The first so many images of the split; None for all."""
-    attacks: tuple[str, ...] = ("autoattack",)
+    attacks: tuple[str, ...] = Field(("autoattack",), min_length=1)
     """Attack specs, run in this order on the samples that still stand."""
     threat: ThreatConfig = ThreatConfig()
     engine: Literal["native", "reference"] = "native"

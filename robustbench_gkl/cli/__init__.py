@@ -23,6 +23,7 @@ COMMANDS = {
     "leaderboard": "Print or export the leaderboard over all records.",
     "compare": "Say which of two models is ahead, by a paired test.",
     "report": "Write static HTML pages over all records.",
+    "reproduce": "Print and run the commands that made a row.",
     "list": "List losses, attacks, models, datasets or recipes.",
 }
 """Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""

@@ -14,10 +14,12 @@ from robustbench_gkl.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustbench_gkl.config import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.job import Outcome
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
+    from robustbench_gkl.training import RunConfig
 
 
 @click.command()
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--n", type=int, help="Only the first N images.")
 @options.norm
 @options.eps
+@click.option("--eps-grid", metavar="E,E,...", help="One attack at several radii, such as 0,1/255,2/255,4/255.")
 @click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
 @click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
 @click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
@@ -55,45 +58,76 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     Attacks run in the order given, each on the samples that the ones before left standing (default: autoattack).
     Interrupted, the same command goes on where it was.
     """
-    from robustbench_gkl.config import EvalConfig, validated
     from robustbench_gkl.device import resolve_device
-    from robustbench_gkl.evaluation.job import evaluate_run
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.training import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
-    source = run.config()
-    values: dict[str, Any] = {"dataset": source.dataset}
-    if source.train is not None:
-        values["threat"] = source.train.threat.model_dump(mode="json")
+    config = _resolve(run.config(), attacks, given)
+    shared: dict[str, Any] = {key: given[key] for key in ("weights", "data_dir", "overwrite")}
+    shared |= {"run": run, "store": ResultStore(given["results_dir"]), "device": resolve_device(given["device"])}
+    console = make_console(quiet=given["quiet"])
+    where = f"{config.dataset}, {config.threat.norm}" if given["eps_grid"] else f"{config.dataset}, {config.threat}"
+    console.print(f"evaluating {run.name} on {where}, on {shared['device']}", markup=False)
+    if given["eps_grid"] is not None:
+        _evaluate_grid(config, given, shared, console)
+    else:
+        _evaluate(config, given, shared, console)
+
+
+def _resolve(run: RunConfig, attacks: tuple[str, ...], given: dict[str, Any]) -> EvalConfig:
+    """Return what to measure: the options, and the run's own data set and threat where none were given."""
+    from robustbench_gkl.config import EvalConfig, validated
+
+    values: dict[str, Any] = {"dataset": run.dataset}
+    if run.train is not None:
+        values["threat"] = run.train.threat.model_dump(mode="json")
     values.update(options.given(**{key: given[key] for key in _KEYS}))
     values["threat"] = values.get("threat", {}) | options.given(norm=given["norm"], eps=given["eps"])
     if attacks:
         values["attacks"] = attacks
-    config = validated(EvalConfig, values, what="evaluation")
-    device = resolve_device(given["device"])
-    console = make_console(quiet=given["quiet"])
-    console.print(f"evaluating {run.name} on {config.dataset}, {config.threat.threat()}, on {device}", markup=False)
+    return validated(EvalConfig, values, what="evaluation")
+
+
+def _evaluate(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
+    from robustbench_gkl.evaluation.job import evaluate_run
+    from robustbench_gkl.report.terminal import LiveProgress
+
     with _resumable(), LiveProgress(console) as progress:
         outcome = evaluate_run(
             config,
-            run,
-            ResultStore(given["results_dir"]),
-            weights=given["weights"],
-            device=device,
-            data_dir=given["data_dir"],
-            overwrite=given["overwrite"],
             time_limit=_seconds(given["time_limit"]),
             save_adversarial=given["save_adversarial"],
             on_checks=lambda checks: _warn(checks, progress),
             on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
+            **shared,
         )
     _report(outcome, console)
     threshold, reached = given["fail_under"], outcome.record.worst_case_acc
     if threshold is not None and reached < threshold:
         click.echo(f"Error: robust accuracy {reached:.2f} % is below --fail-under {threshold:g}", err=True)
         click.get_current_context().exit(1)
+
+
+def _evaluate_grid(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
+    from robustbench_gkl.evaluation.curve import parse_grid
+    from robustbench_gkl.evaluation.job import evaluate_grid
+    from robustbench_gkl.report.terminal import LiveProgress
+
+    if given["time_limit"] or given["save_adversarial"] or given["fail_under"] is not None or given["eps"]:
+        raise UserError("--eps-grid goes with none of --eps, --time-limit, --save-adversarial and --fail-under")
+    radii = parse_grid(given["eps_grid"])
+    with _resumable(), LiveProgress(console) as progress:
+        outcomes = evaluate_grid(
+            config,
+            radii,
+            on_progress=lambda event: progress.update(event.stage, event.done, event.total),
+            **shared,
+        )
+    for outcome in outcomes:
+        record = outcome.record
+        console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
 
 
 _KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed", "search_precision", "compiled")

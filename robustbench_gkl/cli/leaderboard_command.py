@@ -54,8 +54,8 @@ def command(
     from robustbench_gkl.results.export import save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
-    if corruptions and (eps is not None or average_seeds or published):
-        raise UserError("--corruptions goes with no --eps, --seeds or --published: corrupted images lie in no ball")
+    if corruptions and (eps is not None or average_seeds or published or model_info):
+        raise UserError("--corruptions goes with none of --eps, --seeds, --published and --model-info")
     if corruptions:
         frame = corruption_leaderboard(results_dir, dataset=dataset)
     else:

@@ -55,7 +55,8 @@ def evaluate(
         images: (N, C, H, W), uint8, or float in [0, 1].
         labels: (N,) integers in {0, ..., K - 1}.
         threat: the threat model.
-        attacks: one spec such as ``"autoattack"`` or ``"pgd:steps=20"``, or several, or attacks.
+        attacks: one spec such as ``"autoattack"`` or ``"pgd:steps=20"``, or several, or attacks; none for the clean
+            accuracy alone.
         index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
         seed: of the attacks' random numbers.
         batch_size: images at a time; ``"auto"`` for the one that a short probe finds fastest.
@@ -101,8 +102,6 @@ def evaluate(
 def refuse_duplicates(attacks: Sequence[Attack]) -> None:
     """Raise UserError where two attacks would have the same name in the results."""
     labels = [attack.label for attack in attacks]
-    if not labels:
-        raise UserError("give at least one attack, such as pgd:steps=20 or autoattack")
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"the attack {label} is given twice; give each once")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import Attack, parse_attack, protocol_of
-from robustbench_gkl.config import EvalConfig
+from robustbench_gkl.config import EvalConfig, ThreatConfig
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation.curve import evaluate_curve, grid_text
 from robustbench_gkl.evaluation.engine import evaluate, refuse_duplicates
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
@@ -165,6 +167,73 @@ def evaluate_run(
     if not record.partial:
         journal.delete()
     return Outcome(record, reused=False)
+
+
+def evaluate_grid(
+    config: EvalConfig,
+    radii: tuple[Fraction, ...],
+    run: Run,
+    store: ResultStore,
+    *,
+    weights: WeightsName | None = None,
+    device: torch.device,
+    data_dir: Path = Path("data"),
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Outcome]:
+    """Evaluate a run under one attack at several radii and write a record for each.
+
+    Their protocol names the radii, so they are not ranked with evaluations at a single one.
+
+    Args:
+        config: what to measure, with one native attack; its radius does not matter.
+        radii: see :func:`~robustbench_gkl.evaluation.curve.parse_grid`.
+        run, store, weights, device, data_dir, overwrite, on_progress: as for :func:`evaluate_run`.
+
+    Raises:
+        UserError: as :func:`evaluate_run`; several attacks, or the reference engine.
+    """
+    if len(config.attacks) != 1 or config.engine != "native":
+        raise UserError("--eps-grid takes one --attack, run by the native engine")
+    base = _prepare(config, run, weights=weights, device=device, data_dir=data_dir)
+    jobs = [_at_radius(base, eps, radii) for eps in radii]
+    store.prepare()
+    existing = [store.load(job.id) for job in jobs]
+    if all(existing) and not overwrite:
+        return [Outcome(record, reused=True) for record in existing if record is not None]
+    journal = store.journal(f"{run.name}-{canonical_hash([job.id for job in jobs])[:12]}")
+    images, labels = base.samples.images, base.samples.labels
+    checks = preflight(base.model, images, labels, randomised=base.randomised, batch_size=MOST_IMAGES)
+    results = evaluate_curve(
+        base.model,
+        images,
+        labels,
+        config.threat.threat(),
+        radii,
+        base.attacks[0],
+        journal=journal,
+        on_progress=on_progress,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        search_precision=config.search_precision,
+        compiled=config.compiled,
+    )
+    outcomes = []
+    for job, result in zip(jobs, results, strict=True):
+        verdicts = verdict_bytes(result.verdicts())
+        record = _record(job, result, checks + _candidates_in_ball(result), verdicts, device)
+        store.save(record, verdicts)
+        outcomes.append(Outcome(record, reused=False))
+    journal.delete()
+    return outcomes
+
+
+def _at_radius(job: _Job, eps: Fraction, radii: tuple[Fraction, ...]) -> _Job:
+    config = job.config.model_copy(update={"threat": ThreatConfig(norm=job.config.threat.norm, eps=eps)})
+    protocol = protocol_of(job.attacks, config.threat.threat(), num_classes=job.model.num_classes)
+    for part in protocol:
+        part.update(_shortcuts(config) | {"eps_grid": grid_text(radii)})
+    return replace(job, config=config, protocol=protocol)
 
 
 def _prepare(

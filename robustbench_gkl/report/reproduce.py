@@ -58,10 +58,16 @@ def eval_command(record: Record) -> Command | None:
         how += ["--engine", record.engine]
     if record.model.weights is not None:
         how += ["--weights", record.model.weights]
+    settings = record.protocol[0]
+    if "search_precision" in settings:
+        how += ["--search-precision", settings["search_precision"]]
+    if settings.get("compiled"):
+        how += ["--compile"]
+    radius = ["--eps-grid", settings["eps_grid"]] if "eps_grid" in settings else ["--eps", record.threat.eps]
     return [
         ["gklbench", "eval", record.model.name],
         [*data, "--n", str(record.data.n)],
-        ["--norm", record.threat.norm, "--eps", record.threat.eps],
+        ["--norm", record.threat.norm, *radius],
         *(["--attack", attack_spec(attack.label)] for attack in record.attacks),
         how,
     ]

@@ -1,0 +1,189 @@
+"""Accuracy against eps: one attack at several radii, each sample attacked only where its answer is not known yet.
+
+A sample that falls at some radius falls at every larger one, for its adversarial image is allowed there too. One that
+stands at some radius is taken to stand at the smaller ones. So each sample needs a binary search over the radii instead
+of an attack at each: three attacks for eight radii.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.attacks import Attack, parse_attack
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation.engine import evaluate
+from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.exact import format_fraction, parse_fraction
+from robustbench_gkl.results.record import AttackResult, StageResult
+from robustbench_gkl.results.store import Journal
+from robustbench_gkl.threat import ThreatModel
+
+
+def parse_grid(text: str) -> tuple[Fraction, ...]:
+    """Return the radii that ``0,1/255,2/255`` lists, rising.
+
+    Raises:
+        UserError: a radius that is no number, one given twice, or none above 0.
+    """
+    radii = [parse_fraction(part.strip(), what="a radius of --eps-grid") for part in text.split(",")]
+    if len(set(radii)) < len(radii):
+        raise UserError(f"--eps-grid gives a radius twice: {text}")
+    if max(radii) == 0:
+        raise UserError("--eps-grid needs a radius above 0; accuracy at 0 is the clean accuracy")
+    return tuple(sorted(radii))
+
+
+@dataclass
+class Curve:
+    """What is known of each sample so far.
+
+    Attributes:
+        radii: rising; the first may be 0.
+        stands: (N,) position of the largest radius at which the sample is known to stand; -1 for none.
+        falls: (N,) position of the smallest radius at which it is known to fall; ``len(radii)`` for none.
+        clean: the outcome without an attack.
+        adv_pred, distance, broken_by: (N,) of the adversarial image at ``falls``.
+        spent: the stages of all evaluations made at each radius.
+    """
+
+    radii: tuple[Fraction, ...]
+    stands: np.ndarray
+    falls: np.ndarray
+    clean: Evaluation
+    adv_pred: np.ndarray
+    distance: np.ndarray
+    broken_by: np.ndarray
+    spent: dict[int, list[StageResult]]
+
+    @classmethod
+    def begin(cls, radii: tuple[Fraction, ...], clean: Evaluation) -> Curve:
+        """Return what the clean predictions tell: who is wrong falls everywhere, who is right stands at radius 0."""
+        wrong = clean.clean_pred != clean.label
+        falls = np.where(wrong, 0, len(radii))
+        stands = np.full(clean.n, 0 if radii[0] == 0 else -1)
+        return cls(
+            radii,
+            np.where(wrong, -1, stands),
+            falls,
+            clean,
+            clean.adv_pred.copy(),
+            clean.distance.copy(),
+            clean.broken_by.copy(),
+            {},
+        )
+
+    def open(self) -> tuple[int, np.ndarray] | None:
+        """Return a position in ``radii`` and the samples (n,) to attack there next; None if all is known."""
+        middle = (self.stands + self.falls) // 2
+        unknown = self.falls - self.stands > 1
+        if not unknown.any():
+            return None
+        place = int(np.bincount(middle[unknown]).argmax())
+        return place, np.flatnonzero(unknown & (middle == place))
+
+    def learn(self, place: int, rows: np.ndarray, outcome: dict[str, Any]) -> None:
+        """Take in the outcome of attacking the samples ``rows`` at ``radii[place]``."""
+        fallen = np.asarray(outcome["fallen"], dtype=np.int64)
+        self.stands[np.setdiff1d(rows, fallen)] = place
+        self.falls[fallen] = place
+        self.adv_pred[fallen] = outcome["adv_pred"]
+        self.distance[fallen] = outcome["distance"]
+        self.broken_by[fallen] = outcome["broken_by"]
+        stages = [StageResult.model_validate(stage) for stage in outcome["stages"]]
+        self.spent.setdefault(place, []).extend(stages)
+
+    def at(self, place: int, label: str) -> Evaluation:
+        """Return the outcome at ``radii[place]``, its attack under the name ``label``."""
+        fell = self.falls <= place
+        broken_by = np.array([name if down else None for name, down in zip(self.broken_by, fell, strict=True)], object)
+        result = replace(
+            self.clean,
+            broken_by=broken_by,
+            adv_pred=np.where(fell, self.adv_pred, -1),
+            distance=np.where(fell, self.distance, np.nan),
+        )
+        stages = tuple(self.spent.get(place, ()))
+        result.attacks = [AttackResult(label=label, robust_acc=result.robust_acc, stages=stages)]
+        result.seconds = sum(stage.seconds for stage in stages)
+        return result
+
+
+def evaluate_curve(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    radii: tuple[Fraction, ...],
+    attack: str | Attack,
+    *,
+    journal: Journal | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> list[Evaluation]:
+    """Measure robust accuracy at several radii.
+
+    Args:
+        model, images, labels: as for :func:`~robustbench_gkl.evaluation.evaluate`.
+        threat: gives the norm; its radius does not matter.
+        radii: rising, see :func:`parse_grid`.
+        attack: one spec or attack.
+        journal: keeps the outcome of each attack at one radius; what it holds is not done again.
+        on_progress: called a few times a second; its figures are those of the radius at hand.
+        options: further ones of ``evaluate``.
+
+    Returns:
+        One outcome per radius. The ``distance`` of a sample that falls is that of the closest image found, at the
+        smallest radius at which one was.
+
+    Raises:
+        UserError: as ``evaluate``.
+    """
+    attack = parse_attack(attack) if isinstance(attack, str) else attack
+    clean = evaluate(model, images, labels, threat.with_eps(0), [], **options)
+    curve = Curve.begin(radii, clean)
+    known = iter(journal.entries if journal is not None else [])
+    while (task := curve.open()) is not None:
+        place, rows = task
+        outcome = next(known, None)
+        if outcome is None:
+            chosen = torch.from_numpy(rows)
+            found = evaluate(
+                model,
+                images[chosen],
+                labels[chosen],
+                threat.with_eps(radii[place]),
+                [attack],
+                index=chosen,
+                on_progress=on_progress,
+                **options,
+            )
+            outcome = _entry(rows, found)
+            if journal is not None:
+                journal.append(outcome)
+        curve.learn(place, rows, outcome)
+    label = attack.label
+    return [curve.at(place, label) for place in range(len(radii))]
+
+
+def grid_text(radii: Sequence[Fraction]) -> str:
+    """Return the radii as :func:`parse_grid` reads them."""
+    return ",".join(map(format_fraction, radii))
+
+
+def _entry(rows: np.ndarray, found: Evaluation) -> dict[str, Any]:
+    """Return the outcome of one evaluation as plain data, samples by their positions in the whole."""
+    down = np.flatnonzero(~found.standing)
+    return {
+        "fallen": rows[down].tolist(),
+        "adv_pred": found.adv_pred[down].tolist(),
+        "distance": found.distance[down].tolist(),
+        "broken_by": found.broken_by[down].tolist(),
+        "stages": [stage.model_dump() for attack in found.attacks for stage in attack.stages],
+    }
