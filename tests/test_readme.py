@@ -16,6 +16,8 @@ README = Path(__file__).parents[1] / "README.md"
 SMALLER = {
     "train": ["--epochs", "1", "--set", "train_size=128", "--set", "attack.steps=1", "--set", "probe.steps=1"],
     "eval": ["--n", "4"],
+    "check": ["--n", "16"],
+    "parity": ["--n", "4"],
 }
 
 
@@ -35,13 +37,14 @@ def test_the_commands_of_the_readme_work(
     torch.save(create_model("tiny-cnn", num_classes=10, input_shape=(1, 8, 8)).state_dict(), "published.pt")
     ran = 0
     for command in commands():
-        smaller = [] if "--resume" in command else SMALLER.get(command[0], [])
+        smaller = [] if {"--resume", "--export"} & set(command) else SMALLER.get(command[0], [])
         if "--fail-under" in command:
             command[command.index("--fail-under") + 1] = "0"
         result = gklbench(*command, *smaller)
-        assert result.code == 0, (command, result.err)
+        # A net trained for one epoch may well fail its check-up, which is exit code 1.
+        assert result.code in ((0, 1) if command[0] == "check" else (0,)), (command, result.err)
         ran += 1
-    assert ran >= 12
+    assert ran >= 25
 
 
 def test_the_python_of_the_readme_works(
