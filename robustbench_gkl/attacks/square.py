@@ -60,8 +60,8 @@ class SquareSearch(Search):
         self.allocate()
 
     def allocate(self) -> None:
-        """Allocate the borders of the ball within [0, 1]."""
-        self.low, self.high = self.image("low"), self.image("high")
+        """Allocate the lower and upper borders of the ball within [0, 1]."""
+        self.borders = self.buffer("borders", 2, *self.space.shape)
 
     def side(self, share: float, height: int, width: int) -> int:
         """Return the side of a window with the given share of the pixels."""
@@ -87,8 +87,7 @@ class SquareSearch(Search):
         """Set the first query."""
         eps, (channels, _, width) = self.threat.radius, self.space.shape
         stripes = batch.noise.at("start").signs(channels, 1, width)
-        self.low[rows.device] = (batch.images - eps).clamp_(0, 1)
-        self.high[rows.device] = (batch.images + eps).clamp_(0, 1)
+        self.borders[rows.device] = torch.stack([batch.images - eps, batch.images + eps], 1).clamp_(0, 1)
         self.point[rows.device] = (batch.images + eps * stripes).clamp_(0, 1)
 
     def prepare(self, rows: Rows) -> None:
@@ -109,12 +108,13 @@ class SquareSearch(Search):
         return 2 + self.space.shape[0]
 
     def propose(self, side: int, slots: Tensor, bits: Tensor) -> None:
-        """Move the window by 2 eps in each channel, which ends on the border of the ball."""
+        """Move the window by 2 eps up or down in each channel, which from anywhere in the ball ends on its border."""
         places = self.places(side, slots, bits[:, 0], bits[:, 1])
-        shift = (2 * self.threat.radius) * _sign(bits[:, 2:])[:, :, None]
-        old = self.point.view(-1)[places]
-        new = torch.clamp(old + shift, self.low.view(-1)[places], self.high.view(-1)[places])
-        self.point.view(-1)[places] = new
+        pixels = math.prod(self.space.shape)
+        border = slots[:, None] * pixels + torch.where(bits[:, 2:] < 0, 0, pixels)
+        old = self.point.view(-1).take(places)
+        new = self.borders.view(-1).take(places + border[:, :, None])
+        self.point.view(-1).put_(places, new)
         self._pending.append(_Window(slots, places, old, new))
 
     def places(self, side: int, slots: Tensor, row_bits: Tensor, column_bits: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class SquareSearch(Search):
         """Undo what was written where ``better`` (count,) does not hold."""
         for window in self._pending:
             keep = better[window.slots][:, None, None]
-            self.point.view(-1)[window.places] = torch.where(keep, window.new, window.old)
+            self.point.view(-1).put_(window.places, torch.where(keep, window.new, window.old))
 
 
 class SmoothSquareSearch(SquareSearch):
