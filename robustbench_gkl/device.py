@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,16 +33,27 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Compute in true float32 in the block: TF32 is off for matrix products and convolutions."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+class TensorCores:
+    """Allow TF32 in CUDA's matrix products and convolutions in the block, or forbid it.
+
+    May be entered again and again, but not inside itself.
+    """
+
+    def __init__(self, *, allowed: bool) -> None:
+        self.allowed = allowed
+
+    def __enter__(self) -> None:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        self._before = (matmul.allow_tf32, cudnn.allow_tf32)
+        matmul.allow_tf32 = cudnn.allow_tf32 = self.allowed
+
+    def __exit__(self, *error: object) -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+
+
+def full_precision() -> TensorCores:
+    """Return the context in which products and convolutions are true float32."""
+    return TensorCores(allowed=False)
 
 
 def git_commit(folder: Path = Path(__file__).parent) -> str | None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.base import Model
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search
+from robustbench_gkl.device import TensorCores
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.noise import Noise
 
@@ -107,18 +108,7 @@ def precision_context(precision: Precision, device: torch.device) -> AbstractCon
     """Return the context in which the model runs while searching."""
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
-    return _TF32() if precision == "tf32" else contextlib.nullcontext()
-
-
-class _TF32:
-    """Allow TF32 in matrix products and convolutions, for the time of the block; may be entered again and again."""
-
-    def __enter__(self) -> None:
-        self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-
-    def __exit__(self, *error: object) -> None:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before
+    return TensorCores(allowed=True) if precision == "tf32" else contextlib.nullcontext()
 
 
 class Driver:

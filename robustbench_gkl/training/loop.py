@@ -7,8 +7,7 @@ run that was killed goes on from its last saved step to the same weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.data import ImageSet, train_validation_split
+from robustbench_gkl.device import TensorCores
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
 from robustbench_gkl.losses import create_loss
@@ -76,20 +76,8 @@ def train(
     else:
         run.create(run_config(config, run, images, device))
     trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
-    with _tensor_cores(enabled=config.precision != "float32"):
+    with TensorCores(allowed=config.precision != "float32"):
         return trainer.fit()
-
-
-@contextmanager
-def _tensor_cores(*, enabled: bool) -> Iterator[None]:
-    """Allow TF32 in CUDA's convolutions and matrix products in the block, or forbid it."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (matmul.allow_tf32, cudnn.allow_tf32)
-    matmul.allow_tf32 = cudnn.allow_tf32 = enabled
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class _Trainer:
