@@ -76,7 +76,7 @@ class TestTrainConfig:
             ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\? \(choose from attack, .*\)"),
             (
                 {"attack": {"stepz": 3}},
-                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from start, step_size, steps\)",
+                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from budget, ramp, start, ",
             ),
             ({"epochs": 0}, "epochs: .* got 0"),
             ({"epochs": "many"}, "epochs: .*integer.* got 'many'"),
@@ -87,7 +87,7 @@ class TestTrainConfig:
             ({"optimizer": {"weight_decay": float("nan")}}, "optimizer.weight_decay"),
             ({"optimizer": {"momentum": 1}}, "optimizer.momentum"),
             ({"optimizer": 3}, "optimizer"),
-            ({"schedule": {"name": "sine"}}, "schedule.name: .*'constant' or 'cosine'"),
+            ({"schedule": {"name": "sine"}}, "schedule.name: .*'constant', 'cosine'"),
             ({"threat": {"norm": "l3"}}, "threat.norm: .*'linf', 'l2' or 'l1'"),
             ({"threat": {"eps": 8}}, r"threat: .*\[0, 1\] image scale.* 8/255"),
             ({"threat": {"eps": "-1/255"}}, "threat.eps: .*negative"),

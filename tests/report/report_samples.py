@@ -20,6 +20,7 @@ from robustbench_gkl.results.record import (
     StageResult,
     ThreatInfo,
     canonical_hash,
+    pack_standing,
     record_id,
 )
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
@@ -153,6 +154,7 @@ def save_record(
         seconds=12.5,
         environment={"gklbench": "0.1.0", "python": "3.11.7", "torch": "2.9.0", "device": "cpu (x86_64)"},
         verdicts_sha256=hashlib.sha256(content).hexdigest(),
+        standing=pack_standing(verdicts["broken_by"].isna().to_numpy()),
     )
     store.save(record, content)
     return record

@@ -79,7 +79,7 @@ def test_options_of_the_loss_belong_to_the_loss(tmp_path: Path) -> None:
     ("option", "message"),
     [
         ("attack.budget=lowest", "attack.budget"),
-        ("awp.gama=0.1", "awp.gama"),
+        ("awp.gama=0.1", "unknown key of awp 'gama'; did you mean 'gamma'?"),
         ("averaging.decay=1.0", "averaging.decay"),
         ("cutmix=0.5", "cutmix and second_view.augment cannot be combined"),
         ("precision=fp16", "precision"),
