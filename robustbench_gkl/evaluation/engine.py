@@ -59,7 +59,8 @@ def evaluate(
             accuracy alone.
         index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
         seed: of the attacks' random numbers.
-        batch_size: images at a time; ``"auto"`` for the one that a short probe finds fastest.
+        batch_size: images at a time (a tenth more where all then fit into one batch); ``"auto"`` for the one that a
+            short probe finds fastest.
         device: where to run; None for where the model's parameters are.
         reference: run the published implementations instead of our own.
         search_precision: ``"bf16"`` or ``"tf32"`` lets our own attacks search in that precision; what they find is

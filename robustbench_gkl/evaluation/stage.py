@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
+_SQUEEZED = 1.1
+"""By how much a batch may grow where all that is left then fits into one."""
 
 
 class Stage:
@@ -107,7 +109,8 @@ class Stage:
     def _driver(self, attack: SearchAttack, samples: int, precision: Precision) -> Driver:
         run = self.run_
         shape = (run.images.shape[1], run.images.shape[2], run.images.shape[3])
-        slots = max(1, min(run.batch_size, samples))
+        # A few samples more than a batch would cost a second pass of nearly empty batches.
+        slots = max(1, samples if samples <= _SQUEEZED * run.batch_size else run.batch_size)
         space = Space(slots, shape, self.result.num_classes, run.threat, run.device)
         return Driver(
             attack.search(space),
