@@ -16,7 +16,7 @@ from robustbench_gkl.results import ResultStore
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
-GROUND = frozenset({"threat", "noise", "config", "registry", "exact", "errors", "files", "device"})
+GROUND = frozenset({"threat", "noise", "config", "registry", "exact", "errors", "files", "device", "distributed"})
 PARTS = frozenset({"losses", "attacks", "models", "data"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})

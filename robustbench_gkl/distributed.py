@@ -1,0 +1,80 @@
+"""What torchrun gives us: rank, world, reductions. Without torchrun everything here is a world of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from robustbench_gkl.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that work together.
+
+    Attributes:
+        rank: this process's number, from 0; rank 0 writes what is written once.
+        size: how many there are.
+        local_rank: this process's number on its own machine, which picks its GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+def world_from_environment() -> World:
+    """Return the world that torchrun describes in RANK, WORLD_SIZE and LOCAL_RANK; a world of one without it.
+
+    Raises:
+        UserError: the variables are there but make no sense.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return ALONE
+    try:
+        world = World(*(int(os.environ.get(key, "0")) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    except ValueError:
+        world = World(size=0)
+    if not 0 <= world.rank < world.size:
+        found = ", ".join(f"{key}={os.environ[key]!r}" for key in ("RANK", "WORLD_SIZE"))
+        raise UserError(f"expected torchrun's RANK from 0 below WORLD_SIZE, got {found}; start with torchrun")
+    return world
+
+
+@contextmanager
+def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
+    """Let the processes of ``world`` find each other for the time of the block: NCCL on CUDA, gloo on the CPU."""
+    if world.size == 1:
+        yield world
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(tensors: Sequence[Tensor], world: World) -> None:
+    """Replace each of ``tensors``, of one dtype and device, by its sum over all ranks, with one message."""
+    if world.size == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
