@@ -22,6 +22,8 @@ from robustbench_gkl.threat import ThreatModel
 P_INIT = 0.8
 """Share of the image's pixels in the first windows."""
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+_AHEAD = 50
+"""Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
 _TINY = 1e-12
 
 
@@ -34,7 +36,7 @@ def share(step: int) -> float:
 class _Window:
     """Windows written for some slots, to be kept or undone: flat places (n, C, m) in a buffer, old and new values."""
 
-    slots: Tensor
+    slots: slice | Tensor
     places: Tensor
     old: Tensor
     new: Tensor
@@ -46,22 +48,28 @@ class SquareSearch(Search):
     The best image so far is kept in place; only the window is written, and written back where it did not help.
     """
 
+    windows: ClassVar[int] = 1
+    """Windows a step, each of which has two random numbers and becomes one place."""
+
     def __init__(self, space: Space, *, queries: int) -> None:
         super().__init__(space, length=queries)
         self.queries = queries
         self.point = self.image("point")
         self.best_value = self.scalar("best_value")
         self.keys = self.scalar("keys", dtype=torch.int64)
+        self.moves = self.buffer("moves", _AHEAD, self.draws - self.windows, dtype=torch.int64)
+        self.drawn = np.full(space.slots, -1)
         self.wants_gradient[:] = False
-        _, height, width = space.shape
+        channels, height, width = space.shape
+        self.base = torch.arange(space.slots, device=space.device)[:, None] * (channels * height * width)
         self.sides = np.array([self.side(share(step), height, width) for step in range(queries)])
         self._pending: list[_Window] = []
         self._count = 0
-        self.allocate()
+        self.origin = self.image("origin")
 
-    def allocate(self) -> None:
-        """Allocate the lower and upper borders of the ball within [0, 1]."""
-        self.borders = self.buffer("borders", 2, *self.space.shape)
+    def host(self) -> list[np.ndarray]:
+        """Return which steps' moves have been drawn too."""
+        return [*super().host(), self.drawn]
 
     def side(self, share: float, height: int, width: int) -> int:
         """Return the side of a window with the given share of the pixels."""
@@ -78,51 +86,82 @@ class SquareSearch(Search):
 
     def begin(self, rows: Rows, batch: Batch) -> None:
         """Start from vertical stripes on the border of the ball."""
+        self.drawn[rows.host] = -1
         self.keys[rows.device] = batch.noise.keys()
         self.best_value[rows.device] = -torch.inf
         self.step[rows.host] = 0
+        self.origin[rows.device] = batch.images
         self.start(rows, batch)
 
     def start(self, rows: Rows, batch: Batch) -> None:
         """Set the first query."""
-        eps, (channels, _, width) = self.threat.radius, self.space.shape
+        channels, _, width = self.space.shape
         stripes = batch.noise.at("start").signs(channels, 1, width)
-        self.borders[rows.device] = torch.stack([batch.images - eps, batch.images + eps], 1).clamp_(0, 1)
-        self.point[rows.device] = (batch.images + eps * stripes).clamp_(0, 1)
+        self.point[rows.device] = (batch.images + self.threat.radius * stripes).clamp_(0, 1)
 
     def prepare(self, rows: Rows) -> None:
         """Write a window into each image; windows of one size at a time."""
         step = self.step[rows.host]
         self._count = len(step)
-        sides = np.where(step > 0, self.sides[step - 1], 0)
         self._pending = []
-        for side in np.unique(sides[sides > 0]):
-            slots = torch.from_numpy((sides == side).nonzero()[0]).to(self.space.device)
-            first = torch.from_numpy((step[sides == side] - 1) * self.draws).to(self.space.device)
-            bits = sequence(self.keys[slots], count=self.draws, first=first)
-            self.propose(int(side), slots, bits)
+        moving = step.nonzero()[0]
+        if not len(moving):
+            return
+        block, place = np.divmod(step[moving] - 1, _AHEAD)
+        stale = block != self.drawn[moving]
+        if stale.any():
+            self._draw(moving[stale], block[stale])
+        sides = self.sides[step[moving] - 1]
+        for side in np.unique(sides) if (sides != sides[0]).any() else sides[:1]:
+            chosen = sides == side
+            self._propose_at(int(side), moving[chosen], place[chosen])
+
+    def _propose_at(self, side: int, slots: np.ndarray, place: np.ndarray) -> None:
+        """Propose the windows of ``slots`` that were drawn at ``place``; all slots in step need no gathering."""
+        device = self.space.device
+        if len(slots) == self._count and (place == place[0]).all():
+            self.propose(side, slice(0, self._count), self.moves[: self._count, int(place[0])])
+        else:
+            at = torch.from_numpy(slots).to(device)
+            self.propose(side, at, self.moves[at, torch.from_numpy(place).to(device)])
+
+    def _draw(self, slots: np.ndarray, block: np.ndarray) -> None:
+        """Draw the moves of the ``block``-th ``_AHEAD`` steps of each of ``slots``."""
+        device, at = self.space.device, torch.from_numpy(slots).to(self.space.device)
+        first = torch.from_numpy(block * (_AHEAD * self.draws)).to(device)
+        bits = sequence(self.keys[at], count=_AHEAD * self.draws, first=first).view(-1, _AHEAD, self.draws)
+        steps = np.minimum(block[:, None] * _AHEAD + np.arange(_AHEAD), self.queries - 1)
+        self.moves[at] = self.moves_of(bits, torch.from_numpy(self.sides[steps]).to(device))
+        self.drawn[slots] = block
 
     @property
     def draws(self) -> int:
         """Random numbers a step: the window's place, and a sign per channel."""
         return 2 + self.space.shape[0]
 
-    def propose(self, side: int, slots: Tensor, bits: Tensor) -> None:
+    def moves_of(self, bits: Tensor, sides: Tensor) -> Tensor:
+        """Return what random ``bits`` (n, steps, draws) mean for windows of ``sides`` (n, steps).
+
+        That is the window's corner as a flat place, and for each channel -1 or 1.
+        """
+        return torch.cat([self.corner(bits[:, :, 0], bits[:, :, 1], sides), _sign(bits[:, :, 2:])], 2)
+
+    def corner(self, row_bits: Tensor, column_bits: Tensor, sides: Tensor) -> Tensor:
+        """Return (n, steps, 1): the flat place in its channel of a random window's upper left corner."""
+        _, height, width = self.space.shape
+        return (_below(height - sides + 1, row_bits) * width + _below(width - sides + 1, column_bits))[:, :, None]
+
+    def propose(self, side: int, slots: slice | Tensor, moves: Tensor) -> None:
         """Move the window by 2 eps up or down in each channel, which from anywhere in the ball ends on its border."""
-        places = self.places(side, slots, bits[:, 0], bits[:, 1])
-        pixels = math.prod(self.space.shape)
-        border = slots[:, None] * pixels + torch.where(bits[:, 2:] < 0, 0, pixels)
+        places = self.places(side, self.base[slots] + moves[:, :1])
         old = self.point.view(-1).take(places)
-        new = self.borders.view(-1).take(places + border[:, :, None])
+        new = self.origin.view(-1).take(places).add_(self.threat.radius * moves[:, 1:, None]).clamp_(0, 1)
         self.point.view(-1).put_(places, new)
         self._pending.append(_Window(slots, places, old, new))
 
-    def places(self, side: int, slots: Tensor, row_bits: Tensor, column_bits: Tensor) -> Tensor:
-        """Return (n, C, side * side): flat places of a window at random in each of ``slots``."""
-        channels, height, width = self.space.shape
-        top, left = _below(height - side + 1, row_bits), _below(width - side + 1, column_bits)
-        corner = slots * (channels * height * width) + top * width + left
-        return corner[:, None, None] + _template(side, self.space.shape, self.space.device)
+    def places(self, side: int, corner: Tensor) -> Tensor:
+        """Return (n, C, side * side): flat places of the windows whose first pixels are ``corner`` (n, 1)."""
+        return corner[:, :, None] + _template(side, self.space.shape, self.space.device)
 
     def advance(self, rows: Rows, answer: Answer) -> None:
         """Keep the windows that raised the margin, undo the others."""
@@ -148,10 +187,11 @@ class SmoothSquareSearch(SquareSearch):
     Kept per slot: the best perturbation (as clipped to [0, 1]) and its length.
     """
 
-    def allocate(self) -> None:
-        """Allocate the perturbation."""
-        self.origin, self.delta = self.image("origin"), self.image("delta")
-        self.held = self.scalar("held")
+    windows = 2
+
+    def __init__(self, space: Space, *, queries: int) -> None:
+        super().__init__(space, queries=queries)
+        self.delta, self.held = self.image("delta"), self.scalar("held")
 
     def side(self, share: float, height: int, width: int) -> int:
         """Return an odd side of at least 3, as far as the image has room."""
@@ -162,6 +202,12 @@ class SmoothSquareSearch(SquareSearch):
     def draws(self) -> int:
         """Random numbers a step: the places of two windows, an orientation, and a sign per channel."""
         return 5 + self.space.shape[0]
+
+    def moves_of(self, bits: Tensor, sides: Tensor) -> Tensor:
+        """Return both corners, the orientation, and for each channel -1 or 1."""
+        into = self.corner(bits[:, :, 0], bits[:, :, 1], sides)
+        emptied = self.corner(bits[:, :, 2], bits[:, :, 3], sides)
+        return torch.cat([into, emptied, _below(2, bits[:, :, 4:5]), _sign(bits[:, :, 5:])], 2)
 
     def start(self, rows: Rows, batch: Batch) -> None:
         """Tile the image with about 5 by 5 double pyramids and scale them to the ball."""
@@ -175,7 +221,6 @@ class SmoothSquareSearch(SquareSearch):
         top, left = (height - tall * side) // 2, (width - wide * side) // 2
         delta = torch.zeros_like(batch.images)
         delta[:, :, top : top + tall * side, left : left + wide * side] = tiles
-        self.origin[rows.device] = batch.images
         self.point[rows.device] = self._inside(batch.images, delta, self._measure(delta).flatten(1).sum(1))
 
     def _measure(self, delta: Tensor) -> Tensor:
@@ -189,16 +234,15 @@ class SmoothSquareSearch(SquareSearch):
             return torch.addcmul(origin, delta, column(scale)).clamp_(0, 1)
         return self.threat.project(origin + delta, origin)
 
-    def propose(self, side: int, slots: Tensor, bits: Tensor) -> None:
+    def propose(self, side: int, slots: slice | Tensor, moves: Tensor) -> None:
         """Empty the second window and put its mass, and what eps leaves unused, into the first."""
         delta = self.delta.view(-1)
-        into = self.places(side, slots, bits[:, 0], bits[:, 1])
-        emptied = self.places(side, slots, bits[:, 2], bits[:, 3])
+        into, emptied = (self.places(side, self.base[slots] + moves[:, number, None]) for number in (0, 1))
         before = delta[into]
         removed = delta[emptied]
         delta[emptied] = 0.0
         remaining = delta[into]
-        new = self._fill(side, slots, bits, before, self._mass(remaining) + self._mass(removed))
+        new = self._fill(side, slots, moves, before, self._mass(remaining) + self._mass(removed))
         delta[into] = new
         self._pending += [
             _Window(slots, into, remaining, new),
@@ -206,20 +250,19 @@ class SmoothSquareSearch(SquareSearch):
         ]
         change = self._measure(new) - self._measure(remaining)
         measure = self.held[slots] + change.sum((1, 2)) - self._measure(removed).sum((1, 2))
-        whole = len(slots) == self._count
-        for block in self.blocks(len(slots)):
-            at = block if whole else slots[block]
+        for block in self.blocks(len(moves)):
+            at = block if isinstance(slots, slice) else slots[block]
             self.point[at] = self._inside(self.origin[at], self.delta[at], measure[block])
 
     def _mass(self, values: Tensor) -> Tensor:
         """Return (n, C, 1): the measure of a window per channel."""
         return self._measure(values).sum(2, keepdim=True)
 
-    def _fill(self, side: int, slots: Tensor, bits: Tensor, before: Tensor, mass: Tensor) -> Tensor:
+    def _fill(self, side: int, slots: slice | Tensor, moves: Tensor, before: Tensor, mass: Tensor) -> Tensor:
         """Return the first window's new content, (n, C, side * side)."""
         channels, eps = self.space.shape[0], self.threat.radius
         shapes = _pyramids(side, self.threat.norm, self.space.device).flatten(1)
-        pyramid = shapes[_below(2, bits[:, 4])][:, None] * _sign(bits[:, 5:])[:, :, None]
+        pyramid = shapes[moves[:, 2]][:, None] * moves[:, 3:, None]
         held = self.held[slots][:, None, None]
         if self.threat.norm == "l2":
             mixed = pyramid + before / self._mass(before).sqrt().add_(_TINY)
@@ -240,10 +283,10 @@ class SmoothSquareSearch(SquareSearch):
 
 def _sign(bits: Tensor) -> Tensor:
     """Return -1 or 1 from the highest bit."""
-    return torch.where(bits < 0, -1.0, 1.0)
+    return torch.where(bits < 0, -1, 1)
 
 
-def _below(high: int, bits: Tensor) -> Tensor:
+def _below(high: int | Tensor, bits: Tensor) -> Tensor:
     """Return integers on {0, ..., high - 1} from the upper 31 bits."""
     return (((bits >> 33) & 0x7FFFFFFF) * high) >> 31
 
