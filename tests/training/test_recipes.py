@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,40 @@ def test_the_published_settings_of_gkl() -> None:
             assert (config.awp.gamma, config.awp.start_epoch) == (0.005, 10)
             assert (config.averaging.per, config.averaging.decay) == ("epoch", 0.9)
             assert (config.attack.budget, config.attack.ramp, config.schedule.name) == ("high-as-run", 1.0, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("trades-cifar10-wrn34-10", (76, 128, 0.1, 2e-4, "multi-step", (75, 90, 100), "none", 10, Fraction(2, 255))),
+        ("mart-cifar10-wrn34-10", (90, 128, 0.1, 7e-4, "multi-step", (75, 90), "none", 10, Fraction(2, 255))),
+        ("pgd-at-cifar10-wrn34-10", (205, 128, 0.1, 2e-4, "multi-step", (103, 154), "none", 7, Fraction(2, 255))),
+        ("mnist-trades", (100, 128, 0.01, 0.0, "multi-step", (55, 75, 90), "none", 40, Fraction(1, 100))),
+        (
+            "trades-awp-l2-cifar10-wrn34-10",
+            (200, 128, 0.1, 5e-4, "multi-step", (100, 150), "none", 10, Fraction(128, 255) / 5),
+        ),
+        ("trades-1m-cifar10-wrn28-10", (400, 512, 0.2, 5e-4, "one-cycle", (), "step", 10, Fraction(2, 255))),
+        ("trades-20m-cifar10-wrn28-10", (2400, 2048, 0.2, 5e-4, "one-cycle", (), "step", 10, Fraction(2, 255))),
+        (
+            "trades-50m-l2-cifar10-wrn28-10",
+            (1600, 2048, 0.2, 5e-4, "one-cycle", (), "step", 10, Fraction(128, 255) / 5),
+        ),
+    ],
+)
+def test_the_settings_in_other_authors_code(name: str, expected: tuple[Any, ...]) -> None:
+    config = validated(TrainConfig, read_recipe(name), what="recipe")
+    optimizer, schedule, attack = config.optimizer, config.schedule, config.attack
+    assert expected == (
+        *(config.epochs, config.batch_size, optimizer.lr, optimizer.weight_decay),
+        *(schedule.name, schedule.milestones, config.averaging.per, attack.steps, attack.step_size),
+    )
+
+
+def test_generated_data_differs_in_the_loss_alone() -> None:
+    for setting in ("1m-cifar10", "1m-cifar100", "20m-cifar10", "50m-cifar100"):
+        trades, gkl = (read_recipe(f"{loss}-{setting}-wrn28-10") for loss in ("trades", "gkl"))
+        assert {key for key in trades if trades[key] != gkl[key]} == {"loss", "loss_options"}
 
 
 def test_an_imported_run_is_no_recipe(tmp_path: Path) -> None:
