@@ -44,6 +44,7 @@ class FABSearch(Search):
         self.steps, self.targeted = steps, targeted
         self.origin, self.point = self.image("origin"), self.image("point")
         self.targets = self.scalar("targets", dtype=torch.int64)
+        self.distance = self.scalar("distance")
         self.testing = np.zeros(space.slots, dtype=bool)
 
     @property
@@ -64,6 +65,7 @@ class FABSearch(Search):
         if batch.run > 0 and not self.targeted:
             start = self._random_start(batch)
         self.point[rows.device] = start
+        self.distance[rows.device] = self.threat.length(start - batch.images)
         self.step[rows.host] = 0
         self.testing[rows.host] = False
         self.wants_gradient[rows.host] = True
@@ -81,11 +83,7 @@ class FABSearch(Search):
 
     def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
         """Return those inside the ball; a shortest perturbation beyond eps is no success."""
-        point, origin = self.point[rows.device], self.origin[rows.device]
-        inside = [
-            self.threat.length(point[block] - origin[block]) <= self.threat.radius for block in self.blocks(len(point))
-        ]
-        return wrong & torch.cat(inside)
+        return wrong & (self.distance[rows.device] <= self.threat.radius)
 
     def objective(self, rows: Rows, logits: Tensor) -> Tensor:
         """Return z_t - z_y, or the margin."""
@@ -117,41 +115,40 @@ class FABSearch(Search):
         over = self.step[rows.host] == self.steps
         self.finished[rows.host] = tested & over
         if answer.gradient is not None and answer.value is not None:
-            for at, local in self._ready_blocks(rows, ready):
+            for at, local in self._blocks_where(rows, ready):
                 self._move(at, answer.value[local], answer.gradient[local])
         self.step[rows.host] += ready
         self.testing[rows.host] = ready
         self.wants_gradient[rows.host] = ~ready
 
     def _draw_back(self, rows: Rows, found: np.ndarray) -> None:
-        if found.any():
-            slots = torch.from_numpy(rows.where(found)).to(self.space.device)
-            origin = self.origin.index_select(0, slots)
-            self.point.index_copy_(0, slots, origin.lerp_(self.point.index_select(0, slots), BETA))
+        for at, _ in self._blocks_where(rows, found):
+            self.point[at] = self.origin[at].lerp(self.point[at], BETA)
+            self.distance[at] *= BETA
 
-    def _ready_blocks(self, rows: Rows, ready: np.ndarray) -> Iterator[tuple[slice | Tensor, slice | Tensor]]:
-        """Yield pieces of the rows to move: their slots, and their places in the answer."""
-        if isinstance(rows.host, slice) and ready.all():
-            for block in self.blocks(len(ready)):
+    def _blocks_where(self, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[slice | Tensor, slice | Tensor]]:
+        """Yield the chosen ones of ``rows`` piece by piece: their slots, and their places in the answer."""
+        if isinstance(rows.host, slice) and chosen.all():
+            for block in self.blocks(len(chosen)):
                 yield block, block
             return
-        places, slots = ready.nonzero()[0], rows.where(ready)
+        places, slots = chosen.nonzero()[0], rows.where(chosen)
         for block in self.blocks(len(places)):
             device = self.space.device
             yield torch.from_numpy(slots[block]).to(device), torch.from_numpy(places[block]).to(device)
 
     def _move(self, at: slice | Tensor, value: Tensor, slope: Tensor) -> None:
         """Go past the boundary's linearisation, from the point and, with a small weight, from the original."""
-        norm, shape = self.threat.norm, slope.shape
         point, origin, normal = self.point[at].flatten(1), self.origin[at].flatten(1), slope.flatten(1)
-        behind = value + (normal * (origin - point)).sum(1)
-        boundary = Hyperplanes(normal, norm=norm)
-        here, there = boundary.step(point, value), boundary.step(origin, behind)
-        near, far = (self.threat.length(step).clamp_min_(1e-8) for step in (here, there))
+        behind = (origin - point).mul_(normal).sum(1).add_(value)
+        both = torch.stack([point, origin])
+        steps = Hyperplanes(normal, norm=self.threat.norm).step(both, torch.stack([value, behind]))
+        near, far = self.threat.length(steps.flatten(0, 1)).clamp_min_(1e-8).view(2, -1)
         alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)[:, None]
-        ahead = torch.add(point, here, alpha=ETA, out=here)
-        ahead.lerp_(torch.add(origin, there, alpha=ETA, out=there), alpha)
-        self.point[at] = ahead.clamp_(0, 1).reshape(shape)
+        past, past_origin = both.add_(steps, alpha=ETA)
+        ahead = past.lerp_(past_origin, alpha).clamp_(0, 1)
+        self.point[at] = ahead.view(slope.shape)
+        self.distance[at] = self.threat.length(ahead.sub_(origin))
 
 
 def _gaps(logits: Tensor, labels: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
