@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
+import time
+from contextlib import suppress
 from types import FrameType
 
 import click
@@ -86,7 +89,7 @@ def run(arguments: list[str] | None = None) -> int:
     logger = logging.getLogger("robustbench_gkl")
     before = (logger.handlers, logger.propagate, logger.level)
     logger.handlers, logger.propagate = [_Messages()], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if _follows() else logging.INFO)
     try:
         with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
             group.invoke(context)
@@ -113,7 +116,24 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
+_PATIENCE = {130: 1.0}
+_LONGEST_PATIENCE = 10.0
+"""Seconds for which another process than torchrun's first lets that one speak and end first."""
+
+
+def _follows() -> bool:
+    """Return whether this is one of several processes of torchrun, and not the first, which speaks for all."""
+    return "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
 def _fail(message: str, code: int) -> int:
+    if _follows():
+        # torchrun ends all processes as soon as one fails: whoever speaks has to be the first to go.
+        with suppress(KeyboardInterrupt):
+            time.sleep(_PATIENCE.get(code, _LONGEST_PATIENCE))
+            if code != 130:  # nobody has ended this process: the trouble is its own
+                click.echo(f"Error: rank {os.environ['RANK']}: {' '.join(message.split())}", err=True)
+        return code
     click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
 

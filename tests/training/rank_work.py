@@ -1,0 +1,112 @@
+"""What ranks compute together and one process computes alone, in float64; also a program for torchrun."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.distributed import ALONE, World, joined, sum_over_ranks, world_from_environment
+from robustbench_gkl.losses import create_loss
+from robustbench_gkl.models import create_model
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.training.batches import Batch
+from robustbench_gkl.training.optimizer import build_optimizer
+from robustbench_gkl.training.step import Stepper
+from robustbench_gkl.training.sync_batchnorm import synchronize
+from robustbench_gkl.training.views import make_views
+
+Found = dict[str, Tensor]
+IMAGES = 7
+"""In a batch: two ranks have 4 and 3 of them."""
+
+STEPS: dict[str, dict[str, Any]] = {
+    "trades": {"loss": "trades", "optimizer": {"lr": 0.1, "clip": 0.5, "nesterov": True}},
+    "gkl": {"loss": "gkl", "loss_options": {"gamma": 0.5}, "label_smoothing": 0.1},
+    "mart, two views": {"loss": "mart", "augment": "crop-flip", "second_view": {"augment": "autoaugment"}},
+    "pgd-at, CutMix": {"loss": "pgd-at", "augment": "crop", "cutmix": 1.0},
+    "standard": {"loss": "standard", "optimizer": {"name": "adamw", "lr": 0.01}},
+}
+
+
+def normalization(momentum: float | None, world: World = ALONE) -> Found:
+    """Put two batches whose mean is large against their deviation through one layer, and a gradient back."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum)).double()
+    model[0].weight.data.uniform_(0.5, 2)
+    model[0].bias.data.normal_()
+    features = torch.randn(2, IMAGES, 3, 4, 5, dtype=torch.float64) + 1000
+    slopes = torch.randn(2, IMAGES, 3, 4, 5, dtype=torch.float64)
+    if world.size > 1:
+        synchronize(model, world)
+    found: Found = {}
+    for number in range(2):
+        own = features[number, world.rows].requires_grad_()
+        out = model(own)
+        out.backward(slopes[number, world.rows])
+        for name, part in (("out", out.detach()), ("gradient", own.grad)):
+            whole = torch.zeros_like(slopes[0])
+            whole[world.rows] = part
+            sum_over_ranks([whole], world)
+            found[f"{name} {number}"] = whole
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    sum_over_ranks(gradients, world)
+    found |= {"weight": gradients[0], "bias": gradients[1]}
+    return found | model.state_dict() | {"eval": model.eval()(features[0])}
+
+
+def steps(name: str, world: World = ALONE, *, model: str = "wrn-10-1") -> Found:
+    """Take three steps with AWP, then one with the class prior that they gave."""
+    values = {"model": model, "awp": {"gamma": 0.01, "start_epoch": 1}, "attack": {"steps": 2}, "sync_batchnorm": True}
+    config = TrainConfig.model_validate(values | STEPS[name])
+    torch.manual_seed(0)
+    network = create_model(model, num_classes=4, input_shape=(3, 8, 8)).double()
+    if world.size > 1:
+        synchronize(network, world)
+    loss = create_loss(config.loss, num_classes=4, options=config.loss_options, label_smoothing=config.label_smoothing)
+    loss = loss.double()
+    if "observed" in dict(loss.named_buffers()):
+        loss.observed = loss.observed.float()  # as in training: the prior is counted in float32
+    stepper = Stepper(
+        config, model=network, loss=loss, optimizer=build_optimizer(config.optimizer, network), world=world
+    )
+    found: Found = {}
+    for number in range(4):
+        generator = torch.Generator().manual_seed(number)
+        pixels = torch.randint(0, 256, (IMAGES, 3, 8, 8), dtype=torch.uint8, generator=generator)
+        batch = Batch(torch.arange(IMAGES) + 10 * number, pixels, torch.arange(IMAGES) % 4)
+        views = make_views(batch, config, epoch=0, step=number, rows=world.rows)
+        measured = stepper.step(
+            replace(views, images=views.images.double()),
+            threat=config.threat.threat(),
+            noise=Noise(3, batch.samples[world.rows]).at("train", 0),
+            epoch=0,
+            generator_seed=0,
+        )
+        found |= {f"{key} {number}": value for key, value in measured.items()}
+        if number == 2:
+            loss.end_epoch()
+    return found | network.state_dict() | {f"loss {key}": value for key, value in loss.named_buffers()}
+
+
+def everything(world: World = ALONE) -> dict[str, Found]:
+    """Return all of it by name."""
+    found = {f"batchnorm {momentum}": normalization(momentum, world) for momentum in (0.1, None)}
+    found |= {name: steps(name, world) for name in STEPS}
+    return found
+
+
+def main() -> None:
+    """Write what each rank found to ``RANK.pt`` in the folder that is given."""
+    world = world_from_environment()
+    with joined(world, torch.device("cpu")):
+        torch.save(everything(world), Path(sys.argv[1]) / f"{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
