@@ -104,7 +104,7 @@ def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta
         yield world
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "by peer" in str(error) or "gloo" in str(error):
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].partition(". ")[0]
             raise ConnectionError(
                 f"rank {world.rank} lost another one, which ended or cannot be reached ({reason})"
             ) from error

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from types import FrameType
 
 import click
@@ -116,26 +115,31 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
-_PATIENCE = {130: 1.0}
-_LONGEST_PATIENCE = 10.0
-"""Seconds for which another process than torchrun's first lets that one speak and end first."""
-
-
 def _follows() -> bool:
     """Return whether this is one of several processes of torchrun, and not the first, which speaks for all."""
     return "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def _fail(message: str, code: int) -> int:
-    if _follows():
-        # torchrun ends all processes as soon as one fails: whoever speaks has to be the first to go.
-        with suppress(KeyboardInterrupt):
-            time.sleep(_PATIENCE.get(code, _LONGEST_PATIENCE))
-            if code != 130:  # nobody has ended this process: the trouble is its own
-                click.echo(f"Error: rank {os.environ['RANK']}: {' '.join(message.split())}", err=True)
-        return code
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    speaks = not _follows() or _waits_in_vain(code)
+    if "WORLD_SIZE" in os.environ:  # torchrun ends what still runs when one process fails: keep the exit code
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    if speaks:
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
+
+
+def _waits_in_vain(code: int) -> bool:
+    """Let torchrun's first process speak and end first, whereupon torchrun ends this one; return whether it does not.
+
+    Then the trouble is this process's own. An interruption is never that.
+    """
+    try:
+        time.sleep(1 if code == 130 else 10)
+    except KeyboardInterrupt:
+        return False
+    return code != 130
 
 
 def main() -> None:

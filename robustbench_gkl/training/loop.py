@@ -94,7 +94,7 @@ def train(
 
 
 def _check_resumable(run: Run, config: TrainConfig, *, resume: bool) -> None:
-    """Raise a :class:`UserError` unless the run, which exists, is to go on with the configuration that it has."""
+    """Raise a :class:`UserError` unless the run is to go on, and with the configuration that it was started with."""
     if not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
     if run.config().train != config:
@@ -123,8 +123,8 @@ class _Trainer:
         )
         if self.batches.batch_size < 2 * world.size:
             raise UserError(
-                f"a batch of {self.batches.batch_size} images is too small for {world.size} ranks that need 2 each; "
-                f"start fewer"
+                f"a batch of {self.batches.batch_size} images gives some of {world.size} ranks less than the two that "
+                f"each needs; start fewer, or set a larger batch_size"
             )
         self.steps = self.batches.steps
         self.loss = create_loss(

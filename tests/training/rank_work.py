@@ -1,4 +1,4 @@
-"""What ranks compute together and one process computes alone, in float64; also a program for torchrun."""
+"""What ranks compute together and one process computes alone; also the program that torchrun starts for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from robustbench_gkl.distributed import ALONE, World, joined, sum_over_ranks, wo
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import create_model
 from robustbench_gkl.noise import Noise
+from robustbench_gkl.training import Interrupted, Run, train
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.optimizer import build_optimizer
 from robustbench_gkl.training.step import Stepper
@@ -37,9 +38,10 @@ STEPS: dict[str, dict[str, Any]] = {
 def normalization(momentum: float | None, world: World = ALONE) -> Found:
     """Put two batches whose mean is large against their deviation through one layer, and a gradient back."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum)).double()
-    model[0].weight.data.uniform_(0.5, 2)
-    model[0].bias.data.normal_()
+    layer = nn.BatchNorm2d(3, momentum=momentum).double()
+    nn.init.uniform_(layer.weight, 0.5, 2)
+    nn.init.normal_(layer.bias)
+    model = nn.Sequential(layer)
     features = torch.randn(2, IMAGES, 3, 4, 5, dtype=torch.float64) + 1000
     slopes = torch.randn(2, IMAGES, 3, 4, 5, dtype=torch.float64)
     if world.size > 1:
@@ -49,6 +51,7 @@ def normalization(momentum: float | None, world: World = ALONE) -> Found:
         own = features[number, world.rows].requires_grad_()
         out = model(own)
         out.backward(slopes[number, world.rows])
+        assert own.grad is not None
         for name, part in (("out", out.detach()), ("gradient", own.grad)):
             whole = torch.zeros_like(slopes[0])
             whole[world.rows] = part
@@ -94,18 +97,37 @@ def steps(name: str, world: World = ALONE, *, model: str = "wrn-10-1") -> Found:
     return found | network.state_dict() | {f"loss {key}": value for key, value in loss.named_buffers()}
 
 
+def training(folder: Path, world: World = ALONE) -> None:
+    """Train two runs that differ in that one is stopped twice, by the last rank; statistics are each rank's own."""
+    recipe = {"dataset": "digits", "model": "wrn-10-1", "loss": "gkl", "train_size": 70, "batch_size": 15, "epochs": 2}
+    recipe |= {"averaging": {"per": "step"}, "attack": {"steps": 2}, "probe": {"steps": 1}, "validation_fraction": 0.3}
+    config, device = TrainConfig.model_validate(recipe), torch.device("cpu")
+    for name, stops in (("whole", ()), ("stopped", (2, 3))):
+        run = Run(folder / name)
+        for stop in (*stops, None):
+            last = world.rank == world.size - 1
+            asked = iter([last and step == stop for step in range(1, 100)])
+            try:
+                train(config, run, device=device, resume=True, world=world, should_stop=asked.__next__)
+            except Interrupted:
+                assert stop is not None
+            else:
+                assert stop is None
+
+
 def everything(world: World = ALONE) -> dict[str, Found]:
-    """Return all of it by name."""
-    found = {f"batchnorm {momentum}": normalization(momentum, world) for momentum in (0.1, None)}
-    found |= {name: steps(name, world) for name in STEPS}
-    return found
+    """Return all that is computed in float64, by name."""
+    found = {f"batchnorm, momentum {momentum}": normalization(momentum, world) for momentum in (0.1, None)}
+    return found | {name: steps(name, world) for name in STEPS}
 
 
 def main() -> None:
-    """Write what each rank found to ``RANK.pt`` in the folder that is given."""
+    """Write what each rank found to ``RANK.pt`` in the folder that is given, and train there."""
     world = world_from_environment()
+    folder = Path(sys.argv[1])
     with joined(world, torch.device("cpu")):
-        torch.save(everything(world), Path(sys.argv[1]) / f"{world.rank}.pt")
+        torch.save(everything(world), folder / f"{world.rank}.pt")
+        training(folder, world)
 
 
 if __name__ == "__main__":
