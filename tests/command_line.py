@@ -24,11 +24,20 @@ CommandLine = Callable[..., Result]
 
 def process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    root = Path(__file__).parents[2]
+    return _python("-m", "robustbench_gkl", *arguments, cwd=cwd)
+
+
+def torchrun(*arguments: object, cwd: Path, ranks: int = 2) -> subprocess.Popen[str]:
+    """Start ``python ARGUMENTS`` in several processes that work together."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks)
+    return _python(*launcher, *arguments, cwd=cwd)
+
+
+def _python(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "robustbench_gkl", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
+import time
 from types import FrameType
 
 import click
@@ -86,7 +88,7 @@ def run(arguments: list[str] | None = None) -> int:
     logger = logging.getLogger("robustbench_gkl")
     before = (logger.handlers, logger.propagate, logger.level)
     logger.handlers, logger.propagate = [_Messages()], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if _follows() else logging.INFO)
     try:
         with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
             group.invoke(context)
@@ -113,9 +115,31 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _follows() -> bool:
+    """Return whether this is one of several processes of torchrun, and not the first, which speaks for all."""
+    return "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
+
+
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    speaks = not _follows() or _waits_in_vain(code)
+    if "WORLD_SIZE" in os.environ:  # torchrun ends what still runs when one process fails: keep the exit code
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    if speaks:
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
+
+
+def _waits_in_vain(code: int) -> bool:
+    """Let torchrun's first process speak and end first, whereupon torchrun ends this one; return whether it does not.
+
+    Then the trouble is this process's own. An interruption is never that.
+    """
+    try:
+        time.sleep(1 if code == 130 else 10)
+    except KeyboardInterrupt:
+        return False
+    return code != 130
 
 
 def main() -> None:
