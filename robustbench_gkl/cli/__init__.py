@@ -7,17 +7,17 @@ import logging
 import os
 import signal
 import sys
-import time
 from types import FrameType
 
 import click
 
 from robustbench_gkl import __version__
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.errors import RankError, UserError
 
 COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
+    "merge": "Join what shards of an evaluation have left into one record.",
     "check": "Say whether a model's robustness can be measured and believed.",
     "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",
     "import": "Turn a published checkpoint into a run.",
@@ -88,12 +88,14 @@ def run(arguments: list[str] | None = None) -> int:
     logger = logging.getLogger("robustbench_gkl")
     before = (logger.handlers, logger.propagate, logger.level)
     logger.handlers, logger.propagate = [_Messages()], False
-    logger.setLevel(logging.ERROR if _follows() else logging.INFO)
+    logger.setLevel(logging.ERROR if _leads() is False else logging.INFO)
     try:
         with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
             group.invoke(context)
     except UserError as error:
         return _fail(str(error), 2)
+    except RankError as error:
+        return _fail(error.message, error.code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
@@ -115,31 +117,33 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _follows() -> bool:
-    """Return whether this is one of several processes of torchrun, and not the first, which speaks for all."""
-    return "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
-
-
 def _fail(message: str, code: int) -> int:
-    speaks = not _follows() or _waits_in_vain(code)
-    if "WORLD_SIZE" in os.environ:  # torchrun ends what still runs when one process fails: keep the exit code
+    """Say what went wrong, once for all ranks that torchrun has started, and return the exit code."""
+    leads = _leads()
+    heard = True
+    if leads is not None:
         for number in (signal.SIGTERM, signal.SIGINT):
+            # torchrun ends the other ranks when the first is gone; each must still come to its own exit code.
             signal.signal(number, signal.SIG_IGN)
-    if speaks:
+        message, code, heard = _tell(message, code)
+    if leads is not False or not heard:
         click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
 
 
-def _waits_in_vain(code: int) -> bool:
-    """Let torchrun's first process speak and end first, whereupon torchrun ends this one; return whether it does not.
+def _tell(message: str, code: int) -> tuple[str, int, bool]:
+    from robustbench_gkl.distributed import world_from_environment
+    from robustbench_gkl.exchange import exchange_of
 
-    Then the trouble is this process's own. An interruption is never that.
-    """
     try:
-        time.sleep(1 if code == 130 else 10)
-    except KeyboardInterrupt:
-        return False
-    return code != 130
+        return exchange_of(world_from_environment()).fail(message, code)
+    except (UserError, RuntimeError):  # no world, or none that can be reached
+        return message, code, False
+
+
+def _leads() -> bool | None:
+    """Return whether this is the first of the ranks that torchrun has started; None if it has started none."""
+    return os.environ["RANK"] == "0" if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
 
 
 def main() -> None:
