@@ -16,13 +16,16 @@ from robustbench_gkl.results import ResultStore
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
-GROUND = frozenset({"threat", "noise", "config", "registry", "exact", "errors", "files", "device", "distributed"})
+GROUND = frozenset(
+    {"threat", "noise", "config", "registry", "exact", "errors", "files", "settings", "device", "distributed"}
+)
 PARTS = frozenset({"losses", "attacks", "models", "data"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "cli": GROUND | PARTS | JOBS | VIEWS,
+    "cli": GROUND | PARTS | JOBS | VIEWS | frozenset({"suite"}),
+    "suite": GROUND | VIEWS,
     "evaluation": GROUND | PARTS | frozenset({"training", "results"}),
     "training": GROUND | PARTS,
     "report": GROUND | frozenset({"results"}),
@@ -101,7 +104,11 @@ def reached(start: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [dotted(path) for path in modules() if part_of(dotted(path)) in ("cli", "results", "report", "config")],
+    [
+        dotted(path)
+        for path in modules()
+        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "config", "settings")
+    ],
 )
 def test_no_torch_is_reached(module: str) -> None:
     assert not [name for name in reached(module) if name.startswith(TORCH)]
@@ -131,6 +138,9 @@ sys.exit(run(sys.argv[1:]))
         ["leaderboard", "--help"],
         ["list", "--help"],
         ["leaderboard", "--results-dir", "RESULTS", "--csv", "RESULTS/table.csv"],
+        ["suite", "--help"],
+        ["suite", "results/examples/digits/suite.toml", "--dry-run", "--results-dir", "RESULTS"],
+        ["plan", "--help"],
     ],
     ids=" ".join,
 )
