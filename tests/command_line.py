@@ -24,7 +24,7 @@ CommandLine = Callable[..., Result]
 
 def process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     return subprocess.Popen(
         [sys.executable, "-m", "robustbench_gkl", *map(str, arguments)],
         cwd=cwd,

@@ -78,10 +78,10 @@ class Overview:
             return
         self._shown = time.monotonic()
         done, total = self._board.counts()["done"], len(self._board.cells)
-        table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=60)
-        table.add_column(no_wrap=True, justify="right")
-        table.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+        table = Table(box=None, pad_edge=False, show_header=False, expand=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=2)
+        table.add_column(no_wrap=True, justify="right", min_width=7)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=3, style="dim")
         for one in running():
             table.add_row(Text(str(one.cell)), duration(one.seconds), Text(one.line))
         head = self.summary()
