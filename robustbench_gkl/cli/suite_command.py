@@ -86,7 +86,8 @@ def _run(board: Board, given: dict[str, Any], console: Console, *, lock: int) ->
 
 
 def _run_slurm(board: Board, overview: Overview, given: dict[str, Any]) -> None:
-    from robustbench_gkl.suite.slurm import SlurmQueue, read_settings
+    from robustbench_gkl.suite.partition import read_settings
+    from robustbench_gkl.suite.slurm import SlurmQueue
 
     queue = SlurmQueue(board, overview, read_settings(given["slurm_file"]))
     queue.submit()

@@ -19,7 +19,8 @@ from suite_files import EVAL, QUICK, suite_of, write
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.suite.ledger import Folders, Ledger
-from robustbench_gkl.suite.slurm import CellTask, SlurmSettings, read_settings
+from robustbench_gkl.suite.partition import SlurmSettings, read_settings
+from robustbench_gkl.suite.slurm import CellTask
 
 REPOSITORY = Path(__file__).parents[2]
 needs_submitit = pytest.mark.filterwarnings("ignore::DeprecationWarning:submitit")
