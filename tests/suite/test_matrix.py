@@ -67,6 +67,30 @@ def test_another_loss_leaves_the_options_of_the_recipe_behind(tmp_path: Path) ->
     assert options == {"trades": {"beta": 9.0}, "pgd-at": {}}
 
 
+def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
+    text = """
+    [[train]]
+    recipe = "digits-trades"
+    seed = [0, 1]
+    [[train]]
+    recipe = "digits-gkl"
+    [[train]]
+    recipe = "digits-trades"
+    [[eval]]
+    attacks = ["fgsm"]
+    [[eval]]
+    attacks = ["pgd"]
+    norm = "l2"
+    """
+    suite = suite_of(tmp_path, text)
+    assert [cell.run for cell in suite.trainings] == [
+        "digits-trades-seed0",
+        "digits-trades-seed1",
+        "digits-gkl-seed0",
+    ]
+    assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "l2 0.1"]
+
+
 def test_assignments_win_over_the_file_and_over_variants(tmp_path: Path) -> None:
     text = """
     [train]

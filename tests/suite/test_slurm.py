@@ -47,7 +47,7 @@ def slurm() -> Iterator[LocalSlurm]:
         yield up
 
 
-def wait_for(what: Callable[[], bool], *, seconds: float = 120) -> None:
+def wait_for(what: Callable[[], bool], *, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
