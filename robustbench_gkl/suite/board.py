@@ -55,7 +55,7 @@ class Board:
             self.interrupted.add(cell.key)
             return
         self.statuses[cell.key] = outcome.status
-        self._taken[str(cell).partition(" ")[0]].append(outcome.seconds)
+        self._taken[cell.kind].append(outcome.seconds)
         for other in self.cells:
             if other.needs != cell.key:
                 continue
@@ -90,7 +90,7 @@ class Board:
         """Return the seconds that a cell takes: as measured before, else like those of its kind that ended just now."""
         if cell.key not in self._estimates:
             self._estimates[cell.key] = self.rates.seconds(cell)
-        taken = self._taken[str(cell).partition(" ")[0]]
+        taken = self._taken[cell.kind]
         known = self._estimates[cell.key]
         return sum(taken) / len(taken) if known is None and taken else known
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from robustbench_gkl.config import EvalConfig, TrainConfig
 from robustbench_gkl.results.record import canonical_hash
@@ -25,13 +25,15 @@ class TrainCell:
         config: the resolved recipe.
     """
 
+    kind: ClassVar[str] = "train"
+
     run: str
     config: TrainConfig
 
     @cached_property
     def key(self) -> str:
         """A hash of the cell's content: another recipe makes another cell."""
-        return canonical_hash(["train", self.run, training_content(self.config)])[:16]
+        return canonical_hash([self.kind, self.run, training_content(self.config)])[:16]
 
     @property
     def needs(self) -> str | None:
@@ -39,7 +41,7 @@ class TrainCell:
         return None
 
     def __str__(self) -> str:
-        return f"train {self.run}"
+        return f"{self.kind} {self.run}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class EvalCell:
         train: the cell that trains the run; None for one that is there already.
     """
 
+    kind: ClassVar[str] = "eval"
+
     run: str
     config: EvalConfig
     weights: WeightsName | None = None
@@ -62,7 +66,7 @@ class EvalCell:
     def key(self) -> str:
         """A hash of the cell's content, that of its training included; the batch size decides nothing."""
         measured = self.config.model_dump(mode="json", exclude={"batch_size"})
-        return canonical_hash(["eval", self.run, self.weights, measured, self.needs])[:16]
+        return canonical_hash([self.kind, self.run, self.weights, measured, self.needs])[:16]
 
     @property
     def needs(self) -> str | None:
@@ -72,7 +76,7 @@ class EvalCell:
     def __str__(self) -> str:
         config = self.config
         images = "all" if config.n is None else f"{config.n:,}"
-        return f"eval {self.run} {' '.join(config.attacks)}, {config.threat}, {images} images"
+        return f"{self.kind} {self.run} {' '.join(config.attacks)}, {config.threat}, {images} images"
 
 
 Cell = TrainCell | EvalCell

@@ -82,8 +82,7 @@ class Ledger:
 
     def log_path(self, cell: Cell) -> Path:
         """Return where the output of a cell's command goes."""
-        kind = "train" if isinstance(cell, TrainCell) else "eval"
-        return self.folder / "logs" / f"{kind}-{Path(cell.run).name}-{cell.key[:8]}.log"
+        return self.folder / "logs" / f"{cell.kind}-{Path(cell.run).name}-{cell.key[:8]}.log"
 
     def config_path(self, cell: TrainCell) -> Path:
         """Return where the recipe of a training cell is written; the name tells its content."""
@@ -186,9 +185,9 @@ class Ledger:
                 return record
         return None
 
-    def weights_hash(self, run: str, cell: EvalCell) -> str | None:
+    def weights_hash(self, cell: EvalCell) -> str | None:
         """Return the hash of the model that a cell evaluates."""
-        path = self.run_folder(run).weights_path(cell.weights)
+        path = self.run_folder(cell.run).weights_path(cell.weights)
         return None if path is None else self._hash(path)
 
     def _read_records(self, cells: Sequence[Cell]) -> None:

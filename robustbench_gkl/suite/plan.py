@@ -102,7 +102,7 @@ def _training(cell: TrainCell, facts: Facts) -> Planned:
         raise UserError(f"the size of {config.dataset} is not known before it is loaded; give train_size")
     calls = training_calls(config, loss=facts.loss(config.loss), images=images[0], held_out=images[1])
     seconds = facts.times(cell).seconds(calls)
-    return Planned(str(cell), cell.key, None, "train", images[0] * config.epochs, calls, seconds, "counted")
+    return Planned(str(cell), cell.key, None, cell.kind, images[0] * config.epochs, calls, seconds, "counted")
 
 
 def _evaluation(cell: EvalCell, facts: Facts) -> Planned:
@@ -111,7 +111,7 @@ def _evaluation(cell: EvalCell, facts: Facts) -> Planned:
         raise UserError(f"the size of {cell.config.dataset} is not known before it is loaded; give n")
     per_image, basis = _per_image(cell, facts)
     calls = per_image * n
-    return Planned(str(cell), cell.key, cell.needs, "eval", n, calls, facts.times(cell).seconds(calls), basis)
+    return Planned(str(cell), cell.key, cell.needs, cell.kind, n, calls, facts.times(cell).seconds(calls), basis)
 
 
 def _per_image(cell: EvalCell, facts: Facts) -> tuple[Calls, str]:

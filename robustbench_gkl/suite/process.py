@@ -18,8 +18,8 @@ from robustbench_gkl.suite.ledger import Ledger, Outcome
 
 _TAIL = 4096
 """Bytes at the end of a log that are looked at."""
-_INTERRUPTED = 130
-"""The commands' exit code after they were asked to stop and saved their state."""
+_INTERRUPTED = (130, -signal.SIGTERM)
+"""The commands' exit codes after they were asked to stop: with their state saved, and before they had begun."""
 
 
 def command_of(cell: Cell, ledger: Ledger) -> list[str]:
@@ -131,7 +131,7 @@ class CellProcess:
     def _ended(self, code: int) -> Outcome:
         lines = tuple(_last_lines(self._log, 5))
         outcome = Outcome("failed", code, round(self.seconds, 2), lines=lines)
-        if code == _INTERRUPTED or (self._stopping and code != 0):
+        if code in _INTERRUPTED or (self._stopping and code != 0):
             outcome = Outcome("interrupted", code, outcome.seconds, lines=lines)
         elif code == 0 and isinstance(self.cell, TrainCell):
             if self._ledger.trained(self.cell):
@@ -140,7 +140,7 @@ class CellProcess:
             record = re.search(r"^record (\S+),", "\n".join(lines), flags=re.MULTILINE)
             if record is not None:
                 self._ledger.note_record(record[1])
-                weights = self._ledger.weights_hash(self.cell.run, self.cell)
+                weights = self._ledger.weights_hash(self.cell)
                 outcome = Outcome("done", code, outcome.seconds, record=record[1], weights=weights)
         self._ledger.keep(self.cell, outcome)
         return outcome

@@ -190,7 +190,10 @@ class SlurmQueue:
         for job, keys in list(self._jobs.items()):
             state = states.get(job)
             gone = state is None and job in self._gone
-            (self._gone.add if state is None else self._gone.discard)(job)
+            if state is None:
+                self._gone.add(job)
+            else:
+                self._gone.discard(job)
             for cell in (self._board.by_key[key] for key in keys):
                 if cell.key in self._board.busy:
                     self._judge(cell, gone=gone, state=state)
