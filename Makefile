@@ -9,21 +9,14 @@ GKLBENCH := $(BIN)/gklbench
 # The nets are so small that a second thread only waits: one is faster.
 demo: export OMP_NUM_THREADS ?= 1
 
-DEMO_LOSSES := standard trades gkl
 ifdef SHORT
-DEMO_TRAIN := --epochs 8
-DEMO_EVAL := --n 64
+DEMO_SHORT := --set train.epochs=8 --set eval.n=64
 endif
 
 .PHONY: demo test lint types check format clean
 
 demo: $(VENV)/installed
-	@for loss in $(DEMO_LOSSES); do \
-	  $(GKLBENCH) train digits-$$loss --name digits-$$loss --overwrite $(DEMO_TRAIN) && \
-	  $(GKLBENCH) eval digits-$$loss --attack pgd:steps=20 --attack autoattack $(DEMO_EVAL) || exit 1; \
-	done
-	@$(GKLBENCH) leaderboard --csv results/leaderboard.csv
-	@$(GKLBENCH) leaderboard
+	@$(GKLBENCH) suite results/examples/digits/suite.toml --overwrite --retry $(DEMO_SHORT) --csv results/leaderboard.csv
 
 test: lint types check
 

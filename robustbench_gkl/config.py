@@ -152,6 +152,14 @@ class InnerAttackConfig(_Frozen):
             )
         return self
 
+    def steps_in(self, epoch: int, epochs: int) -> int:
+        """Return the number of steps in ``epoch`` (from 0) of ``epochs``."""
+        if self.budget == "fixed":
+            return self.steps or 10
+        if self.budget == "high":
+            return 2 + (4 * (epoch + 1) - 1) // epochs
+        return 2 if self.budget == "low" else 5
+
 
 class OptimizerConfig(_Frozen):
     """How the weights are updated."""
@@ -430,25 +438,41 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return values
 
 
-def set_key(values: dict[str, Any], assignment: str) -> None:
-    """Apply one ``key=value`` to nested ``values``; ``optimizer.lr=0.1`` reaches into a table.
-
-    The value is read as TOML where it is valid TOML, else as text.
+def read_assignment(text: str) -> tuple[str, object]:
+    """Return the key and the value of ``key=value``; the value is read as TOML where it is valid TOML, else as text.
 
     Raises:
-        UserError: no ``=``, or a key that leads through something that is no table.
+        UserError: no ``=``.
     """
-    key, equals, text = assignment.partition("=")
+    key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set needs key=value, such as optimizer.lr=0.1; got {assignment!r}")
+        raise UserError(f"--set needs key=value, such as optimizer.lr=0.1; got {text!r}")
     try:
-        value: object = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except ValueError:
-        value = text.strip()
-    *tables, last = key.strip().split(".")
+        return key.strip(), value.strip()
+
+
+def put_key(values: dict[str, Any], key: str, value: object) -> None:
+    """Put ``value`` into nested ``values``; the key ``optimizer.lr`` reaches into a table.
+
+    Raises:
+        UserError: a key that leads through something that is no table.
+    """
+    *tables, last = key.split(".")
     for table in tables:
         inner = values.setdefault(table, {})
         if not isinstance(inner, dict):
             raise UserError(f"--set {key}: {table} is not a table of keys")
         values = inner
     values[last] = value
+
+
+def set_key(values: dict[str, Any], assignment: str) -> None:
+    """Apply one ``key=value`` to nested ``values``.
+
+    Raises:
+        UserError: as :func:`read_assignment` and :func:`put_key`.
+    """
+    key, value = read_assignment(assignment)
+    put_key(values, key, value)

@@ -52,6 +52,7 @@ def make_record(
     *,
     model: str = "model",
     weights: str = "",
+    weights_sha256: str | None = None,
     attacks: Sequence[str] = ("pgd-20",),
     dataset: str = "digits",
     split: str = "test",
@@ -71,7 +72,7 @@ def make_record(
     n = len(broken_by)
     content = verdict_bytes(verdict_frame(broken_by))
     protocol: list[dict[str, Any]] = [{"label": label, "stages": [{"attack": label}]} for label in attacks]
-    weights_sha256 = canonical_hash([model, weights])
+    weights_sha256 = weights_sha256 or canonical_hash([model, weights])
     data_sha256 = canonical_hash([dataset, split, samples, n])
     left = n - sum(name == "clean" for name in broken_by)
     clean_acc, results = 100 * left / n, []

@@ -17,14 +17,27 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
 GROUND = frozenset(
-    {"threat", "noise", "config", "registry", "exact", "errors", "files", "device", "distributed", "exchange"}
+    {
+        "threat",
+        "noise",
+        "config",
+        "registry",
+        "exact",
+        "errors",
+        "files",
+        "settings",
+        "device",
+        "distributed",
+        "exchange",
+    }
 )
 PARTS = frozenset({"losses", "attacks", "models", "data"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "cli": GROUND | PARTS | JOBS | VIEWS,
+    "cli": GROUND | PARTS | JOBS | VIEWS | frozenset({"suite"}),
+    "suite": GROUND | VIEWS,
     "evaluation": GROUND | PARTS | frozenset({"training", "results"}),
     "training": GROUND | PARTS,
     "report": GROUND | frozenset({"results"}),
@@ -103,7 +116,11 @@ def reached(start: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [dotted(path) for path in modules() if part_of(dotted(path)) in ("cli", "results", "report", "config")],
+    [
+        dotted(path)
+        for path in modules()
+        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "config", "settings")
+    ],
 )
 def test_no_torch_is_reached(module: str) -> None:
     assert not [name for name in reached(module) if name.startswith(TORCH)]
@@ -134,6 +151,9 @@ sys.exit(run(sys.argv[1:]))
         ["leaderboard", "--help"],
         ["list", "--help"],
         ["leaderboard", "--results-dir", "RESULTS", "--csv", "RESULTS/table.csv"],
+        ["suite", "--help"],
+        ["suite", "results/examples/digits/suite.toml", "--dry-run", "--results-dir", "RESULTS"],
+        ["plan", "--help"],
     ],
     ids=" ".join,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ SMALLER = {
     "eval": ["--n", "4"],
     "check": ["--n", "16"],
     "parity": ["--n", "4"],
+    "suite": [
+        *("--set", "train.epochs=1", "--set", "train.train_size=128", "--set", "train.seed=0"),
+        *("--set", "train.loss=trades", "--set", "train.attack.steps=1", "--set", "train.probe.steps=1"),
+        *("--set", 'eval.attacks=["fgsm"]', "--set", "eval.n=4", "--set", "eval.eps=0.1"),
+    ],
 }
 
 
@@ -34,6 +40,10 @@ def test_the_commands_of_the_readme_work(
     gklbench: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(README.parent))  # for the workers of the suite
+    (suite,) = blocks("toml")
+    Path("suite.toml").write_text(suite)
+    shutil.copytree(README.parent / "results" / "examples", "results/examples")
     torch.save(create_model("tiny-cnn", num_classes=10, input_shape=(1, 8, 8)).state_dict(), "published.pt")
     ran = 0
     for command in commands():

@@ -24,6 +24,8 @@ COMMANDS = {
     "parity": "Compare our attacks with the published ones on the same samples.",
     "leaderboard": "Print or export the leaderboard over all records.",
     "compare": "Say which of two models is ahead, by a paired test.",
+    "suite": "Run a matrix of trainings and evaluations; what is done is not done again.",
+    "plan": "Say what a suite costs and how it spreads over devices.",
     "report": "Write static HTML pages over all records.",
     "reproduce": "Print and run the commands that made a row.",
     "list": "List losses, attacks, models, datasets or recipes.",

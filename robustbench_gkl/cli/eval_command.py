@@ -90,12 +90,11 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
 def _resolve(run: RunConfig, attacks: tuple[str, ...], given: dict[str, Any]) -> EvalConfig:
     """Return what to measure: the options, and the run's own data set and threat where none were given."""
     from robustbench_gkl.config import EvalConfig, validated
+    from robustbench_gkl.settings import evaluation_defaults
 
-    values: dict[str, Any] = {"dataset": run.dataset}
-    if run.train is not None:
-        values["threat"] = run.train.threat.model_dump(mode="json")
+    values = evaluation_defaults(run.dataset, run.train)
     values.update(options.given(**{key: given[key] for key in _KEYS}))
-    values["threat"] = values.get("threat", {}) | options.given(norm=given["norm"], eps=given["eps"])
+    values["threat"] |= options.given(norm=given["norm"], eps=given["eps"])
     if attacks:
         values["attacks"] = attacks
     return validated(EvalConfig, values, what="evaluation")

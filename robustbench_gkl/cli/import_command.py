@@ -41,8 +41,9 @@ def command(
     from robustbench_gkl.models import create_model
     from robustbench_gkl.models.published import load_published, read_checkpoint
     from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.settings import check_name
     from robustbench_gkl.training import Run, RunConfig
-    from robustbench_gkl.training.checkpoint import check_name, file_sha256, now
+    from robustbench_gkl.training.checkpoint import file_sha256, now
 
     run = Run(checkpoints_dir / check_name(name))
     if run.exists() and not overwrite:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.stopping import stop_on_signals
 from robustbench_gkl.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +77,7 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     try:
         with (
             joined(world, device),
-            _stop_on_signals(at_once=world.size == 1) as should_stop,
+            stop_on_signals(second_at_once=world.size == 1) as should_stop,
             TrainingDisplay(console) as display,
             _logger(given["logger"] if world.leads else None, run) as logger,
         ):
@@ -98,28 +96,6 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     except Interrupted:
         raise KeyboardInterrupt(f"interrupted; gklbench train --name {name} --resume goes on from here") from None
     console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
-
-
-@contextmanager
-def _stop_on_signals(*, at_once: bool) -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM or Ctrl-C ask for a stop after the step at hand; the second one is ``at_once``.
-
-    Under torchrun it is not: there one Ctrl-C comes twice, from the terminal and from torchrun, which itself kills what
-    does not end in time.
-    """
-    stopping: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stopping and at_once:
-            raise KeyboardInterrupt
-        stopping.append(number)
-
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(stopping)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _export(config: TrainConfig, path: Path) -> None:
@@ -144,9 +120,9 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
 
 def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
     """Return the configuration and the run's name: recipe, then --set, then options."""
-    from robustbench_gkl.config import TrainConfig, read_recipe, set_key, validated
+    from robustbench_gkl.config import TrainConfig, read_assignment, read_recipe, validated
+    from robustbench_gkl.settings import check_name, run_name, with_changes
     from robustbench_gkl.training import Run
-    from robustbench_gkl.training.checkpoint import check_name
 
     values: dict[str, Any] = {}
     if recipe is not None:
@@ -159,29 +135,14 @@ def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, 
             if trained is None:
                 raise UserError(f"run {started.name} was imported and cannot be resumed")
             values = trained.model_dump(mode="json")
-    if given["synthetic"]:
-        values["synthetic"] = {**values.get("synthetic", {}), "files": list(given["synthetic"])}
-    wanted: dict[str, Any] = {}
-    for assignment in assignments:
-        set_key(wanted, assignment)
-    if (given["loss"] or wanted.get("loss") or values.get("loss")) != values.get("loss"):
-        values.pop("loss_options", None)  # those of the recipe are another loss's
-    for assignment in assignments:
-        set_key(values, assignment)
-    flat = options.given(**{key: given[key] for key in ("loss", "model", "dataset", "epochs", "batch_size", "seed")})
-    values.update(flat)
-    for table, key in (("threat", "norm"), ("threat", "eps"), ("optimizer", "lr")):
-        if given[key] is not None:
-            set_key(values, f"{table}.{key}={given[key]}" if key == "lr" else f'{table}.{key}="{given[key]}"')
-    config = validated(TrainConfig, values, what="configuration")
-    name = given["name"] or "-".join(
-        [config.recipe or f"{config.loss}-{config.model}-{_word(config.dataset)}", f"seed{config.seed}"]
-    )
-    return config, check_name(name)
+    changes: dict[str, object] = {"synthetic.files": list(given["synthetic"])} if given["synthetic"] else {}
+    changes |= dict(map(read_assignment, assignments))
+    changes |= options.given(**{key: given[key] for key in _KEYS})
+    config = validated(TrainConfig, with_changes(values, changes), what="configuration")
+    return config, run_name(config) if given["name"] is None else check_name(given["name"])
 
 
-def _word(dataset: str) -> str:
-    return Path(dataset).stem.replace(":", "-")
+_KEYS = ("loss", "model", "dataset", "norm", "eps", "epochs", "batch_size", "lr", "seed")
 
 
 def _show(event: StepReport | EpochReport, display: TrainingDisplay, logger: Logger | None) -> None:

@@ -40,7 +40,8 @@ def _title(name: str) -> str:
     return _TITLES.get(name, name.removeprefix("loss_"))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return ``0:01:30`` for 90 seconds."""
     return str(timedelta(seconds=round(seconds)))
 
 
@@ -85,7 +86,7 @@ class TrainingDisplay:
         if time.monotonic() - self._last < wait:
             return
         self._last = time.monotonic()
-        left = _duration(seconds_left)
+        left = duration(seconds_left)
         running = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in means().items())
         head = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  {left} left"
         if self._live is None:
@@ -98,11 +99,11 @@ class TrainingDisplay:
         """Show the row of a finished epoch, and a warning that stays."""
         self._rows.append(row)
         if self._live is not None:
-            self._live.update(Group(self._table(), Text(f"{_duration(seconds_left)} left")), refresh=True)
+            self._live.update(Group(self._table(), Text(f"{duration(seconds_left)} left")), refresh=True)
         else:
             values = [(name, value) for name, value in row.items() if name not in ("epoch", *_HIDDEN)]
             shown = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in values)
-            self.line(f"epoch {int(row['epoch'])}/{epochs}  {shown}  {_duration(seconds_left)} left")
+            self.line(f"epoch {int(row['epoch'])}/{epochs}  {shown}  {duration(seconds_left)} left")
         if warning is not None:
             self._console.print(Text(f"warning: {warning}", style="yellow"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -81,6 +81,7 @@ def leaderboard(
     *,
     dataset: str | None = None,
     eps: str | None = None,
+    ids: Collection[str] | None = None,
     average_seeds: bool = False,
 ) -> pd.DataFrame:
     """Return the leaderboard over the records in a results folder, one row a model.
@@ -93,6 +94,7 @@ def leaderboard(
         results_dir: the folder with ``records/`` and ``verdicts/``.
         dataset: only rows on this data set.
         eps: only rows at this radius (``"8/255"``).
+        ids: only the records of these ids.
         average_seeds: one row for all models that differ in nothing but the training seed, see :func:`over_seeds`.
 
     Returns:
@@ -109,6 +111,7 @@ def leaderboard(
         for record in store.records()
         if (dataset is None or record.data.dataset == dataset)
         and (wanted_eps is None or record.threat.eps == wanted_eps)
+        and (ids is None or record.id in ids)
     ]
     rows = list(_rows(records, store))
     return over_seeds(rows) if average_seeds else _frame(rows)

@@ -21,10 +21,8 @@ from robustbench_gkl.config import TrainConfig, one_line
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
 from robustbench_gkl.models import Classifier, create_model
-
-WeightsName = Literal["best", "last", "average"]
-WEIGHTS: tuple[WeightsName, ...] = ("average", "best", "last")
-"""In the order in which they are preferred where nothing is asked for."""
+from robustbench_gkl.settings import WEIGHTS
+from robustbench_gkl.settings import WeightsName as WeightsName
 
 
 class RunConfig(BaseModel):
@@ -49,17 +47,6 @@ class RunConfig(BaseModel):
 def now() -> str:
     """Return the time in UTC, ISO 8601 to the microsecond."""
     return datetime.now(timezone.utc).isoformat()
-
-
-def check_name(name: str) -> str:
-    """Return ``name`` if it can name a run's folder.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if not name or name[0] in ".-" or not all(letter.isalnum() or letter in "._-" for letter in name):
-        raise UserError(f"--name must be letters, digits, '.', '_' or '-' and not begin with '.' or '-', got {name!r}")
-    return name
 
 
 def file_sha256(path: Path) -> str:

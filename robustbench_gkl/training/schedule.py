@@ -75,8 +75,8 @@ def epoch_threat(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, 
     return threat.with_eps(threat.eps * min(Fraction(1), share))
 
 
-_QUARTERS = ((2, Fraction(1)), (3, Fraction(2, 3)), (4, Fraction(1, 2)), (5, Fraction(1, 2)))
-"""Steps and their length in units of eps_t, in each quarter of a run with the budget ``high``."""
+_HIGH = {2: Fraction(1), 3: Fraction(2, 3), 4: Fraction(1, 2), 5: Fraction(1, 2)}
+"""The length of a step in units of eps_t for each number of steps of the budget ``high``."""
 
 
 def attack_steps(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, epochs: int) -> tuple[int, float]:
@@ -87,11 +87,11 @@ def attack_steps(attack: InnerAttackConfig, threat: ThreatModel, *, epoch: int, 
         threat: that of the epoch.
         epoch, epochs: where the run stands, from 0.
     """
+    steps = attack.steps_in(epoch, epochs)
     if attack.budget == "fixed":
-        steps = attack.steps or 10
         return steps, float(attack.step_size or default_step_size(threat, steps))
     if attack.budget == "high":
-        steps, share = _QUARTERS[(4 * (epoch + 1) - 1) // epochs]
+        share = _HIGH[steps]
     else:
-        steps, share = (2, Fraction(1)) if attack.budget == "low" else (5, Fraction(1, 2))
+        share = Fraction(1) if attack.budget == "low" else Fraction(1, 2)
     return steps, float(share * threat.eps)

@@ -1,0 +1,117 @@
+"""How long a suite of 500 cells, 495 of them done, takes to start the remaining five.
+
+    python benchmarks/suite_start.py
+
+The runs and records are made up for the purpose in a temporary folder; the command is the real one, in a process of its
+own. Printed are the seconds from its start to the line that says that the fifth cell has begun, on a cold and on a warm
+cache of weights hashes, and the processor time of the parent until then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from robustbench_gkl.suite import Suite, TrainCell, read_suite
+from robustbench_gkl.suite.runs import weights_sha256
+
+SUITE = """
+[train]
+recipe = "digits-trades"
+seed = [{seeds}]
+name = "run{{seed}}"
+[[eval]]
+attacks = ["pgd:steps=20"]
+n = 8
+"""
+
+
+def make_run(folder: Path, cell: TrainCell) -> str:
+    """Write the files of a run that ended and return the hash of its weights."""
+    run = folder / "checkpoints" / cell.run
+    run.mkdir(parents=True)
+    config = {"name": cell.run, "arch": cell.config.model, "dataset": "digits"}
+    saved = config | {"train": cell.config.model_dump(mode="json")}
+    (run / "config.json").write_text(json.dumps(saved))
+    rows = [f"{epoch},{epoch}" for epoch in range(1, cell.config.epochs + 1)]
+    (run / "metrics.csv").write_text("\n".join(["epoch,seconds", *rows]) + "\n")
+    save_file({"weight": np.full((100, 100), cell.config.seed, dtype=np.float32)}, run / "last.safetensors")
+    return weights_sha256(run / "last.safetensors")
+
+
+def make_record(folder: Path, name: str, weights: str) -> None:
+    """Write what a suite reads of a record, padded to the size of a real one."""
+    record = {
+        "id": f"{name}-{weights[:12]}",
+        "model": {"name": name, "weights_sha256": weights, "arch": "tiny-cnn"},
+        "data": {"dataset": "digits", "split": "test", "n": 8, "index_ranges": [[0, 8]]},
+        "threat": {"norm": "linf", "eps": "0.1"},
+        "protocol": [{"label": "pgd-20", "stages": []}],
+        "attacks": [{"label": "pgd-20", "robust_acc": 50.0, "stages": []}],
+        "engine": "native",
+        "seed": 0,
+        "partial": False,
+        "seconds": 1.0,
+        "checks": "." * 8000,
+    }
+    (folder / "results" / "records" / f"{record['id']}.json").write_text(json.dumps(record))
+
+
+def make(folder: Path) -> Suite:
+    """Write 250 runs and 245 records."""
+    path = folder / "suite.toml"
+    path.write_text(SUITE.format(seeds=", ".join(map(str, range(250)))))
+    suite = read_suite(path)
+    (folder / "results" / "records").mkdir(parents=True)
+    for number, cell in enumerate(suite.trainings):
+        weights = make_run(folder, cell)
+        if number % 50 != 7:
+            make_record(folder, cell.run, weights)
+    return suite
+
+
+def start(folder: Path) -> tuple[float, float, int]:
+    """Return the seconds until five cells have begun, the parent's processor time, and how many cells began."""
+    command = [sys.executable, "-u", "-m", "robustbench_gkl", "suite", "suite.toml", "--jobs", "5"]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        count = 0
+        while count < 5:
+            count += "begin eval" in process.stdout.readline()
+        seconds = time.perf_counter() - began
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        process.send_signal(signal.SIGTERM)
+        count += sum("begin eval" in line for line in process.stdout)
+    return seconds, cpu, count
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        suite = make(Path(name))
+        for cache in ("cold", "warm"):
+            seconds, cpu, count = start(Path(name))
+            print(
+                f"{len(suite.cells)} cells, {count} to do: begun after {seconds:.2f} s, {cpu:.2f} s of processor time "
+                f"({cache} cache)"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""``gklbench suite``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustbench_gkl.cli import options
+from robustbench_gkl.cli.stopping import stop_on_signals
+from robustbench_gkl.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robustbench_gkl.suite import Suite
+    from robustbench_gkl.suite.board import Board
+    from robustbench_gkl.suite.overview import Overview
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=_PATH)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
+@click.option("--dry-run", is_flag=True, help="Say what would run and for how long; run nothing.")
+@click.option("--retry", is_flag=True, help="Run failed cells again.")
+@click.option("--overwrite", is_flag=True, help="Replace runs of the same names that this suite did not make.")
+@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
+@click.option("--slurm", "slurm_file", type=_PATH, metavar="FILE.json", help="Partition, time limit and the like.")
+@click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
+@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite as CSV.")
+@options.device
+@options.data_dir
+@options.checkpoints_dir
+@options.results_dir
+@options.quiet
+def command(file: Path, assignments: tuple[str, ...], **given: Any) -> None:
+    """Run the trainings and evaluations of a suite FILE (.toml) that are not done yet.
+
+    A cell is done when a run with its settings, or a record of its evaluation, is there, whoever made it. Failed cells
+    stop no others and are kept until --retry. Interrupted, the same command goes on.
+    """
+    from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.suite import read_suite
+    from robustbench_gkl.suite.board import Board
+    from robustbench_gkl.suite.ledger import Folders, Ledger
+    from robustbench_gkl.suite.local import only_one
+
+    slurm = given["launcher"] == "slurm"
+    if (given["slurm_file"] or given["no_wait"]) and not slurm:
+        raise UserError("--slurm and --no-wait belong to --launcher slurm")
+    suite = read_suite(file, assignments=assignments, checkpoints_dir=given["checkpoints_dir"])
+    folders = Folders(given["checkpoints_dir"], given["results_dir"], given["data_dir"], given["device"])
+    ledger, console = Ledger(suite.name, folders), make_console(quiet=given["quiet"])
+    if given["dry_run"]:
+        _foretell(Board(suite.cells, ledger, retry=given["retry"]), given, console)
+        return
+    ledger.prepare()
+    with only_one(ledger.folder) as lock:
+        board = Board(suite.cells, ledger, retry=given["retry"])
+        if not given["overwrite"]:
+            ledger.refuse_to_overwrite(board.left())
+        _run(board, given, console, lock=lock)
+    _finish(suite, board, given, console)
+
+
+def _run(board: Board, given: dict[str, Any], console: Console, *, lock: int) -> None:
+    """Run what is left with the launcher that was asked for."""
+    from robustbench_gkl.suite.local import run_local, worker_environments
+    from robustbench_gkl.suite.overview import Overview
+
+    with stop_on_signals() as should_stop, Overview(console, board) as overview:
+        overview.line(overview.summary())
+        _show_failures(board, overview)
+        if given["launcher"] == "slurm":
+            _run_slurm(board, overview, given)
+            return
+        workers = worker_environments(jobs=given["jobs"], device=given["device"], cells=len(board.left()))
+        run_local(board, overview, workers, lock=lock, should_stop=should_stop)
+        if should_stop():
+            overview.line(overview.summary())
+            raise KeyboardInterrupt("interrupted; the same command goes on from here")
+
+
+def _run_slurm(board: Board, overview: Overview, given: dict[str, Any]) -> None:
+    from robustbench_gkl.suite.partition import read_settings
+    from robustbench_gkl.suite.slurm import SlurmQueue
+
+    queue = SlurmQueue(board, overview, read_settings(given["slurm_file"]))
+    queue.submit()
+    if given["no_wait"]:
+        overview.line(overview.summary())
+        return
+    with stop_on_signals() as should_stop:
+        queue.wait(should_stop=should_stop)
+        if should_stop():
+            jobs = ", ".join(sorted({job.partition("_")[0] for job in queue.jobs}))
+            raise KeyboardInterrupt(f"the jobs go on ({jobs}); the same command looks after them, scancel ends them")
+
+
+def _show_failures(board: Board, overview: Overview) -> None:
+    """Show what failed in earlier calls."""
+    for cell in board.cells:
+        outcome = board.ledger.outcome(cell)
+        if board.statuses[cell.key] == "failed" and outcome is not None:
+            why = outcome.lines[-1] if outcome.lines else "its log is empty"
+            overview.line(f"failed before (--retry runs it again): {cell}, exit code {outcome.exit_code}: {why}")
+
+
+def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console) -> None:
+    """Print the leaderboard and what is missing from it, and exit with 1 if anything is."""
+    from robustbench_gkl.report.terminal import leaderboard_table
+    from robustbench_gkl.results.export import save_table
+    from robustbench_gkl.results.leaderboard import leaderboard
+
+    found = [board.ledger.record(cell) for cell in suite.evaluations if board.statuses[cell.key] == "done"]
+    ids = {record["id"] for record in found if record is not None}
+    if ids:
+        frame = leaderboard(given["results_dir"], ids=ids)
+        console.print(leaderboard_table(frame, width=console.width))
+        if given["csv"] is not None:
+            save_table(frame, given["csv"], form="csv")
+            console.print(f"wrote {given['csv']}", markup=False)
+    elif given["csv"] is not None:
+        console.print("nothing was evaluated yet, so there is no table to write")
+    counts = board.counts()
+    if counts["failed"] or counts["blocked"]:
+        click.echo(
+            f"Error: {counts['failed']} cells failed and {counts['blocked']} wait for them; logs are in "
+            f"{board.ledger.folder / 'logs'}, --retry runs them again",
+            err=True,
+        )
+    if counts["interrupted"]:
+        click.echo(f"Error: {counts['interrupted']} cells were cut off; the same command goes on with them", err=True)
+    if counts["failed"] or counts["blocked"] or counts["interrupted"]:
+        click.get_current_context().exit(1)
+
+
+def _foretell(board: Board, given: dict[str, Any], console: Console) -> None:
+    """Print which cells would run and for how long."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from robustbench_gkl.report.training_display import duration
+    from robustbench_gkl.suite.local import worker_environments
+    from robustbench_gkl.suite.overview import Overview
+
+    overview, left = Overview(console, board), board.left()
+    table = Table("cell", "why", Column("time", justify="right"), box=None, pad_edge=False, header_style="bold")
+    for cell in left:
+        seconds = board.estimate(cell)
+        table.add_row(Text(str(cell)), board.reason(cell), "unknown" if seconds is None else duration(seconds))
+    if left:
+        console.print(table)
+    _show_failures(board, overview)
+    workers = len(worker_environments(jobs=given["jobs"], device=given["device"], cells=len(left)))
+    estimates = [board.estimate(cell) for cell in left]
+    total = board.seconds_left(workers)
+    if total is None:
+        known = [seconds for seconds in estimates if seconds is not None]
+        time = f"at least {duration(sum(known) / workers)} ({len(left) - len(known)} cells unknown)"
+    else:
+        time = duration(total)
+    console.print(overview.summary())
+    console.print(f"would run {len(left)} cells, {time} with {workers} workers", markup=False)
+    if not given["overwrite"]:
+        board.ledger.refuse_to_overwrite(left)

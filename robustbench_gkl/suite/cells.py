@@ -1,0 +1,82 @@
+"""The cells of a suite: one training run or one evaluation of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+from robustbench_gkl.config import EvalConfig, TrainConfig
+from robustbench_gkl.results.record import canonical_hash
+from robustbench_gkl.settings import WeightsName
+
+
+def training_content(config: TrainConfig) -> dict[str, Any]:
+    """Return what decides the weights: all settings but the name of the recipe that they came from."""
+    return config.model_dump(mode="json", exclude={"recipe"})
+
+
+@dataclass(frozen=True)
+class TrainCell:
+    """A run to be trained.
+
+    Attributes:
+        run: its name.
+        config: the resolved recipe.
+    """
+
+    kind: ClassVar[str] = "train"
+
+    run: str
+    config: TrainConfig
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the cell's content: another recipe makes another cell."""
+        return canonical_hash([self.kind, self.run, training_content(self.config)])[:16]
+
+    @property
+    def needs(self) -> str | None:
+        """The key of the cell that must be done before: none."""
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.run}"
+
+
+@dataclass(frozen=True)
+class EvalCell:
+    """An evaluation of a run.
+
+    Attributes:
+        run: its name, or the folder of a run that is there already.
+        config: what is measured.
+        weights: which of the run's weights; None for the preferred ones.
+        train: the cell that trains the run; None for one that is there already.
+    """
+
+    kind: ClassVar[str] = "eval"
+
+    run: str
+    config: EvalConfig
+    weights: WeightsName | None = None
+    train: TrainCell | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of the cell's content, that of its training included; the batch size decides nothing."""
+        measured = self.config.model_dump(mode="json", exclude={"batch_size"})
+        return canonical_hash([self.kind, self.run, self.weights, measured, self.needs])[:16]
+
+    @property
+    def needs(self) -> str | None:
+        """The key of the cell that must be done before, if any."""
+        return None if self.train is None else self.train.key
+
+    def __str__(self) -> str:
+        config = self.config
+        images = "all" if config.n is None else f"{config.n:,}"
+        return f"{self.kind} {self.run} {' '.join(config.attacks)}, {config.threat}, {images} images"
+
+
+Cell = TrainCell | EvalCell

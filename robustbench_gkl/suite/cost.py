@@ -1,0 +1,167 @@
+"""What cells cost: images put through the model, counted from their settings."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.suite.sizes import dataset_size
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Images put through the model.
+
+    Attributes:
+        forwards: forward passes.
+        backwards: backward passes to the images, which attacks make.
+        updates: backward passes to the weights, which training makes; each costs about two of the others.
+    """
+
+    forwards: float = 0.0
+    backwards: float = 0.0
+    updates: float = 0.0
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(self.forwards + other.forwards, self.backwards + other.backwards, self.updates + other.updates)
+
+    def __mul__(self, factor: float) -> Calls:
+        return Calls(self.forwards * factor, self.backwards * factor, self.updates * factor)
+
+    @property
+    def total(self) -> float:
+        """Their cost in forward passes."""
+        return self.forwards + self.backwards + 2 * self.updates
+
+
+@dataclass(frozen=True)
+class PassTimes:
+    """Seconds that a pass of one image takes in a full batch; those of an attack and an update include the forward."""
+
+    forward: float
+    attack: float
+    update: float
+
+    @classmethod
+    def of(cls, calls_per_second: float) -> PassTimes:
+        """Return the times at a number of forward passes a second: an attack's pass costs two, an update's three."""
+        return cls(1 / calls_per_second, 2 / calls_per_second, 3 / calls_per_second)
+
+    def seconds(self, calls: Calls) -> float:
+        """Return what ``calls`` take."""
+        backward, update = self.attack - self.forward, self.update - self.forward
+        return calls.forwards * self.forward + calls.backwards * backward + calls.updates * update
+
+
+@dataclass(frozen=True)
+class LossPasses:
+    """Which passes a loss needs, see :class:`robustbench_gkl.losses.Loss`."""
+
+    crafts: bool = True
+    inner_needs_clean: bool = True
+    outer_needs_clean: bool = True
+
+
+def training_images(config: TrainConfig) -> tuple[int, int] | None:
+    """Return the images trained on in an epoch and those held out; None where the data set's size is not known."""
+    size = config.train_size or dataset_size(config.dataset, "train")
+    if size is None:
+        return None
+    held_out = min(max(1, round(size * config.validation_fraction)), size - 1) if config.validation_fraction else 0
+    real = size - held_out
+    batch = min(config.batch_size, real)
+    steps = -(-real // batch) if config.synthetic.fraction else real // batch
+    return steps * batch, held_out or size
+
+
+def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held_out: float) -> Calls:
+    """Return the passes of a whole training run.
+
+    A step crafts (a forward pass on the clean images where the loss asks for it, then forward and backward for each
+    step of the attack), perturbs the weights where AWP is on, and updates them: a forward pass on the adversarial and
+    on the clean images, as the loss asks, and a backward pass on each. After each epoch the images held out are
+    attacked by the probe.
+
+    Args:
+        config: the recipe.
+        loss: the passes of its loss.
+        images: trained on in an epoch.
+        held_out: images that the probe attacks.
+    """
+    views = 1 if config.second_view.augment is None else 2
+    seen = int(loss.crafts) + int(loss.outer_needs_clean or not loss.crafts)
+    update = Calls(forwards=seen, updates=seen)
+    total = Calls()
+    for epoch in range(config.epochs):
+        step = update
+        if loss.crafts:
+            steps = config.attack.steps_in(epoch, config.epochs)
+            step += Calls(forwards=steps + int(loss.inner_needs_clean), backwards=steps)
+        if config.awp.gamma and epoch + 1 >= config.awp.start_epoch:
+            step += update
+        total += step * (views * images)
+        total += Calls(forwards=config.probe.steps + 2, backwards=config.probe.steps) * held_out
+    return total
+
+
+def stage_calls(stage: Mapping[str, Any], *, num_classes: int) -> Calls | None:
+    """Return the passes for a sample that an attack does not break, from its settings in a protocol.
+
+    None for the attacks of other packages, which say nothing about it.
+    """
+    name, runs = str(stage["attack"]), int(stage.get("targets") or stage.get("restarts") or 1)
+    if stage.get("implementation") != "gklbench":
+        return None
+    if name == "square":
+        return Calls(forwards=stage["queries"] * runs + 1)
+    steps = int(stage.get("steps", 1))
+    if name in ("fab", "fab-t"):
+        # A gradient and a test a step; untargeted, a gradient is a backward pass for each class.
+        return Calls(forwards=2 * steps * runs, backwards=(1 if name == "fab-t" else num_classes) * steps * runs)
+    every = steps * runs * int(stage.get("evaluations", 1))
+    return Calls(forwards=every + (runs if name == "pgd" else 0), backwards=every)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A piece of work for one worker.
+
+    Attributes:
+        key: its name.
+        seconds: that it takes.
+        needs: the key of the piece that must be done before, if any.
+    """
+
+    key: str
+    seconds: float
+    needs: str | None = None
+
+
+def makespan(works: Sequence[Work], workers: int) -> float:
+    """Return the seconds until all is done by ``workers``, each free one taking up the longest work that can begin.
+
+    The length of a piece includes what follows it; pieces whose predecessor is not among ``works`` can begin at once.
+    """
+    followers: dict[str | None, list[Work]] = {}
+    known = {work.key for work in works}
+    for work in works:
+        followers.setdefault(work.needs if work.needs in known else None, []).append(work)
+
+    def length(work: Work) -> float:
+        return work.seconds + max(map(length, followers.get(work.key, [])), default=0.0)
+
+    ready = [(-length(work), work.key, work) for work in followers.get(None, [])]
+    heapq.heapify(ready)
+    running: list[tuple[float, str, Work]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < workers:
+            _, key, work = heapq.heappop(ready)
+            heapq.heappush(running, (now + work.seconds, key, work))
+        now, _, ended = heapq.heappop(running)
+        for work in followers.get(ended.key, []):
+            heapq.heappush(ready, (-length(work), work.key, work))
+    return now

@@ -1,0 +1,246 @@
+"""What is done: judged by the content of runs and records, so that it does not matter who made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.report.reproduce import attack_spec
+from robustbench_gkl.results.record import canonical_hash
+from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
+from robustbench_gkl.suite.runs import RunFolder, read_records, weights_sha256
+from robustbench_gkl.suite.sizes import dataset_size
+
+Status = Literal["done", "failed", "ready", "waiting", "blocked"]
+"""``waiting``: for a cell before it; ``blocked``: that one failed."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a suite's files are, and the device it runs on."""
+
+    checkpoints: Path = Path("checkpoints")
+    results: Path = Path("results")
+    data: Path = Path("data")
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended, kept in ``cells/KEY.json``.
+
+    Attributes:
+        status: ``interrupted`` is neither done nor failed: the cell goes on when it is run again.
+        exit_code: of the command; negative for a signal.
+        seconds: that it took.
+        record: the id of the record that an evaluation made or found.
+        weights: the hash of the model that was evaluated.
+        lines: the last of its log.
+    """
+
+    status: Literal["done", "failed", "interrupted"]
+    exit_code: int
+    seconds: float
+    record: str | None = None
+    weights: str | None = None
+    lines: tuple[str, ...] = field(default=())
+
+
+class Ledger:
+    """The files of one suite in ``results/suites/NAME``, and what they and the runs and records say of its cells.
+
+    Args:
+        name: the suite's.
+        folders: where runs and records are.
+    """
+
+    def __init__(self, name: str, folders: Folders) -> None:
+        self.folders = folders
+        self.folder = folders.results / "suites" / name
+        self._records: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._hashes: dict[str, list[Any]] = {}
+
+    def prepare(self) -> None:
+        """Make the folders.
+
+        Raises:
+            UserError: they cannot be written to.
+        """
+        for name in ("cells", "configs", "logs"):
+            writable_folder(self.folder / name, what="the suite's folder")
+
+    def run_folder(self, run: str) -> RunFolder:
+        """Return the folder of a run by its name, or of one that is there already by its path."""
+        named = RunFolder(self.folders.checkpoints / run)
+        return named if named.exists or not RunFolder(Path(run)).exists else RunFolder(Path(run))
+
+    def log_path(self, cell: Cell) -> Path:
+        """Return where the output of a cell's command goes."""
+        return self.folder / "logs" / f"{cell.kind}-{Path(cell.run).name}-{cell.key[:8]}.log"
+
+    def config_path(self, cell: TrainCell) -> Path:
+        """Return where the recipe of a training cell is written; the name tells its content."""
+        return self._config_path(cell.run, training_content(cell.config))
+
+    def _config_path(self, run: str, content: Mapping[str, Any]) -> Path:
+        return self.folder / "configs" / f"{run}-{canonical_hash(content)[:12]}.json"
+
+    def outcome(self, cell: Cell) -> Outcome | None:
+        """Return how the cell ended when this suite ran it last; None if it did not."""
+        try:
+            values = json.loads((self.folder / "cells" / f"{cell.key}.json").read_bytes())
+            return Outcome(**values | {"lines": tuple(values["lines"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def keep(self, cell: Cell, outcome: Outcome) -> None:
+        """Write down how a cell ended."""
+        write_atomically(self.folder / "cells" / f"{cell.key}.json", json.dumps(asdict(outcome)) + "\n")
+
+    def forget(self, cell: Cell) -> None:
+        """Take back how a cell ended, since it is run again."""
+        (self.folder / "cells" / f"{cell.key}.json").unlink(missing_ok=True)
+
+    def survey(self, cells: Sequence[Cell], *, retry: bool = False) -> dict[str, Status]:
+        """Return the status of each cell by key, from the files as they are now.
+
+        Args:
+            cells: all of the suite, each after the one it needs.
+            retry: take failed cells as not run.
+        """
+        self._read_records(cells)
+        statuses: dict[str, Status] = {}
+        for cell in cells:
+            before = "done" if cell.needs is None else statuses[cell.needs]
+            if before in ("failed", "blocked"):
+                statuses[cell.key] = "blocked"
+            elif before != "done":
+                statuses[cell.key] = "waiting"
+            else:
+                statuses[cell.key] = self._status(cell, retry=retry)
+        self._save_hashes()
+        return statuses
+
+    def _status(self, cell: Cell, *, retry: bool) -> Status:
+        if self.is_done(cell):
+            return "done"
+        outcome = self.outcome(cell)
+        return "failed" if outcome is not None and outcome.status == "failed" and not retry else "ready"
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the run is trained, or the record there."""
+        return self.trained(cell) if isinstance(cell, TrainCell) else self.record(cell) is not None
+
+    def trained(self, cell: TrainCell) -> bool:
+        """Whether the run was trained with the cell's settings to its end."""
+        run = self.run_folder(cell.run)
+        return run.epochs_done >= cell.config.epochs and self.started(cell) and run.weights_path("last") is not None
+
+    def started(self, cell: TrainCell) -> bool:
+        """Whether a run of this name was begun with the cell's settings."""
+        config = self.run_folder(cell.run).config
+        return config is not None and training_content(config) == training_content(cell.config)
+
+    def refuse_to_overwrite(self, cells: Sequence[Cell]) -> None:
+        """Refuse to replace runs of the cells' names that this suite did not make.
+
+        Raises:
+            UserError: there is one.
+        """
+        for cell in cells:
+            run = self.run_folder(cell.run)
+            if not isinstance(cell, TrainCell) or not run.exists or self.started(cell):
+                continue
+            if run.config is not None and self._config_path(cell.run, training_content(run.config)).exists():
+                continue
+            raise UserError(
+                f"run {cell.run} exists in {run.path} with other settings ({self.difference(cell, run)}) and was not "
+                f"made by this suite; give the suite's runs another name, or --overwrite"
+            )
+
+    def difference(self, cell: TrainCell, run: RunFolder) -> str:
+        """Return the first setting in which a run differs from a cell."""
+        if run.config is None:
+            return "it was imported"
+        ours, theirs = training_content(cell.config), training_content(run.config)
+        key = next(key for key, value in ours.items() if theirs[key] != value)
+        return f"{key} = {theirs[key]}, here {ours[key]}"
+
+    def record(self, cell: EvalCell) -> dict[str, Any] | None:
+        """Return the complete record that the cell asks for, as plain data; None if there is none."""
+        path = self.run_folder(cell.run).weights_path(cell.weights)
+        if path is None:
+            return None
+        weights = self._hash(path)
+        outcome = self.outcome(cell)
+        for record in self._records.get((Path(cell.run).name, weights), ()):
+            known = outcome is not None and outcome.weights == weights and outcome.record == record["id"]
+            if not record["partial"] and (known or _answers(record, cell)):
+                return record
+        return None
+
+    def weights_hash(self, cell: EvalCell) -> str | None:
+        """Return the hash of the model that a cell evaluates."""
+        path = self.run_folder(cell.run).weights_path(cell.weights)
+        return None if path is None else self._hash(path)
+
+    def _read_records(self, cells: Sequence[Cell]) -> None:
+        self._records = {}
+        for record in read_records(self.folders.results, models={Path(cell.run).name for cell in cells}):
+            self._records.setdefault((record["model"]["name"], record["model"]["weights_sha256"]), []).append(record)
+
+    def note_record(self, record_id: str) -> None:
+        """Take in a record that was written since the survey."""
+        from robustbench_gkl.results import ResultStore
+
+        record = json.loads(ResultStore(self.folders.results).record_path(record_id).read_bytes())
+        self._records.setdefault((record["model"]["name"], record["model"]["weights_sha256"]), []).append(record)
+
+    def _hash(self, path: Path) -> str:
+        """Return the hash of the model in a weights file, which is read only if it changed since the last time."""
+        if not self._hashes:
+            try:
+                self._hashes = json.loads((self.folder / "weights.json").read_bytes())
+            except (OSError, ValueError):
+                self._hashes = {}
+        stat = path.stat()
+        known = self._hashes.get(str(path))
+        if known is None or known[:2] != [stat.st_mtime_ns, stat.st_size]:
+            known = self._hashes[str(path)] = [stat.st_mtime_ns, stat.st_size, weights_sha256(path)]
+        found: str = known[2]
+        return found
+
+    def _save_hashes(self) -> None:
+        if self._hashes and self.folder.is_dir():
+            write_atomically(self.folder / "weights.json", json.dumps(self._hashes) + "\n")
+
+
+def _answers(record: Mapping[str, Any], cell: EvalCell) -> bool:
+    """Whether a record of the cell's model was made with the cell's settings."""
+    config, data = cell.config, record["data"]
+    n = config.n or dataset_size(config.dataset, config.split)
+    cheaper = {key for part in record["protocol"] for key in part} & {"search_precision", "compiled", "eps_grid"}
+    shortcuts = {config.search_precision} - {"float32"} | ({"compiled"} if config.compiled else set())
+    return (
+        data["dataset"] == config.dataset
+        and data["split"] == config.split
+        and data["index_ranges"] == [[0, n]]
+        and record["threat"] == {"norm": config.threat.norm, "eps": format_fraction(config.threat.eps)}
+        and record["engine"] == config.engine
+        and record["seed"] == config.seed
+        and not cheaper
+        and not shortcuts
+        and [_spec(attack_spec(attack["label"])) for attack in record["attacks"]] == [*map(_spec, config.attacks)]
+    )
+
+
+def _spec(text: str) -> tuple[str, frozenset[str]]:
+    """Return an attack's spec without regard to the order of its options."""
+    name, _, options = text.partition(":")
+    return name, frozenset(option.strip() for option in options.split(",") if option.strip())

@@ -1,0 +1,243 @@
+"""Suite files: from a TOML matrix to its cells.
+
+A list is an axis: the suite has a cell for each combination of the axes' values. The few keys whose value is itself a
+list (``attacks``, ``mean``, ``schedule.milestones``, ...) become an axis by a list of lists.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from robustbench_gkl.config import (
+    EvalConfig,
+    TrainConfig,
+    put_key,
+    read_assignment,
+    read_mapping,
+    read_recipe,
+    validated,
+)
+from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.settings import (
+    SHORT_KEYS,
+    WEIGHTS,
+    check_name,
+    evaluation_defaults,
+    run_name,
+    with_changes,
+    word,
+)
+from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
+
+Flat = dict[str, Any]
+"""Dotted keys and their values."""
+
+_TOP = ("name", "models", "train", "variants", "eval")
+_NAMED_BY = ("recipe", "loss", "model", "dataset", "seed")
+"""Keys whose values are in the automatic name anyway."""
+_BARE = ("variant", "loss", "model")
+"""Keys whose values need no key beside them in a name."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite: each training run is followed by its evaluations."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def trainings(self) -> list[TrainCell]:
+        """The runs to be trained."""
+        return [cell for cell in self.cells if isinstance(cell, TrainCell)]
+
+    @property
+    def evaluations(self) -> list[EvalCell]:
+        """The evaluations."""
+        return [cell for cell in self.cells if isinstance(cell, EvalCell)]
+
+
+def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: Path = Path("checkpoints")) -> Suite:
+    """Return the suite in a TOML (or JSON) file.
+
+    Args:
+        path: the file.
+        assignments: ``train.KEY=VALUE`` and ``eval.KEY=VALUE``, which win over the file.
+        checkpoints_dir: where the runs named in ``models`` are.
+
+    Raises:
+        UserError: what is wrong with which key of which table.
+    """
+    values = read_mapping(path)
+    for key in values:
+        if key not in _TOP:
+            raise unknown(f"key of {path}", key, _TOP)
+    name = check_name(str(values.get("name", path.stem)))
+    changes = _changes(assignments)
+    trainings = _trainings(values, changes["train"], suite=name)
+    tables = [_flat(table) | changes["eval"] for table in _tables(values, "eval")]
+    runs: list[tuple[str, TrainCell | None, Flat]] = [
+        (cell.run, cell, evaluation_defaults(cell.config.dataset, cell.config)) for cell in trainings
+    ]
+    runs += [(model, None, _model_defaults(model, checkpoints_dir)) for model in _models(values)]
+    if not runs:
+        raise UserError(f"{path} has nothing to do: it needs a [train] table or models = [...]")
+    cells: list[Cell] = []
+    for run, training, defaults in runs:
+        cells += [] if training is None else [training]
+        cells += [
+            _evaluation(run, training, defaults, chosen) for table in tables for chosen, _ in _expand(table, EvalConfig)
+        ]
+    return Suite(name, tuple({cell.key: cell for cell in cells}.values()))
+
+
+def _changes(assignments: Sequence[str]) -> dict[str, Flat]:
+    changes: dict[str, Flat] = {"train": {}, "eval": {}}
+    for key, value in map(read_assignment, assignments):
+        table, dot, rest = key.partition(".")
+        if table not in changes or not dot:
+            raise UserError(f"--set of a suite needs train.KEY=VALUE or eval.KEY=VALUE, got {key}")
+        changes[table] |= _flat({rest: value})
+    return changes
+
+
+def _tables(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the tables under ``key``: none, one or an array of them."""
+    tables = values.get(key, [])
+    tables = tables if isinstance(tables, list) else [tables]
+    if not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{key} must be a table of keys ([{key}]) or several ([[{key}]]), got {values[key]!r}")
+    return tables
+
+
+def _models(values: Mapping[str, Any]) -> list[str]:
+    models = values.get("models", [])
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise UserError(f"models must be a list of names or folders of runs, got {models!r}")
+    if models and "eval" not in values:
+        raise UserError("models are only evaluated, so they need an [[eval]] table")
+    return models
+
+
+def _model_defaults(model: str, checkpoints_dir: Path) -> Flat:
+    for folder in (checkpoints_dir / model, Path(model)):
+        if (folder / "config.json").exists():
+            saved = read_mapping(folder / "config.json")
+            trained = saved.get("train")
+            config = None if trained is None else validated(TrainConfig, trained, what=f"{folder}/config.json")
+            return evaluation_defaults(str(saved.get("dataset")), config)
+    raise UserError(f"models: there is no run {model!r} in {checkpoints_dir}; train or import it first")
+
+
+def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[TrainCell]:
+    variants = values.get("variants", {})
+    if not isinstance(variants, dict) or not all(isinstance(table, dict) for table in variants.values()):
+        raise UserError("variants must be tables of training keys, such as [variants.awp]")
+    found: dict[str, _Named] = {}
+    for table in _tables(values, "train"):
+        for variant, more in (variants or {"": {}}).items():
+            flat = _flat(table) | _flat(more) | changes
+            for chosen, axes in _expand(flat, TrainConfig):
+                one = _training(chosen, axes, suite=suite, variant=variant)
+                other = found.setdefault(one.cell.run, one)
+                if other.cell.config != one.cell.config:
+                    raise UserError(_clash(one, other))
+    if variants and "train" not in values:
+        raise UserError("variants are variants of a [train] table, which is missing")
+    return [one.cell for one in found.values()]
+
+
+@dataclass(frozen=True)
+class _Named:
+    cell: TrainCell
+    fields: Flat = field(default_factory=dict)
+    """What a name may be made of."""
+
+
+def _clash(one: _Named, other: _Named) -> str:
+    differing = [key for key in one.fields if one.fields[key] != other.fields.get(key)]
+    hint = (
+        f"they differ in {', '.join(differing)}; put {{{differing[0]}}} into name" if differing else "name them apart"
+    )
+    return f"two different runs are both named {one.cell.run!r}: {hint}"
+
+
+def _training(chosen: Flat, axes: Sequence[str], *, suite: str, variant: str) -> _Named:
+    template = chosen.pop("name", None)
+    recipe = chosen.pop("recipe", None)
+    values = {} if recipe is None else read_recipe(str(recipe)) | {"recipe": Path(str(recipe)).stem}
+    config = validated(TrainConfig, with_changes(values, chosen), what="train")
+    fields = _flat(config.model_dump(mode="json")) | {"variant": variant, "suite": suite}
+    fields |= {short: fields[key] for short, key in SHORT_KEYS.items()}
+    if template is not None:
+        return _Named(TrainCell(check_name(_filled(str(template), fields)), config), fields)
+    named = _NAMED_BY if config.recipe is None else ("recipe", "seed")
+    parts = [variant] if variant else []
+    for key in axes:
+        if key not in named and key != "name":
+            value = word(fields.get(SHORT_KEYS.get(key, key), chosen.get(key)))
+            parts.append(value if key in _BARE else f"{key.rpartition('.')[2]}{value}")
+    return _Named(TrainCell(run_name(config, *parts), config), fields)
+
+
+def _filled(template: str, fields: Flat) -> str:
+    """Return ``template`` with each ``{key}`` replaced by the key's value."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in fields:
+            raise unknown(f"key in the name {template!r}:", match[1], fields)
+        return word(fields[match[1]])
+
+    return re.sub(r"\{([\w.-]+)\}", value, template)
+
+
+def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Flat) -> EvalCell:
+    chosen = dict(chosen)
+    weights = chosen.pop("weights", None)
+    if weights is not None and weights not in WEIGHTS:
+        raise unknown("weights", str(weights), WEIGHTS)
+    values = defaults | {"threat": dict(defaults["threat"])}
+    for key, value in chosen.items():
+        put_key(values, SHORT_KEYS.get(key, key), value)
+    return EvalCell(run, validated(EvalConfig, values, what="eval"), weights, training)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Flat:
+    flat: Flat = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _expand(flat: Flat, model: type[BaseModel]) -> Iterator[tuple[Flat, list[str]]]:
+    """Yield each combination of the axes' values, and the names of the axes."""
+    axes: dict[str, list[Any]] = {}
+    for key, value in flat.items():
+        whole = _is_list(model, SHORT_KEYS.get(key, key))
+        if isinstance(value, list) and (not whole or (value and all(isinstance(item, list) for item in value))):
+            if not value:
+                raise UserError(f"{key} is an axis without a value; give it at least one")
+            axes[key] = value
+    for values in itertools.product(*axes.values()):
+        yield flat | dict(zip(axes, values, strict=True)), [key for key, choices in axes.items() if len(choices) > 1]
+
+
+def _is_list(model: type[BaseModel], key: str) -> bool:
+    """Whether the key's value is itself a list."""
+    name, _, rest = key.partition(".")
+    if name not in model.model_fields:
+        return False
+    annotation = model.model_fields[name].annotation
+    if rest:
+        return isinstance(annotation, type) and issubclass(annotation, BaseModel) and _is_list(annotation, rest)
+    return any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))

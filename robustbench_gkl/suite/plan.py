@@ -1,0 +1,152 @@
+"""What a suite costs, counted from its settings, and how it spreads over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from robustbench_gkl.config import published_figures, recipe_names
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
+from robustbench_gkl.suite.cost import (
+    Calls,
+    LossPasses,
+    PassTimes,
+    Work,
+    makespan,
+    stage_calls,
+    training_calls,
+    training_images,
+)
+from robustbench_gkl.suite.matrix import Suite
+from robustbench_gkl.suite.rates import Rates, same_attacks
+from robustbench_gkl.suite.sizes import dataset_size
+
+Stages = Sequence[Sequence[Mapping[str, Any]]]
+"""The stages of each attack of an evaluation, as a protocol describes them."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one cell costs.
+
+    Attributes:
+        cell: its description, and ``key`` and ``needs`` as the cell has them.
+        kind: ``train`` or ``eval``.
+        images: that it works on, training images times epochs.
+        calls: passes through the model.
+        seconds: on one device.
+        basis: where the number of calls comes from.
+    """
+
+    cell: str
+    key: str
+    needs: str | None
+    kind: str
+    images: float
+    calls: Calls
+    seconds: float
+    basis: str
+
+    def row(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+        return {
+            "cell": self.cell,
+            "kind": self.kind,
+            "images": round(self.images),
+            **{key: round(value) for key, value in asdict(self.calls).items()},
+            "model_calls": round(self.calls.total),
+            "hours": round(self.seconds / 3600, 4),
+            "basis": self.basis,
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the counting asks for beside the suite.
+
+    Attributes:
+        loss: the passes of a loss by name.
+        stages: the stages of an evaluation's attacks.
+        times: what passes of a cell's model take.
+        rates: earlier measurements.
+        robust_acc: share of the samples, in percent, that evaluations leave standing; None to look for it.
+    """
+
+    loss: Callable[[str], LossPasses]
+    stages: Callable[[EvalCell], Stages]
+    times: Callable[[Cell], PassTimes]
+    rates: Rates
+    robust_acc: float | None = None
+
+
+def plan_suite(suite: Suite, facts: Facts) -> list[Planned]:
+    """Return what each cell costs, whether it is done already or not.
+
+    Raises:
+        UserError: a data set whose size is not known, or an attack whose calls are not.
+    """
+    return [_training(cell, facts) if isinstance(cell, TrainCell) else _evaluation(cell, facts) for cell in suite.cells]
+
+
+def spread(planned: Sequence[Planned], devices: int) -> float:
+    """Return the seconds until all cells are done on so many devices."""
+    return makespan([Work(one.key, one.seconds, one.needs) for one in planned], devices)
+
+
+def _training(cell: TrainCell, facts: Facts) -> Planned:
+    config = cell.config
+    images = training_images(config)
+    if images is None:
+        raise UserError(f"the size of {config.dataset} is not known before it is loaded; give train_size")
+    calls = training_calls(config, loss=facts.loss(config.loss), images=images[0], held_out=images[1])
+    seconds = facts.times(cell).seconds(calls)
+    return Planned(str(cell), cell.key, None, cell.kind, images[0] * config.epochs, calls, seconds, "counted")
+
+
+def _evaluation(cell: EvalCell, facts: Facts) -> Planned:
+    n = cell.config.n or dataset_size(cell.config.dataset, cell.config.split)
+    if n is None:
+        raise UserError(f"the size of {cell.config.dataset} is not known before it is loaded; give n")
+    per_image, basis = _per_image(cell, facts)
+    calls = per_image * n
+    return Planned(str(cell), cell.key, cell.needs, cell.kind, n, calls, facts.times(cell).seconds(calls), basis)
+
+
+def _per_image(cell: EvalCell, facts: Facts) -> tuple[Calls, str]:
+    """Return the calls of an evaluation for each image, and where they come from.
+
+    Nearly all are spent on the samples that stand to the end. Those that fall are counted with the whole of the
+    first attack.
+    """
+    standing, clean, basis = _standing(cell, facts)
+    measured = [record for record in facts.rates.records if same_attacks(record, cell)]
+    attacks = [[stage_calls(stage, num_classes=10) for stage in stages] for stages in facts.stages(cell)]
+    known = [calls for stages in attacks for calls in stages if calls is not None]
+    if measured and (standing is None or len(known) < sum(map(len, attacks))):
+        per_image = [_measured(record) for record in measured]
+        return sum(per_image, Calls()) * (1 / len(per_image)), f"measured in {len(measured)} records"
+    if len(known) < sum(map(len, attacks)):
+        raise UserError(f"nothing is known of what {' '.join(cell.config.attacks)} cost; evaluate a few images first")
+    stays = 1.0 if standing is None else standing / 100
+    falls = max(0.0, clean / 100 - stays)
+    return sum(known, Calls()) * stays + known[0] * falls, basis
+
+
+def _standing(cell: EvalCell, facts: Facts) -> tuple[float | None, float, str]:
+    """Return the robust and clean accuracy that are reckoned with, in percent, and where they come from."""
+    config = None if cell.train is None else cell.train.config
+    published = published_figures(config.recipe) if config is not None and config.recipe in recipe_names() else None
+    if facts.robust_acc is not None:
+        return facts.robust_acc, 100.0, f"{facts.robust_acc:g} % standing, given"
+    alike = config is not None and (config.dataset, config.threat) == (cell.config.dataset, cell.config.threat)
+    if published is not None and published.autoattack is not None and alike:
+        return published.autoattack, published.clean, f"{published.autoattack:g} % standing, published"
+    return None, 100.0, "worst case: all stand"
+
+
+def _measured(record: Mapping[str, Any]) -> Calls:
+    stages = [stage for attack in record["attacks"] for stage in attack["stages"]]
+    total = Calls(sum(stage["forwards"] for stage in stages), sum(stage["backwards"] for stage in stages))
+    return total * (1 / int(record["data"]["n"]))

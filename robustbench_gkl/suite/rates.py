@@ -1,0 +1,109 @@
+"""How long cells take, from what was measured before: the runs' ``metrics.csv`` and the records' times."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.report.reproduce import attack_spec
+from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
+from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
+from robustbench_gkl.suite.ledger import Folders
+from robustbench_gkl.suite.runs import RunFolder, read_records
+from robustbench_gkl.suite.sizes import dataset_size
+
+
+class Rates:
+    """Measured times of runs and evaluations in some folders."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+
+    @cached_property
+    def _trainings(self) -> dict[tuple[str, str, str], list[float]]:
+        """Seconds per pass by model, data set and loss."""
+        found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for path in sorted(self._folders.checkpoints.glob("*/metrics.csv")):
+            run = RunFolder(path.parent)
+            try:
+                config, row = run.config, run.last_row
+            except UserError:
+                continue  # it will be said where the run itself is asked for
+            if config is None or not row.get("seconds"):
+                continue
+            calls = _calls(config, probed=False)  # its time is not in the seconds of metrics.csv
+            if calls:
+                done = calls * row["epoch"] / config.epochs
+                found[config.model, config.dataset, config.loss].append(row["seconds"] / done)
+        return found
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """All complete records."""
+        return [record for record in read_records(self._folders.results) if not record["partial"]]
+
+    def seconds(self, cell: Cell) -> float | None:
+        """Return the seconds that the rest of a cell will take; None if nothing like it was measured."""
+        return self._training(cell) if isinstance(cell, TrainCell) else self._evaluation(cell)
+
+    def _training(self, cell: TrainCell) -> float | None:
+        config = cell.config
+        rates, calls = self._trainings.get((config.model, config.dataset, config.loss)), _calls(config)
+        if not rates or not calls:
+            return None
+        run = RunFolder(self._folders.checkpoints / cell.run)
+        done = run.epochs_done / config.epochs if run.config == config else 0.0
+        return median(rates) * calls * max(0.0, 1 - done)
+
+    def _evaluation(self, cell: EvalCell) -> float | None:
+        n = cell.config.n or dataset_size(cell.config.dataset, cell.config.split)
+        arch = self.arch(cell)
+        alike = [record for record in self.records if record["model"]["arch"] == arch]
+        same = [record["seconds"] / record["data"]["n"] for record in alike if same_attacks(record, cell)]
+        if n is None or not alike:
+            return None
+        if same:
+            return float(median(same) * n)
+        # The same attacks on another model tell the calls, and other attacks on the same model what a call takes.
+        calls = [sum(_passes(record)) / record["data"]["n"] for record in self.records if same_attacks(record, cell)]
+        if not calls:
+            return None
+        per_call = [record["seconds"] / max(1, sum(_passes(record))) for record in alike]
+        return float(median(calls) * median(per_call) * n)
+
+    def arch(self, cell: EvalCell) -> str | None:
+        """Return the architecture that a cell evaluates."""
+        if cell.train is not None:
+            return cell.train.config.model
+        folders = (self._folders.checkpoints / cell.run, Path(cell.run))
+        return next((arch for arch in (RunFolder(folder).arch for folder in folders) if arch is not None), None)
+
+
+def same_attacks(record: dict[str, Any], cell: EvalCell) -> bool:
+    """Whether a record's attacks are the cell's, on the same data set and in the same norm."""
+    return (
+        record["data"]["dataset"] == cell.config.dataset
+        and record["threat"]["norm"] == cell.config.threat.norm
+        and [attack_spec(attack["label"]) for attack in record["attacks"]] == list(cell.config.attacks)
+    )
+
+
+def _passes(record: dict[str, Any]) -> Iterable[int]:
+    """Yield the model calls of a record's stages."""
+    for attack in record["attacks"]:
+        for stage in attack["stages"]:
+            yield stage["forwards"] + stage["backwards"]
+
+
+def _calls(config: TrainConfig, *, probed: bool = True) -> float | None:
+    """Return a run's cost in forward passes, to be compared with that of another run with the same loss."""
+    images = training_images(config)
+    if images is None:
+        return None
+    return training_calls(config, loss=LossPasses(), images=images[0], held_out=images[1] * probed).total

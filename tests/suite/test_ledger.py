@@ -1,0 +1,163 @@
+"""What counts as done, judged from runs and records whoever made them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import CommandLine
+from suite_files import finished_run, suite_of
+from synthetic_records import make_record, outcome
+
+from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.models import create_model
+from robustbench_gkl.results import ResultStore
+from robustbench_gkl.suite import Suite, TrainCell
+from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
+from robustbench_gkl.suite.runs import weights_sha256
+from robustbench_gkl.training import Run
+from robustbench_gkl.training import weights_sha256 as torch_weights_sha256
+
+TWO = """
+[train]
+recipe = "digits-trades"
+loss = ["trades", "gkl"]
+name = "{loss}"
+[[eval]]
+attacks = ["pgd:steps=20"]
+n = 4
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "checkpoints", tmp_path / "results")
+
+
+def ledger_of(folders: Folders) -> Ledger:
+    """Return a fresh ledger, as the next call of the command has it."""
+    ledger = Ledger("suite", folders)
+    ledger.prepare()
+    return ledger
+
+
+def complete(suite: Suite, folders: Folders) -> None:
+    """Write all runs and records of a suite, as if made by hand."""
+    for cell in suite.trainings:
+        weights = finished_run(folders.checkpoints, cell)
+        make_record(
+            ResultStore(folders.results), outcome(stands=4), model=cell.run, weights_sha256=weights_sha256(weights)
+        )
+
+
+def pending(suite: Suite, folders: Folders) -> list[str]:
+    """Return the cells that are not done, in short."""
+    statuses = ledger_of(folders).survey(suite.cells)
+    return [" ".join(str(cell).split()[:2]) for cell in suite.cells if statuses[cell.key] != "done"]
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_hash_of_a_weights_file_is_that_of_the_model(normalised: bool, tmp_path: Path) -> None:
+    constants = {"mean": (0.4914, 0.4824, 0.4467), "std": (0.225,)} if normalised else {}
+    model = create_model("preact-resnet18", num_classes=10, **constants)  # type: ignore[arg-type]
+    run = Run(tmp_path)
+    run.save_weights("last", model)
+    assert weights_sha256(run.weights_path("last")) == torch_weights_sha256(model)
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1
+    assert weights_sha256(run.weights_path("last")) != torch_weights_sha256(model)
+
+
+def test_runs_and_records_made_by_hand_are_recognised(
+    gklbench: CommandLine, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained, "checkpoints")
+    assert gklbench("eval", "tiny", "--attack", "pgd:steps=3", "--attack", "fgsm", "--n", 5, "--eps", 0.05).code == 0
+    text = """
+    [train]
+    recipe = "digits-trades"
+    name = "tiny"
+    epochs = 2
+    train_size = 256
+    attack.steps = 2
+    probe.steps = 2
+    [[eval]]
+    attacks = ["pgd:steps=3", "fgsm"]
+    n = 5
+    eps = 0.05
+    """
+    assert pending(suite_of(tmp_path, text), Folders()) == []
+    for line, other in (("n = 5", "n = 6"), ("eps = 0.05", "eps = 0.06"), ('"fgsm"]', '"fgsm"]\nseed = 1')):
+        assert pending(suite_of(tmp_path, text.replace(line, other)), Folders()) == ["eval tiny"], other
+    assert pending(suite_of(tmp_path, text.replace("steps=3", "steps=4")), Folders()) == ["eval tiny"]
+
+
+def test_a_changed_recipe_reruns_only_what_depends_on_it(folders: Folders, tmp_path: Path) -> None:
+    complete(suite_of(tmp_path, TWO), folders)
+    assert pending(suite_of(tmp_path, TWO), folders) == []
+    changed = TWO + '[variants.v]\nname = "{loss}"\nloss = ["trades", "gkl"]\n'
+    assert pending(suite_of(tmp_path, changed), folders) == []
+    slower = TWO.replace('loss = ["trades", "gkl"]', 'loss = "gkl"\nlr = 0.05')
+    slower += '[variants.fast]\nloss = "trades"\nlr = 0.1\n[variants.slow]\n'
+    assert pending(suite_of(tmp_path, slower), folders) == ["train gkl", "eval gkl"]
+
+
+def test_new_weights_need_a_new_record(folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    complete(suite, folders)
+    path = folders.checkpoints / "gkl" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    assert pending(suite, folders) == ["eval gkl"]
+
+
+def test_a_partial_record_and_one_of_other_attacks_do_not_count(folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    store = ResultStore(folders.results)
+    for cell, options in zip(suite.trainings, ({"partial": True}, {"attacks": ("autoattack",)}), strict=True):
+        digest = weights_sha256(finished_run(folders.checkpoints, cell))
+        make_record(store, outcome(stands=4), model=cell.run, weights_sha256=digest, **options)  # type: ignore[arg-type]
+    assert pending(suite, folders) == ["eval trades", "eval gkl"]
+
+
+def test_a_run_that_did_not_end_goes_on(folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    finished_run(folders.checkpoints, suite.trainings[0], epochs=3)
+    ledger = ledger_of(folders)
+    statuses = ledger.survey(suite.cells)
+    assert [statuses[cell.key] for cell in suite.cells] == ["ready", "waiting", "ready", "waiting"]
+    assert ledger.started(suite.trainings[0])
+    assert not ledger.started(suite.trainings[1])
+
+
+def test_failures_are_kept_and_block_what_needs_them(folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    ledger_of(folders).keep(suite.cells[0], Outcome("failed", 2, 1.0, lines=("Error: no",)))
+    ledger = ledger_of(folders)
+    assert [ledger.survey(suite.cells)[cell.key] for cell in suite.cells] == ["failed", "blocked", "ready", "waiting"]
+    assert ledger.survey(suite.cells, retry=True)[suite.cells[0].key] == "ready"
+    other = suite_of(tmp_path, TWO, assignments=["train.epochs=3"])
+    assert ledger.survey(other.cells)[other.cells[0].key] == "ready", "the failure was another recipe's"
+
+
+def test_a_run_that_the_suite_did_not_make_is_not_replaced(folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    theirs = TrainCell("gkl", TrainConfig(loss="gkl", epochs=7))
+    finished_run(folders.checkpoints, theirs)
+    ledger = ledger_of(folders)
+    with pytest.raises(UserError, match=r"run gkl exists .* other settings .* --overwrite"):
+        ledger.refuse_to_overwrite(suite.cells)
+    ledger.config_path(theirs).write_text("{}")  # the suite made it, with the settings it had then
+    ledger.refuse_to_overwrite(suite.cells)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv", "last.safetensors"])
+def test_broken_files_are_said(name: str, folders: Folders, tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, TWO)
+    complete(suite, folders)
+    (folders.checkpoints / "gkl" / name).write_bytes(b"epoch\nx\n")
+    with pytest.raises(UserError, match="broken"):
+        pending(suite, folders)
