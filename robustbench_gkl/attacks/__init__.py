@@ -5,9 +5,10 @@ from robustbench_gkl.attacks.base import (
     Attack,
     Model,
     attack_mode,
+    full_logits,
     input_gradient,
     parse_attack,
     protocol_of,
 )
 
-__all__ = ["ATTACKS", "Attack", "Model", "attack_mode", "input_gradient", "parse_attack", "protocol_of"]
+__all__ = ["ATTACKS", "Attack", "Model", "attack_mode", "full_logits", "input_gradient", "parse_attack", "protocol_of"]

@@ -134,14 +134,21 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def input_gradient(model: Model, images: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the logits (B, K) at ``images`` and the gradient (B, C, H, W) of each sample's objective.
+def full_logits(logits: Tensor) -> Tensor:
+    """Return ``logits`` as losses need them: half precision becomes float32, all others stay as they are."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
-    One forward and one backward pass. ``objective`` maps logits in float32 to one value per sample, (B,).
+
+def input_gradient(model: Model, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the gradient (B, C, H, W) of each sample's objective at ``images``; one forward and one backward pass.
+
+    Args:
+        model: images to logits (B, K).
+        images: (B, C, H, W).
+        objective: :func:`full_logits` to one value per sample, (B,).
     """
     images = images.detach().requires_grad_()
     with torch.enable_grad():
-        logits = model(images).float()
-        value = objective(logits).sum()
+        value = objective(full_logits(model(images))).sum()
     (gradient,) = torch.autograd.grad(value, images)
-    return logits.detach(), gradient
+    return gradient

@@ -33,7 +33,6 @@ def ascend(
     start: Tensor,
     steps: int,
     step_size: float,
-    watch: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     """Take ``steps`` steepest-ascent steps from ``start``, each projected onto the threat model.
 
@@ -43,20 +42,17 @@ def ascend(
         model: images (B, C, H, W) in [0, 1] to logits (B, K).
         images: the originals, (B, C, H, W).
         threat: gives step and projection.
-        objective: logits in float32 to one value per sample, which is maximised.
+        objective: logits to one value per sample, (B,), which is maximised.
         start: (B, C, H, W), inside the threat model.
         steps: at least 1.
         step_size: length of a step in the threat's norm.
-        watch: called with each point stepped from and the logits there.
 
     Returns:
         The last point, (B, C, H, W); it has not been evaluated.
     """
     point = start
     for _ in range(steps):
-        logits, gradient = input_gradient(model, point, objective)
-        if watch is not None:
-            watch(point, logits)
+        gradient = input_gradient(model, point, objective)
         point = threat.project(point + threat.steepest(gradient, point, step_size), images)
     return point
 

@@ -144,7 +144,7 @@ def _gradients(probe: Probe) -> Finding:
 
 
 def _margin_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    return input_gradient(model, images, lambda logits: margin(logits, labels))[1]
+    return input_gradient(model, images, lambda logits: margin(logits, labels))
 
 
 FIRST: dict[str, Callable[[Probe], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}

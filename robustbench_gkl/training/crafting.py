@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks import attack_mode, full_logits
+from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 from robustbench_gkl.training.folding import FoldedModel
@@ -55,22 +56,23 @@ def craft(
         autocast: gives the context in which the network is evaluated.
     """
 
-    def logits_of(points: Tensor) -> Tensor:
+    def network(points: Tensor) -> Tensor:
         with torch.autocast(points.device.type, enabled=False) if autocast is None else autocast():
-            logits: Tensor = network(points)
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+            return full_logits(model(points) if folded is None else folded(points))
 
     with attack_mode(model):
-        network = model if folded is None else folded
         if folded is not None:
             folded.refresh()
         clean_logits = images.new_empty(0)
         if needs_clean:
             with torch.no_grad():
-                clean_logits = logits_of(images)
-        point = start
-        for _ in range(steps):
-            point = point.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(inner(logits_of(point), clean_logits).sum(), point)
-            point = threat.project(point.detach() + threat.steepest(gradient, point.detach(), step_size), images)
-        return point
+                clean_logits = network(images)
+        return ascend(
+            network,
+            images,
+            threat,
+            objective=lambda logits: inner(logits, clean_logits),
+            start=start,
+            steps=steps,
+            step_size=step_size,
+        )

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from robustbench_gkl.attacks import full_logits
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.distributed import ALONE, World, copy_from_leader, sum_over_ranks
 from robustbench_gkl.losses import Loss
@@ -145,8 +146,7 @@ class Stepper:
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._autocast():
-            logits: Tensor = self.network(images)
-        return logits.float() if logits.dtype == torch.bfloat16 else logits
+            return full_logits(self.network(images))
 
 
 def _total(terms: dict[str, Tensor]) -> Tensor:
