@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -66,7 +67,11 @@ class PGDSearch(Search):
         super().__init__(space, length=steps)
         self._objective = untargeted(objective, num_classes=space.num_classes)
         self.steps, self.step_size, self.random_start = steps, step_size, random_start
-        self.origin, self.point = self.image("origin"), self.image("point")
+        self.point = self.image("point")
+        if self.threat.norm == "linf":
+            self.low, self.high = self.image("low"), self.image("high")
+        else:
+            self.origin = self.image("origin")
 
     @property
     def query(self) -> Tensor:
@@ -75,7 +80,11 @@ class PGDSearch(Search):
 
     def begin(self, rows: Rows, batch: Batch) -> None:
         """Start at random in the ball, or at the images."""
-        self.origin[rows.device] = batch.images
+        if self.threat.norm == "linf":
+            self.low[rows.device] = (batch.images - self.threat.radius).clamp_(0, 1)
+            self.high[rows.device] = (batch.images + self.threat.radius).clamp_(0, 1)
+        else:
+            self.origin[rows.device] = batch.images
         start = self.threat.random_start(batch.images, batch.noise) if self.random_start else batch.images
         self.point[rows.device] = start
         self.step[rows.host] = 0
@@ -97,9 +106,10 @@ class PGDSearch(Search):
             point, gradient = self.point[block], answer.gradient[block]
             if self.threat.norm == "linf":
                 point.add_(gradient.sign_(), alpha=self.step_size)
+                torch.clamp(point, self.low[block], self.high[block], out=point)
             else:
                 point.add_(self.threat.steepest(gradient, point, self.step_size))
-            point.copy_(self.threat.project(point, self.origin[block]))
+                point.copy_(self.threat.project(point, self.origin[block]))
 
 
 @ATTACKS.register("pgd")
