@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.base import Model
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search
+from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, copy_rows
 from robustbench_gkl.device import TensorCores
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.noise import Noise
@@ -152,6 +152,35 @@ def precision_context(precision: Precision, device: torch.device) -> AbstractCon
     return TensorCores(allowed=True) if precision == "tf32" else contextlib.nullcontext()
 
 
+class _LastWrong:
+    """The last misclassified query point of each slot, for models whose answers are random.
+
+    Where a step asks several times, the model is expected to be random, and among a hundred answers one may be wrong by
+    luck. Such a run is judged at its end, by asking again at the last point that was misclassified, as in pyautoattack.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._points = torch.zeros_like(like)
+        self.known = np.zeros(len(like), dtype=bool)
+
+    def keep(self, slots: np.ndarray, query: Tensor) -> None:
+        """Note that the query points of ``slots`` are misclassified."""
+        copy_rows(self._points, query, torch.from_numpy(slots).to(query.device))
+        self.known[slots] = True
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one slot's state over another's."""
+        self._points[target] = self._points[source]
+        self.known[target] = self.known[source]
+
+    def still_wrong(self, slots: np.ndarray, search: Search, model: Model) -> tuple[np.ndarray, Tensor]:
+        """Return those of ``slots`` whose points are misclassified again, and the points."""
+        rows = torch.from_numpy(slots).to(self._points.device)
+        points = self._points[rows]
+        wrong = model(points).argmax(1) != search.labels[rows]
+        return slots[wrong.cpu().numpy()], points[wrong]
+
+
 class Driver:
     """One attack on many samples.
 
@@ -183,6 +212,7 @@ class Driver:
         self.context = precision_context(precision, search.space.device)
         self.doubtful: dict[int, int] = {}
         """Samples (and their run) whose success in low precision was not confirmed; to be searched in float32."""
+        self._late = _LastWrong(search.query) if search.evaluations > 1 else None
         self._tasks: list[Task] = []
 
     def run(self, source: Source) -> bool:
@@ -226,6 +256,8 @@ class Driver:
                 target = self.samples.ranking(positions)[:, run].to(load.labels.device)
             self.search.labels[rows.device] = load.labels
             self.search.finished[rows.host] = False
+            if self._late is not None:
+                self._late.known[rows.host] = False
             noise = load.noise.at(self.name, run)
             self.search.begin(rows, Batch(load.images, load.labels, target, noise, run))
         return len(tasks)
@@ -258,18 +290,31 @@ class Driver:
                         f"under attack by {self.name}; robustness cannot be judged: look at its layers and its range"
                     )
                 if flags[1].any():
-                    self._confirm(rows.where(flags[1]), fallen, doubted)
+                    self._hits(rows.where(flags[1]), fallen, doubted)
                 search.advance(rows, Answer(logits, flags[0], value, slope))
+        if self._late is not None:
+            over = (search.finished & self._late.known)[: len(self._tasks)].nonzero()[0]
+            if len(over):
+                with torch.no_grad(), self.context:
+                    slots, points = self._late.still_wrong(over, search, self.model)
+                self._confirm(slots, points, fallen, doubted)
         self._retire(fallen, doubted)
 
-    def _confirm(self, slots: np.ndarray, fallen: list[int], doubted: list[int]) -> None:
-        """Add those of ``slots`` whose query points are successes to ``fallen``.
+    def _hits(self, slots: np.ndarray, fallen: list[int], doubted: list[int]) -> None:
+        """Judge the query points of ``slots``, now or at the end of the run."""
+        if self._late is not None:
+            self._late.keep(slots, self.search.query)
+            return
+        points = self.search.query[torch.from_numpy(slots).to(self.search.space.device)]
+        self._confirm(slots, points, fallen, doubted)
+
+    def _confirm(self, slots: np.ndarray, points: Tensor, fallen: list[int], doubted: list[int]) -> None:
+        """Add those of ``slots`` whose ``points`` are successes to ``fallen``.
 
         Those that are none were found in low precision, or lie within rounding of the boundary: the former are
         ``doubted``, the latter searched on.
         """
         positions = [self._tasks[slot].position for slot in slots]
-        points = self.search.query[torch.from_numpy(slots).to(self.search.space.device)]
         accepted = self.referee.confirm(positions, points)
         fallen += slots[accepted].tolist()
         if self.precision != "float32":
@@ -297,5 +342,7 @@ class Driver:
         last = len(self._tasks) - 1
         if slot != last:
             self.search.move(last, slot)
+            if self._late is not None:
+                self._late.move(last, slot)
             self._tasks[slot] = self._tasks[last]
         self._tasks.pop()

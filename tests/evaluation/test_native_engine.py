@@ -172,6 +172,25 @@ def test_square_sees_through_a_model_without_gradients() -> None:
     assert found.attacks[-1].stages[0].broken > 0
 
 
+def test_a_random_model_does_not_fall_by_luck() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    class Coin(_Net):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            lucky = torch.rand(len(images), 1, generator=generator) < 0.1
+            return torch.where(lucky, -logits, logits)
+
+    images, labels = _data(40, model=_Net())
+    attack = "apgd-ce:evaluations=2,steps=40"
+    result = evaluate(Coin(), images, labels, ThreatModel("linf", 1e-6), attack, batch_size=16)
+    assert result.clean_acc - result.robust_acc <= 10  # judged at each step, some 30 points would fall
+    assert (
+        evaluate(_Net(), images, labels, THREAT, attack).robust_acc
+        == _run(40, attacks=("apgd-ce:steps=40",)).robust_acc
+    )
+
+
 def test_low_precision_finds_nothing_that_float32_does_not_confirm() -> None:
     plain, rough = _run(), _run(search_precision="bf16")
     assert abs(plain.robust_acc - rough.robust_acc) <= 5
