@@ -31,7 +31,13 @@ from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
 from robustbench_gkl.training.probe import overfitting, probe
 from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
-from robustbench_gkl.training.setup import fresh_model, run_config, synthetic_images, training_images
+from robustbench_gkl.training.setup import (
+    check_resumable,
+    fresh_model,
+    run_config,
+    synthetic_images,
+    training_images,
+)
 from robustbench_gkl.training.step import Stepper
 from robustbench_gkl.training.views import make_views
 
@@ -82,7 +88,7 @@ def train(
         if leaders != settings:
             raise UserError(f"rank {world.rank} has other settings than rank 0; start all ranks with the same options")
         if world.leads and run.exists():
-            _check_resumable(run, config, resume=resume)
+            check_resumable(run, config, resume=resume)
         images = training_images(config, data_dir)
         trainer = _Trainer(config, run, images, device, compiled=compiled, world=world)
         if world.leads and not run.exists():
@@ -91,14 +97,6 @@ def train(
     trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
     with TensorCores(allowed=config.precision != "float32"):
         return trainer.fit()
-
-
-def _check_resumable(run: Run, config: TrainConfig, *, resume: bool) -> None:
-    """Raise a :class:`UserError` unless the run is to go on, and with the configuration that it was started with."""
-    if not resume:
-        raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    if run.config().train != config:
-        raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
 
 
 class _Trainer:

@@ -32,6 +32,18 @@ def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
     return images.take(torch.arange(config.train_size))
 
 
+def check_resumable(run: Run, config: TrainConfig, *, resume: bool) -> None:
+    """Check that a run that exists is to go on, and with the settings that it was started with.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not resume:
+        raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
+    if run.config().train != config:
+        raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
+
+
 def run_config(
     config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, world: World = ALONE
 ) -> RunConfig:

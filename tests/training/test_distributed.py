@@ -34,9 +34,8 @@ PLAIN = (
 )
 """A network without batch normalisation, and batches that two ranks cannot halve."""
 NORMALIZED = (
-    *("digits-trades", "--model", "wrn-10-1", "--epochs", 3, "--lr", 0.002, "--eps", "2/255", "--batch-size", 64),
-    *("--set", "awp.gamma=0.005", "--set", "awp.start_epoch=1"),
-    *("--set", "averaging.per=epoch", "--set", "sync_batchnorm=true", *COMMON),
+    *("digits-gkl", "--model", "wrn-10-1", "--epochs", 3, "--lr", 0.002, "--norm", "l2", "--eps", "0.1"),
+    *("--batch-size", 65, "--set", "averaging.per=epoch", "--set", "sync_batchnorm=true", *COMMON),
 )
 
 
@@ -107,7 +106,7 @@ def test_the_loss_curve_is_that_of_one_process(plain: Run, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_the_loss_curve_with_synchronised_batch_norm_is_that_of_one_process(tmp_path: Path) -> None:
     curve, _ = differences(alone(tmp_path, "one", *NORMALIZED), shared(tmp_path, "two", *NORMALIZED))
-    assert curve < 1e-4
+    assert curve < 2e-5  # each rank with statistics of its own is off by more than 1e-4
 
 
 @pytest.mark.slow
