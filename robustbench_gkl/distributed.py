@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from robustbench_gkl.device import resolve_device
 from robustbench_gkl.errors import UserError
 
 
@@ -54,6 +55,28 @@ def world_from_environment() -> World:
         found = ", ".join(f"{key}={os.environ[key]!r}" for key in ("RANK", "WORLD_SIZE"))
         raise UserError(f"expected torchrun's RANK from 0 below WORLD_SIZE, got {found}; start with torchrun")
     return world
+
+
+def rank_device(name: str, world: World) -> torch.device:
+    """Return the device that ``name`` means to this process: with several on CUDA, the GPU of its local rank.
+
+    Raises:
+        UserError: what :func:`resolve_device` raises; one numbered GPU for several processes; fewer GPUs than
+            processes on this machine.
+    """
+    device = resolve_device(name)
+    if world.size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise UserError(
+            f"--device {name} is one GPU for {world.size} processes; give --device cuda, and each takes its own"
+        )
+    if world.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"this machine has {torch.cuda.device_count()} CUDA devices and at least {world.local_rank + 1} processes; "
+            f"start torchrun with --nproc-per-node {torch.cuda.device_count()}"
+        )
+    return torch.device("cuda", world.local_rank)
 
 
 @contextmanager

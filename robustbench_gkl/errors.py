@@ -1,4 +1,4 @@
-"""The one error that users are meant to see."""
+"""The errors that users are meant to see."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ class UserError(ValueError):
     The message is one line that says what was expected, what came and what to do. The command line prints it
     without a traceback and exits with 2.
     """
+
+
+class RankError(Exception):
+    """Another of the processes that work together has failed; ``message`` and exit ``code`` are its own."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.message, self.code = message, code
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:

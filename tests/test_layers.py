@@ -16,7 +16,9 @@ from robustbench_gkl.results import ResultStore
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
-GROUND = frozenset({"threat", "noise", "config", "registry", "exact", "errors", "files", "device", "distributed"})
+GROUND = frozenset(
+    {"threat", "noise", "config", "registry", "exact", "errors", "files", "device", "distributed", "exchange"}
+)
 PARTS = frozenset({"losses", "attacks", "models", "data"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
@@ -127,6 +129,7 @@ sys.exit(run(sys.argv[1:]))
         ["--version"],
         ["train", "--help"],
         ["eval", "--help"],
+        ["merge", "--help"],
         ["import", "--help"],
         ["leaderboard", "--help"],
         ["list", "--help"],

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
@@ -27,6 +28,8 @@ from robustbench_gkl.noise import Noise
 
 Precision = Literal["float32", "tf32", "bf16"]
 
+_PAUSE = 0.01
+"""Seconds between two looks for runs where none is under way here."""
 _SPLIT = 0.25
 """The share of slots that must need no gradient for asking about them apart: a second, smaller batch costs time too."""
 
@@ -51,6 +54,44 @@ class Load:
     images: Tensor
     labels: Tensor
     noise: Noise
+
+
+class Source(Protocol):
+    """Where the driver finds the runs to do; several drivers may share one."""
+
+    def take(self, free: int, held: int) -> list[Task]:
+        """Return at most ``free`` runs to begin; ``held`` are under way already."""
+        ...
+
+    def settle(self, later: Sequence[Task], through: int) -> None:
+        """Take runs to be done later, and hear how many samples are through with their last one."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no run will ever come again."""
+        ...
+
+
+class Waiting:
+    """The runs that wait for a driver that shares them with none; earlier ones come first."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = sorted(tasks)
+
+    def take(self, free: int, held: int) -> list[Task]:
+        """Return the next runs."""
+        return [heapq.heappop(self._tasks) for _ in range(min(free, len(self._tasks)))]
+
+    def settle(self, later: Sequence[Task], through: int) -> None:
+        """Put runs in line."""
+        for task in later:
+            heapq.heappush(self._tasks, task)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none waits."""
+        return not self._tasks
 
 
 class Samples(Protocol):
@@ -142,34 +183,38 @@ class Driver:
         self.context = precision_context(precision, search.space.device)
         self.doubtful: dict[int, int] = {}
         """Samples (and their run) whose success in low precision was not confirmed; to be searched in float32."""
-        self._waiting: list[Task] = []
         self._tasks: list[Task] = []
 
-    def run(self, first_run: Mapping[int, int]) -> bool:
-        """Search the samples at the positions that are the keys of ``first_run``, each from that run on.
+    def run(self, source: Source) -> bool:
+        """Do the runs of ``source`` until it is exhausted.
 
         Returns:
             Whether all is done; False where the referee wanted to stop.
         """
-        self._waiting = sorted(Task(run, position) for position, run in first_run.items() if run < self.runs)
-        self._tasks = []
-        self._fill(range(min(self.search.space.slots, len(self._waiting))))
-        while self._tasks:
+        self._source, self._tasks = source, []
+        while True:
+            count = len(self._tasks)
+            self._fill(range(count, self.search.space.slots))
+            if not self._tasks and source.exhausted:
+                return True
             if self.referee.should_stop():
                 return False
-            self._step()
-        return True
+            if self._tasks:
+                self._step()
+            else:
+                time.sleep(_PAUSE)
 
     @property
     def progress(self) -> float:
         """How far the runs in slots have come, in runs."""
         return float(self.search.step[: len(self._tasks)].sum()) / self.search.length
 
-    def _fill(self, slots: Iterable[int]) -> None:
-        """Give the next runs waiting to ``slots``, of which there are no more than runs."""
+    def _fill(self, free: Sequence[int]) -> int:
+        """Give the next runs to the slots ``free``, as far as there are any; return how many got one."""
+        held = len(self._tasks) - sum(slot < len(self._tasks) for slot in free)
+        tasks = self._source.take(len(free), held) if free else []
         by_run: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for slot in slots:
-            task = heapq.heappop(self._waiting)
+        for slot, task in zip(free, tasks, strict=False):
             by_run[task.run].append((slot, task.position))
             self._tasks[slot : slot + 1] = [task]
         for run, pairs in by_run.items():
@@ -183,6 +228,7 @@ class Driver:
             self.search.finished[rows.host] = False
             noise = load.noise.at(self.name, run)
             self.search.begin(rows, Batch(load.images, load.labels, target, noise, run))
+        return len(tasks)
 
     def _groups(self) -> list[tuple[Rows, bool]]:
         """Return the rows to ask about, and whether with gradients."""
@@ -239,12 +285,10 @@ class Driver:
         left = search.leftover(Rows.of(np.array(done), search.space.device)) if done else None
         self.referee.over([tasks[slot] for slot in done], [tasks[slot] for slot in fallen], left)
         self.doubtful.update((tasks[slot].position, tasks[slot].run) for slot in doubted)
-        for slot in done:
-            if tasks[slot].run + 1 < self.runs:
-                heapq.heappush(self._waiting, Task(tasks[slot].run + 1, tasks[slot].position))
         free = sorted(out.union(done))
-        refilled = min(len(free), len(self._waiting))
-        self._fill(free[:refilled])
+        later = [Task(run + 1, position) for run, position in map(tasks.__getitem__, done) if run + 1 < self.runs]
+        self._source.settle(later, len(free) - len(later))
+        refilled = self._fill(free)
         for slot in reversed(free[refilled:]):
             self._close(slot)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.base import Attack, Model
-from robustbench_gkl.attacks.driver import Driver, Load, Task
+from robustbench_gkl.attacks.driver import Driver, Load, Task, Waiting
 from robustbench_gkl.attacks.search import Search, Space
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
@@ -40,7 +40,7 @@ class SearchAttack(Attack):
         batch = _InMemory(model, images, labels, threat, noise, logits)
         runs = self.runs(threat, num_classes=logits.shape[1])
         driver = Driver(self.search(space), model, batch, batch, runs=runs, name=self.name, targeted=self.targeted)
-        driver.run(dict.fromkeys(range(len(labels)), 0))
+        driver.run(Waiting(Task(0, position) for position in range(len(labels))))
         return batch.candidates
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -11,11 +12,12 @@ from types import FrameType
 import click
 
 from robustbench_gkl import __version__
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.errors import RankError, UserError
 
 COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
+    "merge": "Join what shards of an evaluation have left into one record.",
     "check": "Say whether a model's robustness can be measured and believed.",
     "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",
     "import": "Turn a published checkpoint into a run.",
@@ -86,12 +88,14 @@ def run(arguments: list[str] | None = None) -> int:
     logger = logging.getLogger("robustbench_gkl")
     before = (logger.handlers, logger.propagate, logger.level)
     logger.handlers, logger.propagate = [_Messages()], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.ERROR if _leads() is False else logging.INFO)
     try:
         with group.make_context("gklbench", sys.argv[1:] if arguments is None else list(arguments)) as context:
             group.invoke(context)
     except UserError as error:
         return _fail(str(error), 2)
+    except RankError as error:
+        return _fail(error.message, error.code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         return 2
@@ -114,8 +118,32 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    """Say what went wrong, once for all ranks that torchrun has started, and return the exit code."""
+    leads = _leads()
+    heard = True
+    if leads is not None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # torchrun ends the other ranks when the first is gone; each must still come to its own exit code.
+            signal.signal(number, signal.SIG_IGN)
+        message, code, heard = _tell(message, code)
+    if leads is not False or not heard:
+        click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
+
+
+def _tell(message: str, code: int) -> tuple[str, int, bool]:
+    from robustbench_gkl.distributed import world_from_environment
+    from robustbench_gkl.exchange import exchange_of
+
+    try:
+        return exchange_of(world_from_environment()).fail(message, code)
+    except (UserError, RuntimeError):  # no world, or none that can be reached
+        return message, code, False
+
+
+def _leads() -> bool | None:
+    """Return whether this is the first of the ranks that torchrun has started; None if it has started none."""
+    return os.environ["RANK"] == "0" if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else None
 
 
 def main() -> None:

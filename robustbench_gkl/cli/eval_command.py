@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
 @click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
 @click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
+@click.option("--shard", metavar="K/N", help="Only each N-th sample, from the K-th on; join with gklbench merge.")
 @click.option(
     "--search-precision",
     type=click.Choice(["float32", "tf32", "bf16"]),
@@ -56,9 +57,13 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     """Attack MODEL (a run's name or folder) and record what stands.
 
     Attacks run in the order given, each on the samples that the ones before left standing (default: autoattack).
-    Interrupted, the same command goes on where it was.
-    """
-    from robustbench_gkl.device import resolve_device
+    Interrupted, the same command goes on where it was. Several GPUs share the samples under torchrun:
+
+    \b
+    torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
+    """  # noqa: D301
+    from robustbench_gkl.distributed import rank_device, world_from_environment
+    from robustbench_gkl.exchange import exchange_of
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.training import find_run
@@ -66,12 +71,18 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
     config = _resolve(run.config(), attacks, given)
     shared: dict[str, Any] = {key: given[key] for key in ("weights", "data_dir", "overwrite")}
-    shared |= {"run": run, "store": ResultStore(given["results_dir"]), "device": resolve_device(given["device"])}
-    console = make_console(quiet=given["quiet"])
+    world = world_from_environment()
+    device = rank_device(given["device"], world)
+    shared |= {"run": run, "store": ResultStore(given["results_dir"]), "device": device}
+    shared["exchange"] = exchange_of(world)
+    console = make_console(quiet=given["quiet"] or not world.leads)
     where = f"{config.dataset}, {config.threat.norm}" if given["eps_grid"] else f"{config.dataset}, {config.threat}"
-    console.print(f"evaluating {run.name} on {where}, on {shared['device']}", markup=False)
+    by = f" by {world.size} ranks" if world.size > 1 else ""
+    console.print(f"evaluating {run.name} on {where}, on {device}{by}", markup=False)
     if given["eps_grid"] is not None:
         _evaluate_grid(config, given, shared, console)
+    elif given["shard"] is not None:
+        _evaluate_shard(config, given, shared, console)
     else:
         _evaluate(config, given, shared, console)
 
@@ -99,15 +110,51 @@ def _evaluate(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any],
             config,
             time_limit=_seconds(given["time_limit"]),
             save_adversarial=given["save_adversarial"],
-            on_checks=lambda checks: _warn(checks, progress),
-            on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
+            **_callbacks(progress),
             **shared,
         )
-    _report(outcome, console)
+    report_outcome(outcome, console)
     threshold, reached = given["fail_under"], outcome.record.worst_case_acc
     if threshold is not None and reached < threshold:
-        click.echo(f"Error: robust accuracy {reached:.2f} % is below --fail-under {threshold:g}", err=True)
+        if shared["exchange"].world.leads:
+            click.echo(f"Error: robust accuracy {reached:.2f} % is below --fail-under {threshold:g}", err=True)
+        shared["exchange"].gather(None)  # torchrun ends all ranks as soon as one is gone
         click.get_current_context().exit(1)
+
+
+def _evaluate_shard(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
+    from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
+    from robustbench_gkl.evaluation.sharing import Shard
+    from robustbench_gkl.report.terminal import LiveProgress
+
+    if given["save_adversarial"] or given["fail_under"] is not None:
+        raise UserError("--shard goes with neither --save-adversarial (give it to gklbench merge) nor --fail-under")
+    shard = Shard.parse(given["shard"])
+    with _resumable(), LiveProgress(console) as progress:
+        outcome = evaluate_shard(
+            config,
+            shard=shard,
+            time_limit=_seconds(given["time_limit"]),
+            **_callbacks(progress),
+            **shared,
+        )
+    if not isinstance(outcome, ShardOutcome):
+        report_outcome(outcome, console)
+        return
+    console.print(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand", markup=False)
+    if outcome.partial:
+        console.print("stopped by --time-limit; give the command again to go on")
+    else:
+        join = f"gklbench merge {outcome.record_id} --results-dir {shared['store'].folder}"
+        console.print(f"when all shards are done: {join}", markup=False)
+
+
+def _callbacks(progress: LiveProgress) -> dict[str, Any]:
+    """Return what shows how an evaluation goes."""
+    return {
+        "on_checks": lambda checks: _warn(checks, progress),
+        "on_progress": lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
+    }
 
 
 def _evaluate_grid(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
@@ -115,8 +162,8 @@ def _evaluate_grid(config: EvalConfig, given: dict[str, Any], shared: dict[str, 
     from robustbench_gkl.evaluation.job import evaluate_grid
     from robustbench_gkl.report.terminal import LiveProgress
 
-    if given["time_limit"] or given["save_adversarial"] or given["fail_under"] is not None or given["eps"]:
-        raise UserError("--eps-grid goes with none of --eps, --time-limit, --save-adversarial and --fail-under")
+    if any(given[key] for key in ("eps", "time_limit", "save_adversarial", "shard")) or given["fail_under"] is not None:
+        raise UserError("--eps-grid goes with none of --eps, --time-limit, --shard, --save-adversarial, --fail-under")
     radii = parse_grid(given["eps_grid"])
     with _resumable(), LiveProgress(console) as progress:
         outcomes = evaluate_grid(
@@ -175,7 +222,8 @@ def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
             progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
 
 
-def _report(outcome: Outcome, console: Console) -> None:
+def report_outcome(outcome: Outcome, console: Console) -> None:
+    """Print what a record says."""
     from robustbench_gkl.results.statistics import wilson_interval
 
     record = outcome.record

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from robustbench_gkl.results.store import Journal
+from robustbench_gkl.results.journal import Journal
 
 BatchSize: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"]
 
@@ -37,7 +37,7 @@ def probe_batch_size(
         limit: the number of samples; larger batches are not tried.
         journal: remembers the choice, so that an evaluation goes on with the batch size that it began with.
     """
-    for entry in journal.entries if journal is not None else ():
+    for entry in journal.own if journal is not None else ():
         if "batch_size" in entry:
             return int(entry["batch_size"])
     best, cost = 0, float("inf")

@@ -20,9 +20,10 @@ from robustbench_gkl.attacks import Attack, parse_attack
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.exact import format_fraction, parse_fraction
+from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import AttackResult, StageResult
-from robustbench_gkl.results.store import Journal
 from robustbench_gkl.threat import ThreatModel
 
 
@@ -124,6 +125,7 @@ def evaluate_curve(
     attack: str | Attack,
     *,
     journal: Journal | None = None,
+    share: Share | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> list[Evaluation]:
@@ -134,7 +136,8 @@ def evaluate_curve(
         threat: gives the norm; its radius does not matter.
         radii: rising, see :func:`parse_grid`.
         attack: one spec or attack.
-        journal: keeps the outcome of each attack at one radius; what it holds is not done again.
+        journal: keeps the outcome of each attack at one radius; what it holds is not done again. Rank 0 has it.
+        share: the ranks that share the samples.
         on_progress: called a few times a second; its figures are those of the radius at hand.
         options: further ones of ``evaluate``.
 
@@ -146,9 +149,10 @@ def evaluate_curve(
         UserError: as ``evaluate``.
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
-    clean = evaluate(model, images, labels, threat.with_eps(0), [], **options)
+    share = share or Share()
+    clean = evaluate(model, images, labels, threat.with_eps(0), [], share=share, **options)
     curve = Curve.begin(radii, clean)
-    known = iter(journal.entries if journal is not None else [])
+    known = iter(share.exchange.from_leader(lambda: journal.entries if journal is not None else []))
     while (task := curve.open()) is not None:
         place, rows = task
         outcome = next(known, None)
@@ -161,6 +165,7 @@ def evaluate_curve(
                 threat.with_eps(radii[place]),
                 [attack],
                 index=chosen,
+                share=share,
                 on_progress=on_progress,
                 **options,
             )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +20,15 @@ from robustbench_gkl.device import full_precision
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.batch_size import BatchSize, probe_batch_size
 from robustbench_gkl.evaluation.outcome import Evaluation, Meter, Progress
+from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.stage import Stage
 from robustbench_gkl.noise import Noise
+from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import AttackResult
-from robustbench_gkl.results.store import Journal
 from robustbench_gkl.threat import ThreatModel
+
+_UNPROBED = 250
+"""Images at a time where there is nothing to probe for."""
 
 
 def evaluate(
@@ -41,6 +47,7 @@ def evaluate(
     compiled: bool = False,
     time_limit: float | None = None,
     journal: Journal | None = None,
+    share: Share | None = None,
     keep_adversarial: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
@@ -59,25 +66,29 @@ def evaluate(
             accuracy alone.
         index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
         seed: of the attacks' random numbers.
-        batch_size: images at a time (a tenth more where all then fit into one batch); ``"auto"`` for the one that a
-            short probe finds fastest.
+        batch_size: images at a time on each rank (a tenth more where all then fit into one batch); ``"auto"`` for the
+            one that a short probe finds fastest.
         device: where to run; None for where the model's parameters are.
         reference: run the published implementations instead of our own.
         search_precision: ``"bf16"`` or ``"tf32"`` lets our own attacks search in that precision; what they find is
             confirmed in float32, and where it is not, the sample is searched again in float32.
         compiled: search with ``torch.compile(model)``.
         time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
-        journal: where verdicts are kept as they fall; what it holds already is not done again.
-        keep_adversarial: return the adversarial images too.
+        journal: where verdicts are kept as they fall; what it holds already is not done again. With several ranks each
+            has its own part, and what counts is the journal of rank 0.
+        share: the ranks that share the samples, and which samples; None for all samples here.
+        keep_adversarial: return the adversarial images too, those that the journal holds included.
         on_progress: called a few times a second.
 
     Returns:
-        The verdict on each sample and the result of each attack.
+        The verdict on each sample and the result of each attack, the same on all ranks but for adversarial images,
+        which rank 0 has. What is said of samples outside the shard means nothing.
 
     Raises:
         UserError: an unknown attack; images, labels or logits of the wrong shape or range; NaN logits.
     """
     started = time.perf_counter()
+    share = share or Share()
     specs = [attacks] if isinstance(attacks, str) else list(attacks)
     parsed = [parse_attack(spec) if isinstance(spec, str) else spec for spec in specs]
     refuse_duplicates(parsed)
@@ -87,16 +98,21 @@ def evaluate(
     positions = torch.arange(len(labels)) if index is None else index.cpu()
     meter = Meter(model.to(where))
     with attack_mode(model), full_precision():
-        if batch_size == "auto":
-            shape = (images.shape[1], images.shape[2], images.shape[3])
-            batch_size = probe_batch_size(model, shape, device=where, limit=len(labels), journal=journal)
-        run = Run(meter, images, labels, positions, threat, where, seed, batch_size)
-        run.precision, run.journal, run.on_progress = search_precision, journal, on_progress
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+
+        def probe() -> int:
+            if not share.attacks:
+                return min(_UNPROBED, len(labels))
+            return probe_batch_size(model, shape, device=where, limit=len(labels), journal=journal)
+
+        size = share.exchange.from_leader(probe) if batch_size == "auto" else batch_size
+        run = Run(meter, images, labels, positions, threat, where, seed, size, share)
+        run.precision, run.journal = search_precision, journal
+        run.on_progress = on_progress if share.exchange.world.leads else None
         run.deadline = None if time_limit is None else started + time_limit
         if compiled:
             meter.searched = torch.compile(model, dynamic=True)
-        if keep_adversarial:
-            run.adversarial = to_unit(images).cpu().clone()
+        run.keeps = keep_adversarial
         return run.run(parsed, chosen)
 
 
@@ -140,22 +156,41 @@ class Run:
     device: torch.device
     seed: int
     batch_size: int
+    share: Share
     precision: Precision = "float32"
     journal: Journal | None = None
     on_progress: Callable[[Progress], None] | None = None
     deadline: float | None = None
+    keeps: bool = False
+    """Whether adversarial images are kept."""
     adversarial: Tensor | None = None
+    entries: list[dict[str, Any]] = field(init=False)
+    """What the journal held at the beginning."""
+    mine: np.ndarray = field(init=False)
+    """(N,) bool: the samples that are looked at."""
+    missing: list[int] = field(default_factory=list)
+    """Samples that lack something, where nothing is attacked."""
     clean_logits: Tensor = field(init=False)
     """(N, K) on the CPU."""
 
     def __post_init__(self) -> None:
         self.labels = self.labels.cpu().long()
+        self.mine = self.share.samples(len(self.labels))
+
+    @property
+    def part(self) -> str:
+        """The name of this process's part of the journal."""
+        return self.journal.part if self.journal is not None else str(self.share.exchange.world.rank)
 
     def run(self, attacks: Sequence[Attack], chosen: Sequence[Attack]) -> Evaluation:
         """Run all attacks."""
         started = time.perf_counter()
-        entries = self.journal.entries if self.journal is not None else []
-        before = sum(entry.get("seconds", 0.0) for entry in entries)
+        self.entries = self.share.exchange.from_leader(lambda: self.journal.entries if self.journal is not None else [])
+        before: dict[str, float] = defaultdict(float)
+        for entry in self.entries:
+            before[entry.get("part", "")] += entry.get("seconds", 0.0)
+        if self.keeps and self.share.exchange.world.leads and self.share.shard is None:
+            self.adversarial = to_unit(self.images).cpu().clone()
         result = self._clean()
         result.batch_size = self.batch_size
         for attack, variant in zip(attacks, chosen, strict=True):
@@ -169,9 +204,26 @@ class Run:
             if done:
                 record = AttackResult(label=attack.label, robust_acc=result.robust_acc, stages=tuple(done))
                 result.attacks.append(record)
-        result.seconds = before + time.perf_counter() - started
+        result.seconds = max(before.values(), default=0.0) + time.perf_counter() - started
+        result.missing = self.missing
+        if self.adversarial is not None and self.journal is not None:
+            for positions, images in self.journal.images(tuple(self.images.shape[1:])):
+                self.adversarial[torch.from_numpy(positions.copy())] = torch.from_numpy(images.copy())
         result.adversarial = self.adversarial
         return result
+
+    def keep(self, positions: np.ndarray, images: Tensor) -> None:
+        """Keep adversarial images (B, C, H, W) of the samples at ``positions`` (B,), if any are to be kept."""
+        if self.adversarial is not None:
+            self.adversarial[torch.from_numpy(positions)] = images.cpu()
+        if self.keeps and self.journal is not None:
+            self.journal.append_images(positions.tolist(), images.cpu().numpy())
+
+    def set_aside(self, positions: Iterable[int]) -> None:
+        """Note that the samples at ``positions`` lack something, and look at them no more."""
+        positions = list(positions)
+        self.missing += positions
+        self.mine[positions] = False
 
     @property
     def out_of_time(self) -> bool:
@@ -195,10 +247,11 @@ class Run:
         n = len(self.labels)
         chunks = torch.arange(n).split(self.batch_size)  # type: ignore[no-untyped-call]
         self.clean_logits = torch.cat([self._logits(self.load(rows.tolist()).images) for rows in chunks])
-        prediction = self.clean_logits.argmax(1)
+        prediction = self._agreed(self.clean_logits.argmax(1))
         wrong = (prediction != self.labels).numpy()
         if self.on_progress is not None:
-            self.on_progress(Progress("clean", n, n, n - int(wrong.sum()), n))
+            total = int(self.mine.sum())
+            self.on_progress(Progress("clean", total, total, int((self.mine & ~wrong).sum()), total))
         return Evaluation(
             index=self.index.numpy(),
             label=self.labels.numpy(),
@@ -208,6 +261,23 @@ class Run:
             distance=np.where(wrong, 0.0, np.nan),
             num_classes=self.clean_logits.shape[1],
         )
+
+    def _agreed(self, prediction: Tensor) -> Tensor:
+        """Return the clean predictions (N,) that count: those noted first; another machine may round another way."""
+        exchange = self.share.exchange
+        noted: dict[int, int] = {}
+        for entry in self.entries:
+            noted = dict(entry.get("clean", ())) | noted
+        new = [position for position in self.mine.nonzero()[0].tolist() if position not in noted]
+        if not self.share.attacks:
+            self.set_aside(new)
+            new = []
+        pairs = exchange.from_leader(lambda: list(zip(new, prediction[new].tolist(), strict=True)))
+        if pairs and self.journal is not None and exchange.world.leads:
+            self.journal.append({"clean": pairs})
+        noted |= dict(pairs)
+        prediction[list(noted)] = torch.tensor(list(noted.values()), dtype=prediction.dtype)
+        return prediction
 
     def _logits(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) on the CPU, after checking that they are usable."""

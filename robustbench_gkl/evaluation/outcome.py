@@ -77,10 +77,12 @@ class Evaluation:
         adv_pred: the predicted class of the adversarial image; -1 where the sample stands.
         distance: of the adversarial image, in the threat's norm; NaN where the sample stands.
         attacks: one result per attack, in the order run.
-        seconds: wall time, that of interrupted runs included.
+        seconds: wall time, that of interrupted runs included; of processes that shared the work, that of the one
+            that worked longest. The seconds of a stage likewise.
         num_classes: length of the logits.
         partial: stopped by the time limit; what stands may yet fall, so robust accuracy is an upper bound.
         batch_size: images at a time, as given or as probed.
+        missing: positions of the samples that lack something, where only what was found before was joined.
         adversarial: the adversarial images, (N, C, H, W), the originals where none was found; None unless kept.
     """
 
@@ -95,6 +97,7 @@ class Evaluation:
     seconds: float = 0.0
     partial: bool = False
     batch_size: int = 0
+    missing: list[int] = field(default_factory=list)
     adversarial: Tensor | None = None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from robustbench_gkl.attacks.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.search import Space
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.sharing import Tally
 from robustbench_gkl.results.record import StageResult
 
 if TYPE_CHECKING:
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
+_HEAR_EVERY = 1.0
+"""Seconds between two looks whether another rank has failed."""
+_COUNTED = ("rejected", "forwards", "backwards")
+"""What journal entries count."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
 
@@ -31,6 +37,9 @@ class Stage:
 
     A journal entry has the runs that ended without a success (``done``, pairs of position and run), the positions that
     fell, and what it took since the entry before. It is written as soon as a run is over.
+
+    Several ranks share the runs, see :class:`~robustbench_gkl.evaluation.sharing.Pool`. At the end of the stage they
+    tell each other what they found, so that all go into the next one alike.
 
     Args:
         run: the evaluation that this is a part of.
@@ -42,69 +51,98 @@ class Stage:
 
     def __init__(self, run: Run, attack: Attack, *, name: str, key: str, result: Evaluation) -> None:
         self.run_, self.attack, self.name, self.key, self.result = run, attack, name, key, result
-        self.totals: dict[str, float] = {"rejected": 0, "seconds": 0.0, "forwards": 0, "backwards": 0}
+        self.totals = dict.fromkeys(_COUNTED, 0)
+        self.seconds: dict[str, float] = defaultdict(float)
+        """Spent on the stage by each part of the journal."""
+        self._news: list[dict[str, Any]] = []
         self._verdicts: dict[int, tuple[int, float]] = {}
         self._rejected = 0
-        self._runs, self._runs_over = 1, 0
+        self.attacked = self._standing = 0
+        self._runs, self._runs_before = 1, 0
+        self._tally = Tally(run.share.exchange)
         self._active: Driver | None = None
-        self._told = time.perf_counter()
+        self._told = self._heard = time.perf_counter()
         self._mark()
         self._begin(None)
 
     def run(self) -> StageResult:
         """Attack what stands; what the journal holds is taken from there."""
-        standing = np.flatnonzero(self.result.standing).tolist()
-        self.attacked = self._standing_before = len(standing)
-        left = self._replay(dict.fromkeys(standing, 0))
+        run = self.run_
+        standing = np.flatnonzero(self.result.standing & run.mine)
+        self.attacked = len(standing)
         if isinstance(self.attack, SearchAttack):
-            whole = self._search(self.attack, left)
+            self._runs = self.attack.runs(run.threat, num_classes=self.result.num_classes)
+        left = self._replay(dict.fromkeys(standing.tolist(), 0))
+        self._runs_before = sum(first for first in left.values()) + self._runs * (self.attacked - len(left))
+        self._standing = int((self.result.standing & run.mine).sum())
+        if not run.share.attacks:
+            run.set_aside(left)
         else:
-            whole = self._in_batches(list(left))
-        self.result.partial = not whole
+            search = self._search if isinstance(self.attack, SearchAttack) else self._in_batches
+            self.result.partial = not self._exchange(search(left))
         self._tell(force=True)
         return StageResult(
             name=self.name,
             attacked=self.attacked,
             broken=self.attacked - int(self.result.standing[standing].sum()),
-            rejected=int(self.totals["rejected"]),
-            seconds=round(self.totals["seconds"], 3),
-            forwards=int(self.totals["forwards"]),
-            backwards=int(self.totals["backwards"]),
+            rejected=self.totals["rejected"],
+            seconds=round(max(self.seconds.values(), default=0.0), 3),
+            forwards=self.totals["forwards"],
+            backwards=self.totals["backwards"],
         )
 
     def _replay(self, first_run: dict[int, int]) -> dict[int, int]:
         """Apply what the journal holds, and return what is left: the samples, and the run that each is at."""
-        journal = self.run_.journal
-        for entry in journal.entries if journal is not None else ():
+        for entry in self.run_.entries:
             if entry.get("stage") != self.key:
                 continue
             self._apply(entry)
             for position in entry["fallen"]:
                 first_run.pop(position, None)
             for position, run in entry["done"]:
-                first_run[position] = max(run + 1, first_run[position])
-        return first_run
+                if position in first_run:
+                    first_run[position] = max(run + 1, first_run[position])
+        return {position: run for position, run in first_run.items() if run < self._runs}
 
-    def _search(self, attack: SearchAttack, first_run: dict[int, int]) -> bool:
+    def _exchange(self, whole: bool) -> bool:
+        """Take in what other ranks found; return whether all came to their end."""
+        exchange = self.run_.share.exchange
+        told = exchange.gather((whole, self._news))
+        for rank, (_, news) in enumerate(told):
+            for entry in news if rank != exchange.world.rank else ():
+                self._apply(entry)
+        return all(ended for ended, _ in told)
+
+    def _search(self, left: dict[int, int]) -> bool:
         """Drive our own attack; return whether it came to its end."""
-        classes = self.result.num_classes
-        self._runs = attack.runs(self.run_.threat, num_classes=classes)
-        self._runs_over = sum(first_run.values()) + self._runs * (self.attacked - len(first_run))
-        driver = self._driver(attack, len(first_run), self.run_.precision)
-        self._begin(driver)
-        if not driver.run(first_run):
+        attack, exchange = self.attack, self.run_.share.exchange
+        assert isinstance(attack, SearchAttack)
+        driver, whole = self._drive(attack, left, self.run_.precision)
+        if self.run_.precision == "float32":
+            return whole
+        told = exchange.gather((whole, sorted(driver.doubtful.items())))
+        doubtful = {position: run for _, pairs in told for position, run in pairs}
+        if not all(ended for ended, _ in told):
             return False
-        if driver.doubtful:
-            again = self._driver(attack, len(driver.doubtful), "float32")
-            self._begin(again)
-            return again.run(driver.doubtful)
-        return True
+        return not doubtful or self._drive(attack, doubtful, "float32")[1]
+
+    def _drive(self, attack: SearchAttack, left: dict[int, int], precision: Precision) -> tuple[Driver, bool]:
+        driver = self._driver(attack, -(-len(left) // self.run_.share.exchange.world.size), precision)
+        self._begin(driver)
+        return driver, driver.run(self.run_.share.source(Task(run, position) for position, run in left.items()))
 
     def _begin(self, driver: Driver | None) -> None:
         """Note where the pace is measured from."""
         self._active = driver
+        self._start = (time.perf_counter(), *self._reached())
+
+    def _reached(self) -> tuple[float, int, int]:
+        """Return the runs that are over, parts of them included, the samples that stand, and the calls made here."""
+        runs, fallen, calls = self._tally.totals()
         meter = self.run_.meter
-        self._start = (time.perf_counter(), meter.forwards + meter.backwards, self._runs_over)
+        under_way = self._active.progress if self._active is not None else 0
+        since = meter.forwards + meter.backwards - sum(self._marked[1:])
+        return self._runs_before + runs + under_way, self._standing - fallen, calls + since
 
     def _driver(self, attack: SearchAttack, samples: int, precision: Precision) -> Driver:
         run = self.run_
@@ -123,25 +161,28 @@ class Stage:
             precision=precision,
         )
 
-    def _in_batches(self, positions: list[int]) -> bool:
+    def _in_batches(self, left: dict[int, int]) -> bool:
         """Run another package's attack batch by batch; return whether it came to its end."""
-        self._runs_over = self.attacked - len(positions)
         self._begin(None)
-        for start in range(0, len(positions), self.run_.batch_size):
-            if self.run_.out_of_time:
+        positions, size = list(left), self.run_.batch_size
+        source = self.run_.share.source(Task(0, start) for start in range(0, len(positions), size))
+        while batches := source.take(1, 0):
+            if self.should_stop():
                 return False
-            batch: list[int] = positions[start : start + self.run_.batch_size]
-            load = self.run_.load(batch)
-            candidates = self.attack(self.run_.meter, load.images, load.labels, self.run_.threat, noise=load.noise)
-            if candidates.shape != load.images.shape:
-                raise RuntimeError(
-                    f"{self.attack.name} returned {tuple(candidates.shape)} for images {tuple(load.images.shape)}"
-                )
-            broken = self.confirm(batch, candidates.detach().float())
-            tasks = [Task(0, position) for position in batch]
-            stood = [task for task, fell in zip(tasks, broken, strict=True) if not fell]
-            self.over(stood, [task for task, fell in zip(tasks, broken, strict=True) if fell], None)
+            self._attack_batch(positions[batches[0].position :][:size])
         return True
+
+    def _attack_batch(self, batch: list[int]) -> None:
+        load = self.run_.load(batch)
+        candidates = self.attack(self.run_.meter, load.images, load.labels, self.run_.threat, noise=load.noise)
+        if candidates.shape != load.images.shape:
+            raise RuntimeError(
+                f"{self.attack.name} returned {tuple(candidates.shape)} for images {tuple(load.images.shape)}"
+            )
+        broken = self.confirm(batch, candidates.detach().float())
+        tasks = [Task(0, position) for position in batch]
+        stood = [task for task, fell in zip(tasks, broken, strict=True) if not fell]
+        self.over(stood, [task for task, fell in zip(tasks, broken, strict=True) if fell], None)
 
     @torch.no_grad()
     def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
@@ -156,8 +197,8 @@ class Stage:
         distance = run.threat.distance(points, load.images).tolist()
         for place in broken.nonzero()[0].tolist():
             self._verdicts[positions[place]] = (int(prediction[place]), distance[place])
-            if run.adversarial is not None:
-                run.adversarial[positions[place]] = points[place].cpu()
+        if broken.any():
+            run.keep(np.asarray(positions)[broken], points[torch.from_numpy(broken).to(points.device)])
         return broken
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
@@ -174,17 +215,24 @@ class Stage:
             "seconds": time.perf_counter() - self._marked[0],
             "forwards": meter.forwards - self._marked[1],
             "backwards": meter.backwards - self._marked[2],
+            "part": self.run_.part,
         }
         self._mark()
-        self._runs_over += len(done) + sum(self._runs - task.run for task in fallen)
         if self.run_.journal is not None:
             self.run_.journal.append(entry)
         self._apply(entry)
+        self._news.append({**entry, "done": []})
+        runs = len(done) + sum(self._runs - task.run for task in fallen)
+        self._tally.add(runs, len(fallen), entry["forwards"] + entry["backwards"])
         self._tell()
 
     def should_stop(self) -> bool:
-        """Return whether time is up; report progress on the way."""
+        """Return whether time is up; report progress, and hear of other ranks, on the way."""
         self._tell()
+        now = time.perf_counter()
+        if now - self._heard >= _HEAR_EVERY:
+            self._heard = now
+            self.run_.share.exchange.listen()
         return self.run_.out_of_time
 
     def _mark(self) -> None:
@@ -198,27 +246,26 @@ class Stage:
         result.distance[fallen] = entry["distance"]
         for key in self.totals:
             self.totals[key] += entry[key]
+        self.seconds[entry.get("part", "")] += entry["seconds"]
 
     def _tell(self, *, force: bool = False) -> None:
         now = time.perf_counter()
         if self.run_.on_progress is None or not (force or now - self._told >= _TELL_EVERY):
             return
         self._told = now
-        meter, result = self.run_.meter, self.result
-        standing = int(result.standing.sum())
-        began, calls, over = self._start
+        began, before, _, calls_before = self._start
+        reached, standing, calls = self._reached()
         seconds = max(now - began, 1e-9)
-        reached = self._runs_over + (self._active.progress if self._active is not None else 0)
-        left = seconds * (self._runs * self.attacked - reached) / (reached - over) if reached > over else None
+        left = seconds * (self._runs * self.attacked - reached) / (reached - before) if reached > before else None
         self.run_.on_progress(
             Progress(
                 stage=self.name,
                 done=min(int(reached / self._runs), self.attacked),
                 total=self.attacked,
                 standing=standing,
-                n=result.n,
-                fallen=self._standing_before - standing,
-                calls_per_second=(meter.forwards + meter.backwards - calls) / seconds,
+                n=int(self.run_.mine.sum()),
+                fallen=self.attacked - standing,
+                calls_per_second=(calls - calls_before) / seconds,
                 seconds_left=left,
             )
         )

@@ -122,7 +122,7 @@ class Record(_Part):
     partial: bool = False
     seconds: float
     environment: dict[str, str]
-    """Versions, device, threads and git commit."""
+    """Versions, device, threads, git commit, and how many processes worked on it if several."""
     verdicts_sha256: str
     standing: str = ""
     """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""

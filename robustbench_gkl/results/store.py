@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
-import time
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +15,11 @@ from pydantic import ValidationError
 from robustbench_gkl.config import one_line
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record
 
+_PART = re.compile(r"(\.(?P<part>[0-9]+(of[0-9]+\.[0-9]+)?))?\.jsonl")
+"""How the name of a part ends: a rank, or a shard and a rank; nothing in those that older versions began."""
 VERDICT_COLUMNS = ("index", "label", "clean_pred", "broken_by", "adv_pred", "distance")
 
 
@@ -28,45 +28,6 @@ def verdict_bytes(verdicts: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     verdicts.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-class Journal:
-    """Lines of JSON appended as an evaluation goes on.
-
-    Each is with the operating system before the next step begins, so a kill loses none; they are forced to the disk
-    once a second, so a power cut loses no more than that. A line cut short is dropped when the journal is opened again.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries: list[dict[str, Any]] = []
-        self._synced = float("-inf")
-        whole = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break
-                if not isinstance(entry, dict) or not line.endswith(b"\n"):
-                    break
-                self.entries.append(entry)
-                whole += len(line)
-            os.truncate(path, whole)
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Write one entry through to the disk."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
-            file.flush()
-            if time.monotonic() - self._synced > 1:
-                os.fsync(file.fileno())
-                self._synced = time.monotonic()
-        self.entries.append(entry)
-
-    def delete(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)
 
 
 class ResultStore:
@@ -92,9 +53,38 @@ class ResultStore:
         for name in ("records", "verdicts"):
             writable_folder(self.folder / name, what="the results folder")
 
-    def journal(self, record_id: str) -> Journal:
-        """Open the journal of an evaluation that is under way or about to begin."""
-        return Journal(self.folder / "verdicts" / f"{record_id}.partial.jsonl")
+    def journal(self, record_id: str, part: str = "0", *, shared: bool = True) -> Journal:
+        """Open the journal of an evaluation that is under way or about to begin.
+
+        Args:
+            record_id: of the record that it will become.
+            part: which part this process appends to.
+            shared: look at the other parts too.
+        """
+        others = self.parts(record_id) if shared else {}
+        others.pop(part, None)
+        return Journal(self._part(record_id, part), part=part, others=others)
+
+    def joined_journal(self, record_id: str) -> Journal:
+        """Open all parts for reading: those who write to them may still be at work."""
+        return Journal(self._part(record_id, "joined"), part="joined", others=self.parts(record_id))
+
+    def parts(self, record_id: str) -> dict[str, Path]:
+        """Return the parts of a journal that are there, by their names in order."""
+        prefix = f"{record_id}.partial"
+        found = sorted((self.folder / "verdicts").glob(f"{prefix}*.jsonl"))
+        named = ((_PART.fullmatch(path.name.removeprefix(prefix)), path) for path in found)
+        return {match["part"] or "": path for match, path in named if match is not None}
+
+    def under_way(self) -> list[str]:
+        """Return the ids of the records that have parts which say what they are about, in order."""
+        found = (self.folder / "verdicts").glob("*.partial*.jsonl")
+        named = (path.name.rpartition(".partial") for path in found)
+        names = sorted({name for name, _, rest in named if _PART.fullmatch(rest)})
+        return [name for name in names if self.joined_journal(name).about is not None]
+
+    def _part(self, record_id: str, part: str) -> Path:
+        return self.folder / "verdicts" / f"{record_id}.partial.{part}.jsonl"
 
     def save(self, record: Record, verdicts: bytes) -> None:
         """Write the verdicts (parquet), then the record that vouches for them."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
-from robustbench_gkl.results.store import Journal
+from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.threat import ThreatModel
 
 CHEAP = ("pgd:steps=5", "apgd-ce:steps=12,restarts=2", "apgd-t:steps=8,targets=2", "fab-t:steps=6", "square:queries=40")
@@ -199,7 +199,8 @@ sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
 import test_native_engine as t
-from robustbench_gkl.results.store import Journal, verdict_bytes
+from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.results.store import verdict_bytes
 result = t._run(200, journal=Journal(Path({journal!r})), batch_size=32)
 Path({out!r}).write_bytes(verdict_bytes(result.verdicts()))
 """

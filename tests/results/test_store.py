@@ -11,12 +11,14 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from synthetic_records import make_record, outcome, verdict_frame
 
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.results.store import Journal, ResultStore, verdict_bytes
+from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.results.store import ResultStore, verdict_bytes
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -183,3 +185,61 @@ class TestJournal:
         monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(path.read_bytes()))
         Journal(path).append({"a": 1})
         assert synced == [b'{"a":1}\n']
+
+
+class TestParts:
+    def begun(self, tmp_path: Path) -> ResultStore:
+        store = ResultStore(tmp_path)
+        store.prepare()
+        for number, part in enumerate(("0", "1", "2of3.0")):
+            store.journal("net-1", part).append({"evaluation": number})
+        store.journal("net-10", "0").append({"evaluation": 10})
+        store.journal("grid-1").append({"stages": []})
+        return store
+
+    def test_each_process_sees_all_and_appends_to_its_own(self, tmp_path: Path) -> None:
+        store = self.begun(tmp_path)
+        (tmp_path / "verdicts/net-1.partial.jsonl").write_text('{"old": 1}\n')
+        assert list(store.parts("net-1")) == ["0", "1", "2of3.0", ""]
+        journal = store.journal("net-1", "1")
+        assert [entry["evaluation"] for entry in journal.own] == [1]
+        assert len(journal.entries) == 4
+        assert [entry["evaluation"] for entry in store.journal("net-1", "3", shared=False).entries] == []
+        assert store.under_way() == ["net-1", "net-10"]
+
+    def test_a_part_that_another_process_is_writing_to_is_left_alone(self, tmp_path: Path) -> None:
+        store = self.begun(tmp_path)
+        path = store.parts("net-1")["0"]
+        with path.open("a") as file:
+            file.write('{"half')
+        content = path.read_bytes()
+        assert len(store.joined_journal("net-1").entries) == 3
+        assert len(store.journal("net-1", "1").entries) == 3
+        assert store.under_way() == ["net-1", "net-10"]
+        assert path.read_bytes() == content
+        assert len(store.journal("net-1", "0").entries) == 3
+        assert path.read_bytes() != content
+
+    def test_images_are_there_again_but_for_a_torn_one(self, tmp_path: Path) -> None:
+        store = self.begun(tmp_path)
+        images = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
+        store.journal("net-1", "1").append_images([7, 3], images)
+        path = tmp_path / "verdicts/net-1.partial.1.images"
+        path.write_bytes(path.read_bytes()[:-5])
+        store.journal("net-1", "1").append_images([5], images[1:])
+        store.journal("net-1", "0").append_images([9], images[:1])
+        found = {
+            int(position): image.tolist()
+            for positions, rows in store.joined_journal("net-1").images((3, 2, 2))
+            for position, image in zip(positions, rows, strict=True)
+        }
+        assert found == {7: images[0].tolist(), 5: images[1].tolist(), 9: images[0].tolist()}
+
+    def test_all_parts_are_removed_together(self, tmp_path: Path) -> None:
+        store = self.begun(tmp_path)
+        store.journal("net-1", "1").append_images([1], np.zeros((1, 1, 1, 1), dtype=np.float32))
+        store.joined_journal("net-1").delete()
+        assert {path.name for path in (tmp_path / "verdicts").iterdir()} == {
+            "net-10.partial.0.jsonl",
+            "grid-1.partial.0.jsonl",
+        }

@@ -1,0 +1,57 @@
+"""``gklbench merge``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from robustbench_gkl.cli import options
+from robustbench_gkl.errors import UserError
+
+
+@click.command()
+@click.argument("records", nargs=-1, metavar="[RECORD]...")
+@click.option("--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports.")
+@options.device
+@options.data_dir
+@options.checkpoints_dir
+@options.results_dir
+@options.quiet
+def command(records: tuple[str, ...], **given: Any) -> None:
+    """Join what the shards of evaluations have left in the results folder into records.
+
+    RECORD is the name that eval --shard prints; without one, all evaluations that have parts there are joined. Shards
+    made on machines that share no folder must be brought together first: copy verdicts/*.partial.* of each into one.
+
+    \b
+    gklbench eval MODEL --attack autoattack --shard 1/2     on one machine
+    gklbench eval MODEL --attack autoattack --shard 2/2     on another
+    gklbench merge
+
+    The record is that of a single process. Nothing is attacked again, but the model is looked at: it must be in the
+    checkpoints folder. Where samples are missing, it says of which shards and exits with 2; the parts stay.
+    """  # noqa: D301
+    from robustbench_gkl.cli.eval_command import report_outcome
+    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.evaluation.shards import merge_parts
+    from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.results import ResultStore
+
+    store = ResultStore(given["results_dir"])
+    found = list(records) or store.under_way()
+    if not found:
+        raise UserError(f"there are no parts to join in {store.folder}; evaluate with --shard first")
+    console = make_console(quiet=given["quiet"])
+    device = resolve_device(given["device"])
+    shared = {key: given[key] for key in ("checkpoints_dir", "data_dir", "save_adversarial")}
+    problems = []
+    for record_id in found:
+        try:
+            outcome = merge_parts(record_id, store, device=device, **shared)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        report_outcome(outcome, console)
+    if problems:
+        raise UserError("; ".join(problems))

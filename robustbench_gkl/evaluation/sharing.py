@@ -1,0 +1,150 @@
+"""How the samples of an evaluation are shared: between ranks as they go, and between machines by fixed shards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from robustbench_gkl.attacks.driver import Source, Task, Waiting
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.exchange import Exchange
+
+_ASK_EVERY = 0.05
+"""Seconds between two looks at a pool that was empty."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Each ``of``-th sample, beginning with the ``number``-th; neighbours may be alike, so they are dealt out."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Return what ``2/4`` means.
+
+        Raises:
+            UserError: it means nothing.
+        """
+        number, slash, of = text.partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UserError(f"--shard must be K/N with K from 1 to N, such as 2/4, got {text!r}")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def samples(self, n: int) -> np.ndarray:
+        """Return (n,) bool: which of ``n`` samples belong to the shard."""
+        mine: np.ndarray = np.arange(n) % self.of == self.number - 1
+        return mine
+
+
+@dataclass(frozen=True)
+class Share:
+    """What this process does of an evaluation, and with whom.
+
+    Attributes:
+        exchange: the ranks that share the samples.
+        shard: the samples that they share; None for all.
+        attacks: whether to run what the journal lacks; if not, the samples that lack something are only named.
+    """
+
+    exchange: Exchange = field(default_factory=Exchange)
+    shard: Shard | None = None
+    attacks: bool = True
+
+    def samples(self, n: int) -> np.ndarray:
+        """Return (n,) bool: which samples are looked at."""
+        return np.ones(n, dtype=bool) if self.shard is None else self.shard.samples(n)
+
+    def source(self, tasks: Iterable[Task]) -> Source:
+        """Return where a driver finds ``tasks``, which must be the same on all ranks."""
+        return Waiting(tasks) if self.exchange.world.size == 1 else Pool(self.exchange, tasks)
+
+
+class Pool:
+    """The runs of a stage, shared by all ranks.
+
+    A rank takes runs for its free slots, but holds no more than its part of the samples that are left; when a run is
+    over, the sample's next one goes back to the pool, and whoever has room takes it. So a slow rank
+    holds back no more than the runs that it is at.
+
+    Runs have numbers, in the order in which they came; the next numbers are claimed from a counter. A number may be
+    claimed just before its run is there, by two ranks that saw the same free run: the run is then looked for again.
+    """
+
+    def __init__(self, exchange: Exchange, tasks: Iterable[Task]) -> None:
+        self._exchange, self._topic = exchange, exchange.topic()
+        self._first = sorted(tasks)
+        self._claims: list[int] = []
+        self._left = len(self._first)
+        self._ask_again = 0.0
+
+    def take(self, free: int, held: int) -> list[Task]:
+        """Return the next runs."""
+        now, size = time.monotonic(), self._exchange.world.size
+        if now < self._ask_again or (held >= -(-self._left // size) and not self._claims):
+            return []  # without a message: as time goes on there are never more left
+        self._left = len(self._first) - self._count("through")
+        ready = len(self._first) + self._count("later") - self._count("taken")
+        number = min(ready, min(free, -(-self._left // size) - held) - len(self._claims))
+        if number > 0:
+            end = self._count("taken", number)
+            self._claims += range(end - number, end)
+        tasks = self._redeem(free)
+        if not tasks:
+            self._ask_again = now + _ASK_EVERY
+        return tasks
+
+    def settle(self, later: Sequence[Task], through: int) -> None:
+        """Give runs back."""
+        if later:
+            end = len(self._first) + self._count("later", len(later))
+            pairs = zip(range(end - len(later), end), later, strict=True)
+            self._exchange.post({self._key(number): f"{run},{position}" for number, (run, position) in pairs})
+        if through:
+            self._count("through", through)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all samples are through, on whatever rank."""
+        return self._count("through") >= len(self._first)
+
+    def _redeem(self, free: int) -> list[Task]:
+        """Return at most ``free`` of the runs claimed, as far as they are there."""
+        wanted = self._claims[:free]
+        first = [number for number in wanted if number < len(self._first)]
+        later = {self._key(number): number for number in wanted if number >= len(self._first)}
+        found = self._exchange.find(list(later))
+        missing = [number for key, number in later.items() if key not in found]
+        self._claims = missing + self._claims[free:]
+        return [self._first[number] for number in first] + [Task(*map(int, text.split(","))) for text in found.values()]
+
+    def _key(self, number: int) -> str:
+        return f"{self._topic}/{number}"
+
+    def _count(self, what: str, amount: int = 0) -> int:
+        return self._exchange.add(f"{self._topic}/{what}", amount)
+
+
+class Tally:
+    """What all ranks have done in a stage: runs that are over, samples that fell, images through the model."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._topic = exchange, exchange.topic()
+
+    def add(self, *counts: int) -> None:
+        """Add to the runs, the fallen and the calls."""
+        for name, amount in zip(("runs", "fallen", "calls"), counts, strict=True):
+            if amount:
+                self._exchange.add(f"{self._topic}/{name}", amount)
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return the runs, the fallen and the calls so far."""
+        runs, fallen, calls = (self._exchange.add(f"{self._topic}/{name}", 0) for name in ("runs", "fallen", "calls"))
+        return runs, fallen, calls

@@ -1,0 +1,153 @@
+"""Messages between ranks, through the store that torchrun starts them with.
+
+Collectives give up on a rank that is slow, and a signal waits until they are over. Here one may wait for hours, and
+hears meanwhile of a rank that has failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from robustbench_gkl.distributed import ALONE, World
+from robustbench_gkl.errors import RankError
+
+T = TypeVar("T")
+
+_PIECE = 4 << 20
+"""Characters in one value of the store, which refuses much longer ones."""
+_LONGEST_PAUSE = 0.1
+"""Seconds between two looks for a message."""
+_CONNECT = timedelta(minutes=2)
+_FAREWELL = 60.0
+"""Seconds for which a rank that fails waits for the others to hear of it."""
+
+
+class Exchange:
+    """What the ranks of ``world`` tell each other.
+
+    All of them must call :meth:`gather`, :meth:`from_leader`, :meth:`one_first` and :meth:`topic` in the same order.
+    Without a store this is an exchange with oneself.
+    """
+
+    def __init__(self, world: World = ALONE, store: Store | None = None) -> None:
+        assert (store is None) == (world.size == 1)
+        self.world, self._store = world, store
+        self._topics = 0
+        self._own: Counter[str] = Counter()
+
+    def topic(self) -> str:
+        """Return a name that no other topic has."""
+        self._topics += 1
+        return f"topic{self._topics}"
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks in their order; they must be plain data, as JSON knows it."""
+        if self._store is None:
+            return [value]
+        topic, own = self.topic(), self.world.rank
+        self._send(f"{topic}/{own}", value)
+        return [value if rank == own else self._receive(f"{topic}/{rank}") for rank in range(self.world.size)]
+
+    def from_leader(self, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns on rank 0, the only one to call it; it must be plain data, as JSON knows it."""
+        topic = self.topic()
+        if not self.world.leads:
+            received: T = self._receive(topic)
+            return received
+        value = make()
+        if self._store is not None:
+            self._send(topic, value)
+        return value
+
+    def one_first(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns; one rank of each machine does it before the others, so as to fill caches."""
+        early = work() if self.world.local_rank == 0 else None
+        self.gather(None)
+        return early if early is not None else work()
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter and return its new value; that is what makes it a claim."""
+        if self._store is not None:
+            return int(self._store.add(key, amount))
+        self._own[key] += amount
+        return self._own[key]
+
+    def post(self, values: dict[str, str]) -> None:
+        """Write values for others to :meth:`find`."""
+        if self._store is not None and values:
+            self._store.multi_set(list(values), list(values.values()))  # type: ignore[attr-defined]
+
+    def find(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return those of ``keys`` that have a value by now."""
+        if self._store is None or not keys:
+            return {}
+        there = list(keys) if self._store.check(list(keys)) else [key for key in keys if self._store.check([key])]
+        values = self._store.multi_get(there) if there else []
+        return {key: value.decode() for key, value in zip(there, values, strict=True)}
+
+    def listen(self) -> None:
+        """Hear whether another rank has failed.
+
+        Raises:
+            RankError: it has.
+        """
+        if (failure := self.find(["failure"])) and failure["failure"]:
+            message, code = json.loads(failure["failure"])
+            raise RankError(message, code)
+
+    def fail(self, message: str, code: int) -> tuple[str, int, bool]:
+        """Tell the others that this rank ends.
+
+        Returns:
+            Message and exit code of the rank that failed first, and whether all have heard of it. An interruption
+            (130) is not waited for: all are interrupted.
+        """
+        if self._store is None:
+            return message, code, True
+        first = self._store.compare_set("failure", "", json.dumps([message, code]))
+        message, code = json.loads(first)
+        heard, until = self.add("heard", 1), time.monotonic() + (_FAREWELL if code != 130 else 0)
+        while heard < self.world.size and time.monotonic() < until:
+            time.sleep(_LONGEST_PAUSE)
+            heard = self.add("heard", 0)
+        return message, code, heard >= self.world.size or code == 130
+
+    def _send(self, key: str, value: object) -> None:
+        assert self._store is not None
+        text = base64.b64encode(zlib.compress(json.dumps(value, separators=(",", ":")).encode())).decode()
+        pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)]
+        for number, piece in enumerate(pieces):
+            self._store.set(f"{key}.{number}", piece)
+        self._store.set(key, str(len(pieces)))
+
+    def _receive(self, key: str) -> Any:
+        assert self._store is not None
+        pause = 0.001
+        while not self._store.check([key]):
+            self.listen()
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        pieces = [self._store.get(f"{key}.{number}") for number in range(int(self._store.get(key)))]
+        return json.loads(zlib.decompress(base64.b64decode(b"".join(pieces))))
+
+
+@functools.cache
+def exchange_of(world: World) -> Exchange:
+    """Return the exchange of a world that torchrun has started; the same one each time."""
+    if world.size == 1:
+        return Exchange()
+    store, _, _ = next(iter(rendezvous("env://", timeout=_CONNECT)))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Exchange(world, PrefixStore(f"gklbench/{attempt}", store))

@@ -1,0 +1,111 @@
+"""The journal of an evaluation under way: what is known already, so that no interruption loses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class Journal:
+    """Lines of JSON appended as an evaluation goes on, and the adversarial images beside them.
+
+    Each line is with the operating system before the next step begins, so a kill loses none; they are forced to the
+    disk once a second, so a power cut loses no more than that. A line cut short is dropped when the journal is opened
+    again.
+
+    Each process appends to a part of its own, and reads those of others.
+
+    Args:
+        path: of the own part.
+        part: its name.
+        others: the paths of other parts by their names; they are left as they are.
+    """
+
+    def __init__(self, path: Path, *, part: str = "0", others: Mapping[str, Path] | None = None) -> None:
+        self.path, self.part = path, part
+        self.others = dict(others or {})
+        self.own, whole = _read(path)
+        if path.exists():
+            os.truncate(path, whole)
+        self._foreign = [entry for other in self.others.values() for entry in _read(other)[0]]
+        self._synced = float("-inf")
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines of all parts."""
+        return self._foreign + self.own
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """What the evaluation is about, as far as a line says so."""
+        return next((entry["evaluation"] for entry in self.entries if "evaluation" in entry), None)
+
+    @property
+    def parts(self) -> list[str]:
+        """The names of the parts that hold something."""
+        return [*self.others, self.part] if self.own else list(self.others)
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write one entry through to the disk."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+            file.flush()
+            if time.monotonic() - self._synced > 1:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
+        self.own.append(entry)
+
+    def append_images(self, positions: Sequence[int], images: np.ndarray) -> None:
+        """Keep adversarial images (B, ...) float32 of the samples at ``positions``; the line about them comes after."""
+        path = _images(self.path)
+        record = _record(images.shape[1:])
+        rows = np.empty(len(positions), dtype=record)
+        rows["position"], rows["image"] = positions, images
+        with path.open("ab") as file:
+            if torn := file.tell() % record.itemsize:
+                file.truncate(file.tell() - torn)
+            file.write(rows.tobytes())
+
+    def images(self, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the positions (n,) and images (n, *shape) that each part holds."""
+        record = _record(shape)
+        for path in map(_images, [*self.others.values(), self.path]):
+            if path.exists() and (count := path.stat().st_size // record.itemsize):
+                rows = np.memmap(path, dtype=record, mode="r", shape=count)
+                yield rows["position"], rows["image"]
+
+    def delete(self) -> None:
+        """Remove the files of all parts."""
+        for path in (*self.others.values(), self.path):
+            _images(path).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _record(shape: tuple[int, ...]) -> np.dtype[np.void]:
+    return np.dtype([("position", "<i8"), ("image", "<f4", shape)])
+
+
+def _images(path: Path) -> Path:
+    return path.with_suffix(".images")
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the entries of a part up to the first that is broken, and how many bytes they take."""
+    entries: list[dict[str, Any]] = []
+    whole = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(entry, dict) or not line.endswith(b"\n"):
+            break
+        entries.append(entry)
+        whole += len(line)
+    return entries, whole

@@ -1,0 +1,243 @@
+"""Ranks that share an evaluation: two threads of this process, which speak through a store as processes would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import pytest
+from test_native_engine import CHEAP, THREAT, _data, _Net
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore
+
+from robustbench_gkl.attacks import Attack
+from robustbench_gkl.attacks.base import Model
+from robustbench_gkl.attacks.driver import Task
+from robustbench_gkl.distributed import World
+from robustbench_gkl.errors import RankError, UserError
+from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation.curve import evaluate_curve, parse_grid
+from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
+from robustbench_gkl.exchange import Exchange
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.results import ResultStore
+from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.threat import ThreatModel
+
+T = TypeVar("T")
+SIZE = 2
+_BUILDING = threading.Lock()
+
+
+def together(work: Callable[[Exchange], T], *, size: int = SIZE) -> list[T]:
+    """Return what ``work`` returns on each rank."""
+    store = HashStore()
+    with ThreadPoolExecutor(size) as threads:
+        futures = [threads.submit(work, Exchange(World(rank, size), store)) for rank in range(size)]
+        return [future.result(timeout=120) for future in futures]
+
+
+def _evaluate(exchange: Exchange | None = None, *, n: int = 60, slow: bool = False, **options: Any) -> Evaluation:
+    with _BUILDING:  # weights are drawn from the process's random state
+        model = _Net()
+    images, labels = _data(n, model=model)
+    if slow:
+        model.register_forward_pre_hook(lambda module, inputs: time.sleep(0.005))
+    attacks = options.pop("attacks", CHEAP)
+    share = Share(exchange) if exchange is not None else None
+    return evaluate(model, images, labels, THREAT, attacks, share=share, **{"batch_size": 16, **options})
+
+
+def assert_same(one: Evaluation, other: Evaluation) -> None:
+    """The verdicts are the same, but for rounding."""
+    first, second = one.verdicts(), other.verdicts()
+    assert first.drop(columns="distance").equals(second.drop(columns="distance"))
+    np.testing.assert_allclose(first["distance"], second["distance"], rtol=1e-5)
+    for attack, again in zip(one.attacks, other.attacks, strict=True):
+        for stage, same in zip(attack.stages, again.stages, strict=True):
+            assert (stage.name, stage.attacked, stage.broken) == (same.name, same.attacked, same.broken)
+
+
+def forwards(result: Evaluation) -> list[int]:
+    return [stage.forwards for attack in result.attacks for stage in attack.stages]
+
+
+@pytest.mark.parametrize("batch_size", [8, 500])
+def test_ranks_find_what_one_process_finds_with_as_many_calls(batch_size: int) -> None:
+    alone = _evaluate(batch_size=batch_size)
+    calls: list[int] = []
+
+    def work(exchange: Exchange) -> Evaluation:
+        return _evaluate(exchange, batch_size=batch_size, keep_adversarial=True)
+
+    for result in together(work):
+        assert_same(alone, result)
+        calls = forwards(result)
+    assert calls == forwards(alone)
+
+
+def test_a_slow_rank_does_less(tmp_path: Path) -> None:
+    def work(exchange: Exchange) -> int:
+        journal = Journal(tmp_path / f"{exchange.world.rank}.jsonl", part=str(exchange.world.rank))
+        result = _evaluate(exchange, slow=exchange.world.rank == 0, attacks=("apgd-t:steps=10",), journal=journal)
+        assert not result.partial
+        return sum(len(entry["done"]) for entry in journal.own if "done" in entry)
+
+    slow, fast = together(work)
+    assert 0 < slow < 0.7 * fast
+
+
+def test_low_precision_and_its_doubts_are_shared() -> None:
+    alone = _evaluate(search_precision="bf16")
+    for result in together(lambda exchange: _evaluate(exchange, search_precision="bf16")):
+        assert abs(result.robust_acc - alone.robust_acc) <= 5
+
+
+@dataclass(frozen=True)
+class OneStep(Attack):
+    """A step of noise, by an attack that the engine gives whole batches to, as it does other people's."""
+
+    name: ClassVar[str] = "one-step"
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
+        time.sleep(0.01)
+        return threat.random_start(images, noise)
+
+
+def test_batches_of_attacks_that_are_not_our_own_are_shared(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"attacks": (OneStep(), "pgd:steps=3"), "n": 200, "batch_size": 10}
+    alone = _evaluate(**options)
+    assert alone.attacks[0].stages[0].broken > 0
+
+    def work(exchange: Exchange) -> tuple[Evaluation, int]:
+        journal = Journal(tmp_path / f"{exchange.world.rank}.jsonl", part=str(exchange.world.rank))
+        result = _evaluate(exchange, journal=journal, **options)
+        return result, sum(entry.get("stage") == "one-step/one-step" for entry in journal.own)
+
+    results = together(work)
+    for result, _ in results:
+        assert_same(alone, result)
+    batches = [count for _, count in results]
+    assert sum(batches) == -(-alone.attacks[0].stages[0].attacked // 10)
+    assert min(batches) >= 4
+
+
+def test_nothing_done_is_done_again_with_another_number_of_ranks(tmp_path: Path) -> None:
+    """Two ranks that stop early, then three, then one."""
+    alone = _evaluate()
+    path = tmp_path / "results"
+    ResultStore(path).prepare()
+
+    def work(exchange: Exchange, limit: float | None) -> Evaluation:
+        journal = ResultStore(path).journal("x", str(exchange.world.rank))
+        exchange.gather(None)
+        if exchange.world.leads:
+            journal = ResultStore(path).journal("x")
+        return _evaluate(exchange, journal=journal, time_limit=limit, slow=limit is not None)
+
+    for size in (2, 3):
+        stopped = together(lambda exchange: work(exchange, 0.3), size=size)
+        assert all(result.partial for result in stopped)
+        assert all(result.robust_acc == stopped[0].robust_acc > alone.robust_acc for result in stopped)
+    before = len(ResultStore(path).journal("x").entries)
+    assert len(ResultStore(path).parts("x")) == 3
+    result = work(Exchange(), None)
+    assert_same(alone, result)
+    again = work(Exchange(), None)
+    assert_same(alone, again)
+    assert len(ResultStore(path).journal("x").entries) > before
+    assert again.attacks == result.attacks
+
+
+def test_a_curve_is_shared(tmp_path: Path) -> None:
+    radii = parse_grid("0,2/255,4/255,6/255,8/255")
+
+    def curve(share: Share | None) -> list[Evaluation]:
+        with _BUILDING:
+            model = _Net()
+        samples = _data(60, model=model)
+        journal = Journal(tmp_path / "j") if share is not None and share.exchange.world.leads else None
+        return evaluate_curve(model, *samples, THREAT, radii, "pgd:steps=5", journal=journal, share=share)
+
+    alone = curve(None)
+    for results in together(lambda exchange: curve(Share(exchange))):
+        for one, other in zip(alone, results, strict=True):
+            assert_same(one, other)
+
+
+def test_a_failing_rank_is_heard_by_all() -> None:
+    """By those that wait for it, and by those at work."""
+
+    def work(exchange: Exchange) -> str:
+        if exchange.world.rank == 1:
+            time.sleep(0.2)
+            return exchange.fail("no such thing", 2)[0]
+        with pytest.raises(RankError, match="no such thing") as caught:
+            _evaluate(exchange, attacks=("pgd:steps=100000",), n=8) if exchange.world.rank else exchange.gather(None)
+        return exchange.fail(caught.value.message, caught.value.code)[0]
+
+    assert together(work, size=3) == ["no such thing"] * 3
+
+
+def test_messages_of_any_length_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustbench_gkl.exchange._PIECE", 1000)
+    noise = np.random.default_rng(0).integers(0, 2**62, 1000).tolist()
+    for told in together(lambda exchange: exchange.gather([exchange.world.rank, *noise])):
+        assert [values[0] for values in told] == [0, 1]
+        assert all(values[1:] == noise for values in told)
+
+
+class TestPool:
+    def test_each_run_comes_once_and_no_rank_takes_more_than_its_part(self) -> None:
+        tasks = [Task(0, position) for position in range(101)]
+
+        def work(exchange: Exchange) -> list[Task]:
+            pool = Pool(exchange, tasks)
+            done: list[Task] = []
+            held: list[Task] = []
+            while not pool.exhausted:
+                time.sleep(0.002)
+                taken = pool.take(80 - len(held), len(held))
+                held += taken
+                assert len(held) <= 51
+                over, held = held[:7], held[7:]
+                done += over
+                later = [Task(task.run + 1, task.position) for task in over if task.run < 2]
+                pool.settle(later, len(over) - len(later))
+            return done
+
+        first, second = together(work)
+        assert sorted(first + second) == [Task(run, position) for run in range(3) for position in range(101)]
+        assert first
+        assert second
+
+    def test_a_run_claimed_too_early_is_not_lost(self) -> None:
+        """Both ranks see one free run and claim it; the second claim is for the run that comes next."""
+        store = HashStore()
+        one, other = (Pool(Exchange(World(rank, 2), store), [Task(0, 0), Task(0, 1)]) for rank in range(2))
+        assert one.take(1, 0) == [Task(0, 0)]
+        assert one.take(1, 0) == [Task(0, 1)]
+        other._claims += [other._count("taken", 1) - 1]
+        assert other.take(1, 0) == []
+        one.settle([Task(1, 0)], 0)
+        time.sleep(0.06)
+        assert other.take(0, 1) == []
+        time.sleep(0.06)
+        assert other.take(1, 0) == [Task(1, 0)]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "1.0/2"])
+def test_a_shard_that_is_none(text: str) -> None:
+    with pytest.raises(UserError, match="--shard must be K/N"):
+        Shard.parse(text)
+
+
+def test_shards_are_disjoint_and_whole() -> None:
+    shards = [Shard.parse(f"{number}/3").samples(11) for number in (1, 2, 3)]
+    assert np.array_equal(np.sum(shards, axis=0), np.ones(11))
