@@ -269,6 +269,9 @@ class TrainConfig(_Frozen):
     std: tuple[float, ...] | None = None
     batchnorm_momentum: float | None = Field(None, gt=0, le=1)
     """Weight of the newest batch in the running statistics; None for the architecture's own."""
+    sync_batchnorm: bool = False
+    """Whether batch normalisation is over a step's whole batch where several processes share it. Without, each one's
+    statistics are over its own part, and the running ones are rank 0's."""
     threat: ThreatConfig = ThreatConfig()
     attack: InnerAttackConfig = InnerAttackConfig()
     awp: AWPConfig = AWPConfig()

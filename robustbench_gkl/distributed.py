@@ -15,6 +15,9 @@ from torch import Tensor
 from robustbench_gkl.device import resolve_device
 from robustbench_gkl.errors import UserError
 
+_TEXT_BYTES = 2000
+"""Of an error message that ranks tell each other."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -34,6 +37,11 @@ class World:
     def leads(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
+
+    @property
+    def rows(self) -> slice:
+        """The share of this process in anything that is counted from 0: every ``size``-th, from ``rank`` on."""
+        return slice(self.rank, None, self.size)
 
 
 ALONE = World()
@@ -81,13 +89,26 @@ def rank_device(name: str, world: World) -> torch.device:
 
 @contextmanager
 def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta(minutes=30)) -> Iterator[World]:
-    """Let the processes of ``world`` find each other for the time of the block: NCCL on CUDA, gloo on the CPU."""
+    """Let the processes of ``world`` find each other for the time of the block: NCCL on CUDA, gloo on the CPU.
+
+    Raises:
+        ConnectionError: another process ended or cannot be reached.
+    """
     if world.size == 1:
         yield world
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield world
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "by peer" in str(error) or "gloo" in str(error):
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+            raise ConnectionError(
+                f"rank {world.rank} lost another one, which ended or cannot be reached ({reason})"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -101,3 +122,60 @@ def sum_over_ranks(tensors: Sequence[Tensor], world: World) -> None:
     parts = torch.split(flat, [tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def copy_from_leader(tensors: Sequence[Tensor], world: World) -> None:
+    """Make each of ``tensors``, of one dtype and device, what it is on rank 0, with one message."""
+    if not world.leads:
+        for tensor in tensors:
+            tensor.zero_()
+    sum_over_ranks(tensors, world)
+
+
+def bytes_from_leader(content: bytes | None, world: World) -> bytes | None:
+    """Return what rank 0 gives, on all ranks; what the others give is not looked at."""
+    if world.size == 1:
+        return content
+    length = torch.tensor([-1 if content is None else len(content)])
+    dist.broadcast(length, src=0)
+    if int(length) < 0:
+        return None
+    message = torch.zeros(int(length), dtype=torch.uint8)
+    if world.leads and content:
+        message = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    dist.broadcast(message, src=0)
+    return message.numpy().tobytes()
+
+
+def on_any_rank(flag: bool, world: World) -> bool:
+    """Return whether ``flag`` is set on any rank, on all of them; the device is not waited for, but all ranks are."""
+    if world.size == 1:
+        return flag
+    count = torch.tensor([int(flag)])
+    sum_over_ranks([count], world)
+    return bool(count)
+
+
+@contextmanager
+def agreed(world: World) -> Iterator[None]:
+    """Let all ranks fail if one does: a :class:`UserError` that leaves the block on any is raised on all.
+
+    Nothing in the block may wait for other ranks.
+
+    Raises:
+        UserError: that of the lowest rank that has one.
+    """
+    if world.size == 1:
+        yield
+        return
+    said = b""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).encode()[:_TEXT_BYTES] or b"?"
+    table = torch.zeros(world.size, _TEXT_BYTES, dtype=torch.uint8)
+    table[world.rank, : len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+    sum_over_ranks([table], world)
+    for row in table:
+        if message := row.numpy().tobytes().rstrip(b"\0").decode(errors="replace"):
+            raise UserError(message)

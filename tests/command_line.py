@@ -24,11 +24,25 @@ CommandLine = Callable[..., Result]
 
 def process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
-    root = Path(__file__).parents[1]
+    return _python("-m", "robustbench_gkl", *arguments, cwd=cwd)
+
+
+def torchrun(*arguments: object, cwd: Path, ranks: int = 2) -> subprocess.Popen[str]:
+    """Start ``python ARGUMENTS`` in several processes that work together."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks)
+    return _python(*launcher, *arguments, cwd=cwd)
+
+
+def ranks(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command line by torchrun, in two processes; ``--`` keeps it from reading ``--n``."""
+    return torchrun("-m", "--", "robustbench_gkl", *arguments, cwd=cwd)
+
+
+def _python(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "robustbench_gkl", *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,18 +51,3 @@ def process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 TINY = ("--epochs", 2, "--set", "train_size=256", "--set", "attack.steps=2", "--set", "probe.steps=2")
 """What makes a training run a matter of a second."""
-
-
-def ranks(*arguments: object, cwd: Path, number: int = 2) -> subprocess.Popen[str]:
-    """Start the command line by torchrun, in so many processes."""
-    root = Path(__file__).parents[1]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), "-m", "--"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, "robustbench_gkl", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )

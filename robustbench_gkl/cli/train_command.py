@@ -55,7 +55,7 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
-    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.distributed import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.training import Interrupted, Run, train
@@ -63,23 +63,25 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     if given["resume"] and given["overwrite"]:
         raise UserError("give --resume or --overwrite, not both")
     config, name = _resolve(recipe, assignments, given)
-    console = make_console(quiet=given["quiet"])
+    world = world_from_environment()
+    console = make_console(quiet=given["quiet"] or not world.leads)
     if given["export"] is not None:
         _export(config, given["export"])
         console.print(f"wrote {given['export']}", markup=False)
         return
     run = Run(given["checkpoints_dir"] / name)
-    device = resolve_device(given["device"])
-    if given["overwrite"]:
+    device = rank_device(given["device"], world)
+    if given["overwrite"] and world.leads:
         run.delete()
-    console.print(f"run {name} on {device}", markup=False)
+    console.print(f"run {name} on {device}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
         console.print(f"  {line}", markup=False)
     try:
         with (
-            _stop_on_signals() as should_stop,
+            joined(world, device),
+            _stop_on_signals(at_once=world.size == 1) as should_stop,
             TrainingDisplay(console) as display,
-            _logger(given["logger"], run) as logger,
+            _logger(given["logger"] if world.leads else None, run) as logger,
         ):
             train(
                 config,
@@ -89,6 +91,7 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
                 resume=given["resume"],
                 save_every=given["save_every"],
                 compiled=given["compiled"],
+                world=world,
                 on_event=lambda event: _show(event, display, logger),
                 should_stop=should_stop,
             )
@@ -98,12 +101,16 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM or Ctrl-C ask for a stop after the step at hand; a second one is not waited for."""
+def _stop_on_signals(*, at_once: bool) -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM or Ctrl-C ask for a stop after the step at hand; the second one is ``at_once``.
+
+    Under torchrun it is not: there one Ctrl-C comes twice, from the terminal and from torchrun, which itself kills what
+    does not end in time.
+    """
     stopping: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stopping:
+        if stopping and at_once:
             raise KeyboardInterrupt
         stopping.append(number)
 

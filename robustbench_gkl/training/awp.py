@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustbench_gkl.distributed import ALONE, World, sum_over_ranks
+
 _TINY = 1e-20
 
 
@@ -39,17 +41,21 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def weight_perturbation(model: nn.Module, loss: Callable[[], Tensor], *, gamma: float) -> list[Tensor]:
+def weight_perturbation(
+    model: nn.Module, loss: Callable[[], Tensor], *, gamma: float, world: World = ALONE
+) -> list[Tensor]:
     """Return by how much each of :func:`perturbed_weights` is to be moved; costs one forward and backward pass.
 
     Args:
         model: in the mode in which it is trained.
         loss: computes the scalar to be raised, with ``model``.
         gamma: length of the perturbation relative to the norm of each weight.
+        world: the processes over which the gradient is summed, so that all move alike.
     """
     weights = perturbed_weights(model)
     with frozen_statistics(model):
         gradients = torch.autograd.grad(loss(), weights)
+    sum_over_ranks(gradients, world)
     with torch.no_grad():
         lengths = torch._foreach_norm(list(weights))
         slopes = torch._foreach_norm(gradients)

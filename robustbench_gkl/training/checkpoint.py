@@ -176,18 +176,27 @@ class Run:
         torch.save(state, buffer)
         write_atomically(self.folder / "state.pt", buffer.getvalue())
 
-    def load_state(self) -> dict[str, Any] | None:
+    def state_bytes(self) -> bytes | None:
+        """Return the file of the training state, or None if there is none yet."""
+        path = self.folder / "state.pt"
+        return path.read_bytes() if path.exists() else None
+
+    def load_state(self, content: bytes | None = None) -> dict[str, Any] | None:
         """Return the training state on the CPU, or None if there is none yet.
+
+        Args:
+            content: the bytes of the file; None to read it.
 
         Raises:
             UserError: the file is broken.
         """
-        path = self.folder / "state.pt"
-        if not path.exists():
+        content = self.state_bytes() if content is None else content
+        if content is None:
             return None
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):
+            path = self.folder / "state.pt"
             raise UserError(f"{path} is broken, so the run cannot go on; start it again with --overwrite") from None
         return state
 

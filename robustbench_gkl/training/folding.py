@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
+from robustbench_gkl.training.sync_batchnorm import SyncBatchNorm2d
+
 
 class FoldedModel:
     """Computes the eval-mode logits of ``model`` with batch normalisation folded into convolutions where possible.
@@ -58,7 +60,7 @@ class FoldedModel:
             target.bias.copy_(offset * scale if norm.bias is None else offset * scale + norm.bias)
 
     def _rewritten(self, model: nn.Module) -> nn.Module:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
         twin = fx.GraphModule(model, graph)
         for node in list(graph.nodes):
             if (pair := _foldable(node, model, graph)) is None:
@@ -87,13 +89,22 @@ class FoldedModel:
         return twin
 
 
+class _Tracer(fx.Tracer):
+    """Looks into no batch normalisation of ours, as it does into none of torch's layers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SyncBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
+
 def _foldable(node: fx.Node, model: nn.Module, graph: fx.Graph) -> tuple[nn.Conv2d, nn.BatchNorm2d] | None:
     """Return convolution and batch normalisation if ``node`` is the latter and alone reads what the former gives."""
     before = node.args[0] if node.op == "call_module" and node.args else None
     if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
         return None
     norm, convolution = model.get_submodule(str(node.target)), model.get_submodule(str(before.target))
-    if type(norm) is not nn.BatchNorm2d or type(convolution) is not nn.Conv2d or norm.running_mean is None:
+    if not isinstance(norm, nn.BatchNorm2d) or type(norm) not in (nn.BatchNorm2d, SyncBatchNorm2d):
+        return None
+    if type(convolution) is not nn.Conv2d or norm.running_mean is None:
         return None
     calls = [str(other.target) for other in graph.nodes if other.op == "call_module"]
     shared = calls.count(str(before.target)) > 1 or _has_hooks(norm) or _has_hooks(convolution)

@@ -1,7 +1,8 @@
 """The training loop.
 
 Every random number is a function of (seed, epoch, sample), and the order of the samples one of (seed, epoch), so a
-run that was killed goes on from its last saved step to the same weights.
+run that was killed goes on from its last saved step to the same weights. Where several processes train together, each
+takes its rows of every batch, all hold the same state, and rank 0 writes it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import torch
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.data import ImageSet, train_validation_split
 from robustbench_gkl.device import TensorCores
+from robustbench_gkl.distributed import ALONE, World, agreed, bytes_from_leader, copy_from_leader, on_any_rank
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
 from robustbench_gkl.losses import create_loss
+from robustbench_gkl.models import Classifier
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
@@ -28,7 +31,13 @@ from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
 from robustbench_gkl.training.probe import overfitting, probe
 from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
-from robustbench_gkl.training.setup import fresh_model, run_config, synthetic_images, training_images
+from robustbench_gkl.training.setup import (
+    check_resumable,
+    fresh_model,
+    run_config,
+    synthetic_images,
+    training_images,
+)
 from robustbench_gkl.training.step import Stepper
 from robustbench_gkl.training.views import make_views
 
@@ -42,10 +51,16 @@ def train(
     resume: bool = False,
     save_every: float = 300.0,
     compiled: bool = False,
+    world: World = ALONE,
     on_event: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
     """Train a model as ``config`` says into the folder ``run``.
+
+    The processes of a ``world`` of several call this together, each on its own device, and share every batch. Rank 0
+    alone writes, and ``run`` may be a folder of its own machine. The weights are those of a single process up to
+    rounding, unless layers tell how a batch is shared: batch normalisation without ``sync_batchnorm``, and dropout.
+    The saved state does not, so that a run can go on in another number of processes.
 
     Args:
         config: the resolved recipe.
@@ -55,26 +70,30 @@ def train(
         resume: go on from the saved state of this run; starts from the beginning if none was saved.
         save_every: seconds between states saved in mid-epoch; one is saved after each epoch anyway.
         compiled: compile the networks with torch.compile, which changes results in the last digits.
+        world: the processes that train together, inside :func:`robustbench_gkl.distributed.joined`.
         on_event: told after each step and each epoch.
-        should_stop: asked after each step; True saves the state and raises :class:`Interrupted`.
+        should_stop: asked after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
 
     Returns:
         The rows of ``metrics.csv``, one an epoch.
 
     Raises:
-        UserError: the run exists, or was started with another configuration; unknown names; broken data.
+        UserError: the run exists, or was started with another configuration; unknown names; broken data; processes
+            that were given different configurations, or are too many for a batch.
         Interrupted: ``should_stop`` said so.
     """
-    if run.exists() and not resume:
-        raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    images = training_images(config, data_dir)
-    trainer = _Trainer(config, run, images, device, compiled=compiled)
-    if run.exists():
-        if run.config().train != config:
-            raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
-        trainer.restore()
-    else:
-        run.create(run_config(config, run, images, device))
+    settings = config.model_dump_json().encode()
+    leaders = bytes_from_leader(settings, world)
+    with agreed(world):
+        if leaders != settings:
+            raise UserError(f"rank {world.rank} has other settings than rank 0; start all ranks with the same options")
+        if world.leads and run.exists():
+            check_resumable(run, config, resume=resume)
+        images = training_images(config, data_dir)
+        trainer = _Trainer(config, run, images, device, compiled=compiled, world=world)
+        if world.leads and not run.exists():
+            run.create(run_config(config, run, images, device, world=world))
+    trainer.restore(bytes_from_leader(run.state_bytes() if world.leads else None, world))
     trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
     with TensorCores(allowed=config.precision != "float32"):
         return trainer.fit()
@@ -87,9 +106,9 @@ class _Trainer:
     on_event: Observer | None = None
 
     def __init__(
-        self, config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, compiled: bool = False
+        self, config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, compiled: bool, world: World
     ) -> None:
-        self.config, self.run, self.device = config, run, device
+        self.config, self.run, self.device, self.world = config, run, device, world
         self.threat = config.threat.threat()
         training, self.validation = train_validation_split(images, config.validation_fraction)
         self.batches = Batches(
@@ -100,6 +119,11 @@ class _Trainer:
             synthetic=synthetic_images(config, images),
             fraction=config.synthetic.fraction,
         )
+        if self.batches.batch_size < 2 * world.size:
+            raise UserError(
+                f"a batch of {self.batches.batch_size} images gives some of {world.size} ranks less than the two that "
+                f"each needs; start fewer, or set a larger batch_size"
+            )
         self.steps = self.batches.steps
         self.loss = create_loss(
             config.loss,
@@ -107,9 +131,11 @@ class _Trainer:
             options=config.loss_options,
             label_smoothing=config.label_smoothing,
         ).to(device)
-        self.model = fresh_model(config, images, device)
+        self.model = fresh_model(config, images, device, world=world)
         self.optimizer = build_optimizer(config.optimizer, self.model)
-        self.stepper = Stepper(config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled)
+        self.stepper = Stepper(
+            config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled, world=world
+        )
         self.average: WeightAverage | None = None
         if config.averaging.per != "none":
             self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.steps)
@@ -134,9 +160,9 @@ class _Trainer:
             "seconds": self.seconds,
         }
 
-    def restore(self) -> None:
-        """Go on from the saved state, if there is one."""
-        state = self.run.load_state()
+    def restore(self, content: bytes | None) -> None:
+        """Go on from the saved state, whose file this is, if there is one."""
+        state = None if content is None else self.run.load_state(content)
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -158,15 +184,17 @@ class _Trainer:
         started = saved = time.perf_counter()
         for batch in self.batches.epoch(self.epoch, first=self.step):
             self._step(batch)
-            stop, clock = self.should_stop(), time.perf_counter()
+            stop, clock = on_any_rank(self.should_stop(), self.world), time.perf_counter()
             self._tell(StepReport(**self._progress(clock - started), means=self.means.read))
             if stop or clock - saved > self.save_every:
                 self.seconds += clock - started
-                self.run.save_state(self.state())
+                self._save_state()
                 started = saved = time.perf_counter()
             if stop:
+                on_any_rank(True, self.world)  # waits: a rank that leaves early may take the writing one with it
                 raise Interrupted
         self.loss.end_epoch()
+        copy_from_leader(list(self.loss.buffers()), self.world)
         if self.average is not None:
             self.average.after_epoch(self.model)
         means = self.means.read()
@@ -180,13 +208,14 @@ class _Trainer:
             lr=learning_rate(config.schedule, base=config.optimizer.lr, place=place),
             momentum=momentum(config.schedule, base=config.optimizer.momentum, place=place),
         )
-        samples = batch.samples.to(self.device, non_blocking=True)
+        rows = self.world.rows
+        samples = batch.samples[rows].to(self.device, non_blocking=True)
         measured = self.stepper.step(
-            make_views(batch, config, epoch=self.epoch, step=self.step),
+            make_views(batch, config, epoch=self.epoch, step=self.step, rows=rows),
             threat=epoch_threat(config.attack, self.threat, epoch=self.epoch, epochs=config.epochs),
             noise=Noise(config.seed, samples).at("train", self.epoch),
             epoch=self.epoch,
-            generator_seed=_step_seed(config.seed, self.epoch, self.step),
+            generator_seed=_step_seed(config.seed, self.epoch, self.step) + self.world.rank,
         )
         self.means.add(measured)
         self.step += 1
@@ -207,19 +236,28 @@ class _Trainer:
             steps=self.config.probe.steps,
             seed=self.config.seed,
             batch_size=max(250, self.batches.batch_size),
+            world=self.world,
         )
         best = max(map(self._merit, self.rows), default=(-1.0, -1.0))
         self.rows.append(self._row(means) | {"val_clean_acc": clean, "val_robust_acc": robust} | self._speed())
-        if self._merit(self.rows[-1]) > best:
-            self.run.save_weights("best", judged)
+        if self.world.leads:
+            self._save_epoch(judged if self._merit(self.rows[-1]) > best else None)
+        left = self._progress(0.0)["seconds_left"]
+        self.epoch, self.step, self.means = self.epoch + 1, 0, Means()
+        self._save_state()
+        self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
+
+    def _save_epoch(self, best: Classifier | None) -> None:
+        if best is not None:
+            self.run.save_weights("best", best)
         self.run.save_weights("last", self.model)
         if self.average is not None:
             self.run.save_weights("average", self.average.model)
-        left = self._progress(0.0)["seconds_left"]
-        self.epoch, self.step, self.means = self.epoch + 1, 0, Means()
-        self.run.save_state(self.state())
         write_atomically(self.run.folder / "metrics.csv", csv_text(self.rows))
-        self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
+
+    def _save_state(self) -> None:
+        if self.world.leads:
+            self.run.save_state(self.state())
 
     def _merit(self, row: dict[str, float]) -> tuple[float, float]:
         """Return what selects ``best``: robust accuracy, then clean; the other way round without an adversary."""

@@ -10,13 +10,21 @@ from robustbench_gkl.attacks import attack_mode
 from robustbench_gkl.attacks.objectives import objective_for
 from robustbench_gkl.attacks.pgd import ascend, default_step_size
 from robustbench_gkl.data import ImageSet, to_unit
+from robustbench_gkl.distributed import ALONE, World, sum_over_ranks
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
 
 def probe(
-    model: Classifier, images: ImageSet, threat: ThreatModel, *, steps: int, seed: int, batch_size: int
+    model: Classifier,
+    images: ImageSet,
+    threat: ThreatModel,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    world: World = ALONE,
 ) -> tuple[float, float]:
     """Return clean and PGD accuracy in percent: ``steps`` of 2.5 eps / steps from one random start.
 
@@ -27,12 +35,14 @@ def probe(
         steps: of the ascent on the cross-entropy.
         seed: of the random start.
         batch_size: images at a time.
+        world: the processes that share the images; all of them have to call this, and get the same.
     """
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     standing = torch.zeros((), dtype=torch.int64, device=device)
+    own = torch.arange(len(images))[world.rows]
     with attack_mode(model):
-        for rows in torch.arange(len(images)).split(batch_size):  # type: ignore[no-untyped-call]
+        for rows in own.split(batch_size):  # type: ignore[no-untyped-call]
             points = to_unit(images.images[rows].to(device)).contiguous(memory_format=torch.channels_last)
             labels = images.labels[rows].to(device)
             adversarial = ascend(
@@ -48,6 +58,7 @@ def probe(
                 right = model(points).argmax(1) == labels
                 correct += right.sum()
                 standing += (right & (model(adversarial).argmax(1) == labels)).sum()
+    sum_over_ranks([correct, standing], world)
     share = 100 / len(images)
     return round(share * int(correct), 3), round(share * int(standing), 3)
 

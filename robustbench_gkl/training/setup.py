@@ -11,9 +11,11 @@ from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.synthetic import SyntheticImages
 from robustbench_gkl.device import environment
+from robustbench_gkl.distributed import ALONE, World
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.training.checkpoint import Run, RunConfig, now
+from robustbench_gkl.training.sync_batchnorm import synchronize
 
 
 def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
@@ -30,8 +32,25 @@ def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
     return images.take(torch.arange(config.train_size))
 
 
-def run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.device) -> RunConfig:
+def check_resumable(run: Run, config: TrainConfig, *, resume: bool) -> None:
+    """Check that a run that exists is to go on, and with the settings that it was started with.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not resume:
+        raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
+    if run.config().train != config:
+        raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
+
+
+def run_config(
+    config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, world: World = ALONE
+) -> RunConfig:
     """Return what ``config.json`` says."""
+    found = environment(device)
+    if world.size > 1:
+        found["ranks"] = str(world.size)
     return RunConfig(
         name=run.name,
         arch=config.model,
@@ -40,12 +59,16 @@ def run_config(config: TrainConfig, run: Run, images: ImageSet, device: torch.de
         dataset=config.dataset,
         train=config,
         created=now(),
-        environment=environment(device),
+        environment=found,
     )
 
 
-def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device) -> Classifier:
-    """Return the model as it is before the first step, a function of the seed; its memory layout is channels last."""
+def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device, *, world: World = ALONE) -> Classifier:
+    """Return the model as it is before the first step, a function of the seed; its memory layout is channels last.
+
+    Raises:
+        UserError: unknown architecture, or one whose batch normalisation cannot be synchronised as asked for.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = create_model(
@@ -55,6 +78,8 @@ def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device) -> 
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = config.batchnorm_momentum
+    if config.sync_batchnorm and world.size > 1:
+        synchronize(model, world)
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.distributed import ALONE, World, copy_from_leader, sum_over_ranks
 from robustbench_gkl.losses import Loss
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
@@ -15,16 +16,22 @@ from robustbench_gkl.training.awp import perturbed, perturbed_weights, weight_pe
 from robustbench_gkl.training.crafting import craft, inner_start
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.schedule import attack_steps
+from robustbench_gkl.training.sharing import whole_batch
 from robustbench_gkl.training.views import Views
 
 
 class Stepper:
     """Takes optimiser steps on one model.
 
+    Where several processes share each batch, a step is the one that a single process would take on the whole of it:
+    each computes the logits of its own images, the loss is that of all logits, and gradients are summed. All of them
+    have to take each step together.
+
     Args:
         config: the recipe.
         model, loss, optimizer: on one device; changed in place.
         compiled: whether networks are compiled with torch.compile.
+        world: the processes that share the batches, with equal models.
     """
 
     def __init__(
@@ -35,13 +42,18 @@ class Stepper:
         loss: Loss,
         optimizer: torch.optim.Optimizer,
         compiled: bool = False,
+        world: World = ALONE,
     ) -> None:
-        self.config, self.model, self.loss, self.optimizer = config, model, loss, optimizer
+        self.config, self.model, self.loss, self.optimizer, self.world = config, model, loss, optimizer, world
         self.folded = FoldedModel(model)
         self.network: nn.Module = model
         if compiled:
             self.network = torch.compile(model)  # type: ignore[assignment]
             self.folded.network = torch.compile(self.folded.network)  # type: ignore[assignment]
+        kept = model.state_dict()
+        self._statistics = [
+            buffer for name, buffer in model.named_buffers() if name in kept and buffer.is_floating_point()
+        ]
 
     def step(
         self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int, generator_seed: int
@@ -49,9 +61,9 @@ class Stepper:
         """Take one step and return scalars to be averaged, without waiting for the device.
 
         Args:
-            views: the images and their labels.
+            views: this process's images and the labels of the batch.
             threat: that of the epoch.
-            noise: of the B samples in this epoch; the attack on the second views uses its own.
+            noise: of these images' samples in this epoch; the attack on the second views uses its own.
             epoch: from 0.
             generator_seed: of torch's own generator, for layers that draw from it.
         """
@@ -63,16 +75,21 @@ class Stepper:
         with ExitStack() as stack:
             if awp.gamma and epoch + 1 >= awp.start_epoch:
                 perturbation = weight_perturbation(
-                    self.model, lambda: _total(self._terms(views, images, adversarial)[0]), gamma=awp.gamma
+                    self.model,
+                    lambda: _total(self._terms(views, adversarial)[0]),
+                    gamma=awp.gamma,
+                    world=self.world,
                 )
                 stack.enter_context(perturbed(perturbed_weights(self.model), perturbation))
-            terms, adv_logits, clean_logits = self._terms(views, images, adversarial)
+            terms, adv_logits, clean_logits = self._terms(views, adversarial)
             total = _total(terms)
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
+            sum_over_ranks([weight.grad for weight in self.model.parameters() if weight.grad is not None], self.world)
             clip = self.config.optimizer.clip
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
             self.optimizer.step()
+        copy_from_leader(self._statistics, self.world)
         clean_logits, adv_logits = views.first(clean_logits.detach()), views.first(adv_logits.detach())
         if clean_logits.numel():
             self.loss.observe(clean_logits, views.main_label)
@@ -83,7 +100,7 @@ class Stepper:
         return measured | {"grad_norm": norm}
 
     def craft(self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int) -> Tensor:
-        """Return the adversarial images (V B, C, H, W) of all views."""
+        """Return the adversarial images (V b, C, H, W) of all views."""
         settings = self.config.attack
         kind = self.loss.start if settings.start == "auto" else settings.start
         starts = [
@@ -112,11 +129,18 @@ class Stepper:
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _terms(self, views: Views, images: Tensor, adversarial: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Return the loss's terms and both logits; the clean pass is the last one that batch-norm statistics see."""
-        nothing = images.new_empty(0)
+    def _terms(self, views: Views, adversarial: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Return the loss's terms and both logits (V B, K) of the whole batch.
+
+        The clean pass is the last one that batch-norm statistics see.
+        """
+        nothing = adversarial.new_empty(0)
         adv_logits = self._logits(adversarial) if self.loss.crafts else nothing
-        clean_logits = self._logits(images) if self.loss.outer_needs_clean else nothing
+        clean_logits = self._logits(views.images) if self.loss.outer_needs_clean else nothing
+        adv_logits, clean_logits = (
+            whole_batch(logits, views=views.count, size=len(views.labels), world=self.world)
+            for logits in (adv_logits, clean_logits)
+        )
         return views.terms(self.loss, adv_logits, clean_logits), adv_logits, clean_logits
 
     def _logits(self, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,13 +23,17 @@ Terms = dict[str, Tensor]
 class Views:
     """The images of one step and how losses apply to them.
 
+    Where several processes share a batch, each has the images of its own b of the B samples, and the labels of all:
+    the training attack sees the former, the outer loss the logits of the whole batch.
+
     Attributes:
-        images: (V B, C, H, W) float32 in [0, 1], channels last: one view of each sample after the other.
+        images: (V b, C, H, W) float32 in [0, 1], channels last: one view of each sample after the other.
         labels: (B,) int64.
         count: V, 1 or 2.
         second_weight: weight of the second view's adversarial terms.
         other: (B,) labels of the images that CutMix pasted in; None without.
         share: how much of each image is its own.
+        rows: which of the B samples the images show.
     """
 
     images: Tensor
@@ -38,6 +42,7 @@ class Views:
     second_weight: float = 1.0
     other: Tensor | None = None
     share: float = 1.0
+    rows: slice = field(default_factory=lambda: slice(None))
 
     @property
     def main_label(self) -> Tensor:
@@ -49,11 +54,11 @@ class Views:
         return logits[: len(self.labels)]
 
     def inner(self, loss: Loss, adv_logits: Tensor, clean_logits: Tensor) -> Tensor:
-        """Return (V B,): what the training attack maximises."""
-        return self._mixed(lambda labels: loss.inner(adv_logits, clean_logits, labels.repeat(self.count)))
+        """Return (V b,): what the training attack maximises, for logits (V b, K)."""
+        return self._mixed(lambda labels: loss.inner(adv_logits, clean_logits, labels[self.rows].repeat(self.count)))
 
     def terms(self, loss: Loss, adv_logits: Tensor, clean_logits: Tensor) -> Terms:
-        """Return the scalar terms of the outer loss.
+        """Return the scalar terms of the outer loss, for the logits (V B, K) of the whole batch.
 
         Of two views the clean cross-entropy ``ce`` is averaged, and all other terms are the first view's plus
         ``second_weight`` times the second view's. CutMix mixes the terms as it mixes the images.
@@ -85,16 +90,20 @@ class Views:
         return self.share * value(self.labels) + (1 - self.share) * value(self.other)
 
 
-def make_views(batch: Batch, config: TrainConfig, *, epoch: int, step: int) -> Views:
-    """Return the views of a batch, a function of (seed, epoch, step) and of its samples."""
-    noise = Noise(config.seed, batch.samples).at("train", epoch)
-    views = [augment(batch.images, name=config.augment, noise=noise.at("augment"))]
+def make_views(batch: Batch, config: TrainConfig, *, epoch: int, step: int, rows: slice = slice(None)) -> Views:
+    """Return the views of the samples ``rows`` of a batch, a function of (seed, epoch, step) and of its samples."""
+    shown = slice(None) if config.cutmix else rows  # CutMix pastes from anywhere in the batch
+    noise, pixels = Noise(config.seed, batch.samples[shown]).at("train", epoch), batch.images[shown]
+    views = [augment(pixels, name=config.augment, noise=noise.at("augment"))]
     if config.second_view.augment is not None:
-        views.append(augment(batch.images, name=config.second_view.augment, noise=noise.at("second view")))
+        views.append(augment(pixels, name=config.second_view.augment, noise=noise.at("second view")))
     images = to_unit(torch.cat(views) if len(views) > 1 else views[0])
     images = images.contiguous(memory_format=torch.channels_last)
-    whole = Views(images, batch.labels, count=len(views), second_weight=config.second_view.robust_weight)
-    return cut_mix(whole, seed=config.seed, place=(epoch, step), chance=config.cutmix) if config.cutmix else whole
+    made = Views(images, batch.labels, count=len(views), second_weight=config.second_view.robust_weight, rows=shown)
+    if not config.cutmix:
+        return made
+    mixed = cut_mix(made, seed=config.seed, place=(epoch, step), chance=config.cutmix)
+    return replace(mixed, images=mixed.images[rows], rows=rows)
 
 
 def cut_mix(views: Views, *, seed: int, place: tuple[int, int], chance: float) -> Views:

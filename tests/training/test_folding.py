@@ -5,8 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.distributed import ALONE
 from robustbench_gkl.models import create_model
 from robustbench_gkl.training.folding import FoldedModel
+from robustbench_gkl.training.sync_batchnorm import synchronize
 
 FOLDS = {"wrn-10-1": 3, "wrn-10-1-swish": 3, "preact-resnet18": 8, "resnet18": 20, "tiny-cnn": 0, "small-cnn": 0}
 
@@ -33,9 +35,12 @@ def logits_and_gradient(network: object, images: Tensor) -> tuple[Tensor, Tensor
     return logits.detach(), gradient
 
 
+@pytest.mark.parametrize("synchronised", [False, True])
 @pytest.mark.parametrize("name", FOLDS)
-def test_logits_and_gradients_are_the_models(name: str) -> None:
+def test_logits_and_gradients_are_the_models(name: str, synchronised: bool) -> None:
     model = shaken(name)
+    if synchronised:
+        synchronize(model, ALONE)
     folded = FoldedModel(model)
     assert folded.folded == FOLDS[name]
     images = torch.rand(3, 3, 20, 20, dtype=torch.float64)
