@@ -30,7 +30,7 @@ _PIECE = 4 << 20
 _LONGEST_PAUSE = 0.1
 """Seconds between two looks for a message."""
 _CONNECT = timedelta(minutes=2)
-_FAREWELL = 30.0
+_FAREWELL = 60.0
 """Seconds for which a rank that fails waits for the others to hear of it."""
 
 

@@ -33,6 +33,11 @@ def torchrun(*arguments: object, cwd: Path, ranks: int = 2) -> subprocess.Popen[
     return _python(*launcher, *arguments, cwd=cwd)
 
 
+def ranks(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command line by torchrun, in two processes; ``--`` keeps it from reading ``--n``."""
+    return torchrun("-m", "--", "robustbench_gkl", *arguments, cwd=cwd)
+
+
 def _python(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],

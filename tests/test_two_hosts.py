@@ -9,10 +9,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 from command_line import CommandLine, Result
 
 from robustbench_gkl.results import ResultStore
+from robustbench_gkl.training import Run
 
 Hosts = Callable[..., list[Result]]
 
@@ -69,7 +73,7 @@ def _on_both(names: list[str], arguments: tuple[object, ...], *, cwd: Path) -> l
             )
         )
     try:
-        results = [(process, *process.communicate(timeout=240)) for process in started]
+        results = [(process, *process.communicate(timeout=600)) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -88,3 +92,22 @@ def test_two_hosts_evaluate_as_one_process(hosts: Hosts, trained: Path, tmp_path
     assert two.environment["processes"] == "2"
     assert two.checks == one.checks
     assert one.verdicts_sha256 == two.verdicts_sha256
+
+
+def test_two_hosts_train_as_one_process(hosts: Hosts, tmp_path: Path, gklbench: CommandLine) -> None:
+    # tiny-cnn has no batch normalisation; a uniform start is not so near the image that rounding is magnified.
+    quick = ("--set", "train_size=300", "--set", "attack.steps=3", "--set", "attack.start=uniform")
+    arguments = ("train", "digits-gkl", "--epochs", 2, "--batch-size", 33, "--device", "cpu", "--name", "net", *quick)
+    assert gklbench(*arguments, "--set", "probe.steps=2", "--checkpoints-dir", tmp_path / "one").code == 0
+    results = hosts(*arguments, "--set", "probe.steps=2", "--checkpoints-dir", tmp_path / "two")
+    assert [result.code for result in results] == [0, 0], [result.err for result in results]
+    assert sum("2 ranks" in result.out for result in results) == 1
+    one, two = (pd.read_csv(tmp_path / name / "net" / "metrics.csv") for name in ("one", "two"))
+    losses = [name for name in one.columns if name.startswith("loss")]
+    assert losses
+    assert len(one) == len(two) == 2
+    np.testing.assert_allclose(two[losses], one[losses], rtol=1e-5)
+    assert Run(tmp_path / "two" / "net").config().environment["ranks"] == "2"
+    theirs = Run(tmp_path / "two" / "net").load_model("last").state_dict()
+    for name, value in Run(tmp_path / "one" / "net").load_model("last").state_dict().items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5)

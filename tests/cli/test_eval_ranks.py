@@ -60,7 +60,7 @@ def test_two_ranks_make_the_record_of_one_process(workplace: Path, gklbench: Com
     arguments = (*CHEAP, "--save-adversarial", 4)
     assert gklbench(*arguments, "--results-dir", "one").code == 0
     started = ranks(*arguments, "--results-dir", "two", cwd=workplace)
-    out, err = started.communicate(timeout=300)
+    out, err = started.communicate(timeout=600)
     assert started.returncode == 0, err
     assert out.count("record net-") == out.count("by 2 ranks") == 1
     one, two = record_in("one"), record_in("two")
@@ -80,13 +80,13 @@ def test_a_killed_rank_loses_nothing(workplace: Path, gklbench: CommandLine) -> 
     parts = Path("two/verdicts")
     wait_for(lambda: sum("fab-t" in path.read_text() for path in parts.glob("*.jsonl")) == 2)
     os.kill(child(started.pid, rank=1), signal.SIGKILL)
-    _, err = started.communicate(timeout=120)
+    _, err = started.communicate(timeout=600)
     assert started.returncode != 0
     assert err.count("Error: interrupted; the same command goes on from here") == 1
     assert not list(Path("two/records").iterdir())
     before = {path.name: path.read_text() for path in parts.glob("*.jsonl")}
     again = ranks(*WHOLE, "--results-dir", "two", cwd=workplace)
-    _, err = again.communicate(timeout=300)
+    _, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert len(before) == 2
     assert told(record_in("one")) == told(record_in("two"))
@@ -110,7 +110,7 @@ def wait_for(happened: Any) -> None:
 
 def test_bad_input_is_one_line_by_rank_0(workplace: Path) -> None:
     started = ranks("eval", "nobody", "--attack", "fgsm", cwd=workplace)
-    _, err = started.communicate(timeout=120)
+    _, err = started.communicate(timeout=600)
     assert started.returncode != 0
     assert err.count("Error: no run 'nobody'") == 1
     assert err.count("exitcode  : 2") >= 1
