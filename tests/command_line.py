@@ -52,8 +52,3 @@ def _python(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
 
 TINY = ("--epochs", 2, "--set", "train_size=256", "--set", "attack.steps=2", "--set", "probe.steps=2")
 """What makes a training run a matter of a second."""
-
-
-def ranks(*arguments: object, cwd: Path, number: int = 2) -> subprocess.Popen[str]:
-    """Start the command line by torchrun, in so many processes."""
-    return torchrun("-m", "--", "robustbench_gkl", *arguments, cwd=cwd, ranks=number)
