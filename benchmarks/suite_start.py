@@ -92,8 +92,8 @@ def start(folder: Path) -> tuple[float, float, int]:
     ) as process:
         assert process.stdout is not None
         count = 0
-        while count < 5:
-            count += "begin eval" in process.stdout.readline()
+        while count < 5 and (line := process.stdout.readline()):
+            count += "begin eval" in line
         seconds = time.perf_counter() - began
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
         cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
