@@ -19,6 +19,7 @@ from robustbench_gkl.exact import Norm, check_radius, format_fraction
 from robustbench_gkl.noise import Noise
 
 _TINY = 1e-12
+_BLOCK = 1 << 16
 _ROOT_STEPS = 32
 _SHRINKS = 0.75
 
@@ -232,5 +233,9 @@ class ThreatModel:
         flat = _flat(images)
         rounding = torch.full((1, flat.shape[1]), 2.0**-24, dtype=torch.float64)
         slack = float(_GEOMETRY[self.norm].distance(rounding)) + 1e-5 * self.radius
-        inside = self.distance(images.double(), origin.double()) <= self.radius + slack
-        return inside & flat.isfinite().all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
+        inside = flat.isfinite().all(1) & (flat >= 0).all(1) & (flat <= 1).all(1)
+        # In float64 all images at once would take more memory than an attack's state.
+        rows = max(1, _BLOCK // flat.shape[1])
+        pairs = zip(images.split(rows), origin.split(rows), strict=True)  # type: ignore[no-untyped-call]
+        distance = torch.cat([self.distance(image.double(), start.double()) for image, start in pairs])
+        return inside & (distance <= self.radius + slack)

@@ -229,16 +229,17 @@ class SparseAPGDSearch(APGDSearch):
         """Start from the best point of the stage before, projected onto the new ball."""
         for stage in np.unique(self.stage[slots]):
             chosen = slots[self.stage[slots] == stage]
-            rows = torch.from_numpy(chosen).to(self.space.device)
-            origin = self.origin[rows]
             ball = self.balls[self.stages[stage][0]]
-            start = ball.project(self.best[rows], origin)
-            self.point[rows] = start
-            self.moved[rows] = count_moved(start, origin)
-            self.density[rows] = self.moved[rows] / math.prod(self.space.shape) / SPARSITY_STEP
-            self.step_size[rows] = ball.radius
-            self.best_value[rows] = -torch.inf
             self.step[chosen] = 0 if stage == 0 else self._ends[stage - 1]
+            for block in self.blocks(len(chosen)):
+                rows = torch.from_numpy(chosen[block]).to(self.space.device)
+                origin = self.origin[rows]
+                start = ball.project(self.best[rows], origin)
+                self.point[rows] = start
+                self.moved[rows] = count_moved(start, origin)
+                self.density[rows] = self.moved[rows] / math.prod(self.space.shape) / SPARSITY_STEP
+                self.step_size[rows] = ball.radius
+                self.best_value[rows] = -torch.inf
 
     def advance(self, rows: Rows, answer: Answer) -> None:
         """Judge the current points, adapt sparsity and step size, and step; at a stage's end go on to the next."""

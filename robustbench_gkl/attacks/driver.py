@@ -213,6 +213,8 @@ class Driver:
         self.doubtful: dict[int, int] = {}
         """Samples (and their run) whose success in low precision was not confirmed; to be searched in float32."""
         self._late = _LastWrong(search.query) if search.evaluations > 1 else None
+        # Random numbers pass through 64-bit types: all starts at once would take more memory than the search.
+        self._starts = -(-search.space.slots // 8)
         self._tasks: list[Task] = []
 
     def run(self, source: Source) -> bool:
@@ -248,19 +250,24 @@ class Driver:
             by_run[task.run].append((slot, task.position))
             self._tasks[slot : slot + 1] = [task]
         for run, pairs in by_run.items():
-            chosen, positions = (list(part) for part in zip(*pairs, strict=True))
-            rows = Rows.of(np.array(chosen), self.search.space.device)
-            load = self.samples.load(positions)
-            target = None
-            if self.targeted:
-                target = self.samples.ranking(positions)[:, run].to(load.labels.device)
-            self.search.labels[rows.device] = load.labels
-            self.search.finished[rows.host] = False
-            if self._late is not None:
-                self._late.known[rows.host] = False
-            noise = load.noise.at(self.name, run)
-            self.search.begin(rows, Batch(load.images, load.labels, target, noise, run))
+            for start in range(0, len(pairs), self._starts):
+                self._begin(run, pairs[start : start + self._starts])
         return len(tasks)
+
+    def _begin(self, run: int, pairs: Sequence[tuple[int, int]]) -> None:
+        """Start a run of the samples at some positions in slots, given as pairs of slot and position."""
+        chosen, positions = (list(part) for part in zip(*pairs, strict=True))
+        rows = Rows.of(np.array(chosen), self.search.space.device)
+        load = self.samples.load(positions)
+        target = None
+        if self.targeted:
+            target = self.samples.ranking(positions)[:, run].to(load.labels.device)
+        self.search.labels[rows.device] = load.labels
+        self.search.finished[rows.host] = False
+        if self._late is not None:
+            self._late.known[rows.host] = False
+        noise = load.noise.at(self.name, run)
+        self.search.begin(rows, Batch(load.images, load.labels, target, noise, run))
 
     def _groups(self) -> list[tuple[Rows, bool]]:
         """Return the rows to ask about, and whether with gradients."""

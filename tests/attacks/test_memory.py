@@ -1,0 +1,49 @@
+"""What an attack holds beyond the model's own is a few batches of images, its first random numbers included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from robustbench_gkl.attacks import attack_mode, parse_attack
+from robustbench_gkl.models import create_model
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.threat import ThreatModel
+
+CASES = ("pgd:steps=2", "apgd-ce:steps=8,restarts=1", "apgd-t:steps=4,targets=1", "fab-t:steps=2")
+
+
+def _peak(function: Callable[[], object]) -> int:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        function()
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 1e-4), ("l2", 1e-3), ("l1", 1e-2)])
+def test_peak_memory(norm: str, eps: float) -> None:
+    images = torch.rand(48, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = create_model("cnn-a", num_classes=10)
+    with attack_mode(model):
+        labels = model(images).argmax(1)
+
+        def gradient() -> None:
+            leaf = images.clone().requires_grad_()
+            torch.autograd.grad(model(leaf).sum(), leaf)
+
+        own = _peak(gradient)
+        for spec in CASES:
+            attack, noise = parse_attack(spec), Noise(0, torch.arange(48))
+
+            def call(attack: object = attack, noise: Noise = noise) -> None:
+                assert callable(attack)
+                attack(model, images, labels, ThreatModel(norm, eps), noise=noise)
+
+            assert _peak(call) - own <= 8 * images.numel() * 4, spec
