@@ -43,6 +43,7 @@ _MEMBERS: dict[Version, tuple[Attack, ...]] = {
         APGD("prob-margin", steps=50, restarts=1),
         APGD("dlr", steps=25, restarts=1),
         TargetedAPGD(steps=25, targets=3),
+        TargetedFAB(steps=10, targets=2),
     ),
 }
 
@@ -55,7 +56,8 @@ class AutoAttack(Attack):
     Args:
         version: ``standard``, ``plus`` (more restarts and the untargeted attacks too), ``rand`` (for randomised
             models: APGD over 20 evaluations a gradient), or ``quick``, which is not AutoAttack: four short APGD runs,
-            the second on the probability margin (arXiv 2411.15210), for looking at a model while it is being made.
+            the second on the probability margin (arXiv 2411.15210), and a shorter one of FAB, for looking at a model
+            while it is being made.
     """
 
     name: ClassVar[str] = "autoattack"
