@@ -144,7 +144,7 @@ def test_nothing_done_is_done_again_with_another_number_of_ranks(tmp_path: Path)
     for size in (2, 3):
         stopped = together(lambda exchange: work(exchange, 0.3), size=size)
         assert all(result.partial for result in stopped)
-        assert all(result.robust_acc == stopped[0].robust_acc > alone.robust_acc for result in stopped)
+        assert all(result.robust_acc == stopped[0].robust_acc >= alone.robust_acc for result in stopped)
     before = len(ResultStore(path).journal("x").entries)
     assert len(ResultStore(path).parts("x")) == 3
     result = work(Exchange(), None)
