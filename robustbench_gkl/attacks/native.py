@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor
 from robustbench_gkl.attacks.base import Attack, Model
 from robustbench_gkl.attacks.driver import Driver, Load, Task, Waiting
 from robustbench_gkl.attacks.search import Search, Space
+from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
@@ -36,16 +38,21 @@ class SearchAttack(Attack):
         with torch.no_grad():
             logits = model(images).float()
         shape = (images.shape[1], images.shape[2], images.shape[3])
-        space = Space(len(labels), shape, logits.shape[1], threat, images.device)
+        count = driver_count(images.device, len(labels))
+        space = Space(-(-len(labels) // count), shape, logits.shape[1], threat, images.device)
         batch = _InMemory(model, images, labels, threat, noise, logits)
         runs = self.runs(threat, num_classes=logits.shape[1])
-        driver = Driver(self.search(space), model, batch, batch, runs=runs, name=self.name, targeted=self.targeted)
-        driver.run(Waiting(Task(0, position) for position in range(len(labels))))
+        drivers = [
+            Driver(self.search(space), model, batch, batch, runs=runs, name=self.name, targeted=self.targeted)
+            for _ in range(count)
+        ]
+        tasks = Waiting(Task(0, position) for position in range(len(labels)))
+        run_together(drivers, tasks, samples=len(labels), stop=batch.stopped.set)
         return batch.candidates
 
 
 class _InMemory:
-    """A batch of samples and what is found for them."""
+    """A batch of samples and what is found for them; bears calls from several threads, each about its own samples."""
 
     def __init__(
         self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, noise: Noise, logits: Tensor
@@ -53,6 +60,7 @@ class _InMemory:
         self.model, self.images, self.labels, self.threat, self.noise = model, images, labels, threat, noise
         self.logits = logits
         self.candidates = images.clone()
+        self.stopped = threading.Event()
 
     def _rows(self, positions: Sequence[int]) -> Tensor:
         return torch.tensor(positions, device=self.images.device)
@@ -77,7 +85,7 @@ class _InMemory:
             self.candidates[self._rows([task.position for task in done])] = left
 
     def should_stop(self) -> bool:
-        return False
+        return self.stopped.is_set()
 
 
 def runners_up(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,6 +47,12 @@ class Meter:
         """The model that searches ask, which may be compiled."""
         self.forwards = 0
         self.backwards = 0
+        self._lock = threading.Lock()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether searches ask another form of the model."""
+        return self.searched is not self._model
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) in float32."""
@@ -56,13 +63,15 @@ class Meter:
         return self._counted(self.searched(images), images)
 
     def _counted(self, logits: Tensor, images: Tensor) -> Tensor:
-        self.forwards += images.shape[0]
+        with self._lock:
+            self.forwards += images.shape[0]
         if logits.requires_grad:
             logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits.float()
 
     def _count(self, gradient: Tensor) -> None:
-        self.backwards += gradient.shape[0]
+        with self._lock:
+            self.backwards += gradient.shape[0]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from robustbench_gkl.attacks import Attack
 from robustbench_gkl.attacks.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.search import Space
+from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.evaluation.sharing import Tally
 from robustbench_gkl.results.record import StageResult
@@ -60,10 +62,11 @@ class Stage:
         self.attacked = self._standing = 0
         self._runs, self._runs_before = 1, 0
         self._tally = Tally(run.share.exchange)
-        self._active: Driver | None = None
+        self._active: Sequence[Driver] = ()
+        self._lock, self._stopped = threading.RLock(), threading.Event()
         self._told = self._heard = time.perf_counter()
         self._mark()
-        self._begin(None)
+        self._begin(())
 
     def run(self) -> StageResult:
         """Attack what stands; what the journal holds is taken from there."""
@@ -117,39 +120,47 @@ class Stage:
         """Drive our own attack; return whether it came to its end."""
         attack, exchange = self.attack, self.run_.share.exchange
         assert isinstance(attack, SearchAttack)
-        driver, whole = self._drive(attack, left, self.run_.precision)
+        doubtful, whole = self._drive(attack, left, self.run_.precision)
         if self.run_.precision == "float32":
             return whole
-        told = exchange.gather((whole, sorted(driver.doubtful.items())))
+        told = exchange.gather((whole, sorted(doubtful.items())))
         doubtful = {position: run for _, pairs in told for position, run in pairs}
         if not all(ended for ended, _ in told):
             return False
         return not doubtful or self._drive(attack, doubtful, "float32")[1]
 
-    def _drive(self, attack: SearchAttack, left: dict[int, int], precision: Precision) -> tuple[Driver, bool]:
-        driver = self._driver(attack, -(-len(left) // self.run_.share.exchange.world.size), precision)
-        self._begin(driver)
-        return driver, driver.run(self.run_.share.source(Task(run, position) for position, run in left.items()))
+    def _drive(self, attack: SearchAttack, left: dict[int, int], precision: Precision) -> tuple[dict[int, int], bool]:
+        """Do the runs left; return the doubtful ones (see :class:`Driver`), and whether all came to their end."""
+        run, ranks = self.run_, self.run_.share.exchange.world.size
+        samples = -(-len(left) // ranks)
+        alone = ranks == 1 and not run.meter.compiled
+        count = driver_count(run.device, min(samples, run.batch_size)) if alone else 1
+        drivers = [self._driver(attack, samples, precision, of=count) for _ in range(count)]
+        self._begin(drivers)
+        source = run.share.source(Task(number, position) for position, number in left.items())
+        whole = run_together(drivers, source, samples=len(left), stop=self._stopped.set)
+        return {position: number for driver in drivers for position, number in driver.doubtful.items()}, whole
 
-    def _begin(self, driver: Driver | None) -> None:
+    def _begin(self, drivers: Sequence[Driver]) -> None:
         """Note where the pace is measured from."""
-        self._active = driver
+        self._active = drivers
         self._start = (time.perf_counter(), *self._reached())
 
     def _reached(self) -> tuple[float, int, int]:
         """Return the runs that are over, parts of them included, the samples that stand, and the calls made here."""
         runs, fallen, calls = self._tally.totals()
         meter = self.run_.meter
-        under_way = self._active.progress if self._active is not None else 0
+        under_way = sum(driver.progress for driver in self._active)
         since = meter.forwards + meter.backwards - sum(self._marked[1:])
         return self._runs_before + runs + under_way, self._standing - fallen, calls + since
 
-    def _driver(self, attack: SearchAttack, samples: int, precision: Precision) -> Driver:
+    def _driver(self, attack: SearchAttack, samples: int, precision: Precision, *, of: int) -> Driver:
+        """Return one of ``of`` drivers, which share samples and batch size."""
         run = self.run_
         shape = (run.images.shape[1], run.images.shape[2], run.images.shape[3])
         # A few samples more than a batch would cost a second pass of nearly empty batches.
         slots = max(1, samples if samples <= _SQUEEZED * run.batch_size else run.batch_size)
-        space = Space(slots, shape, self.result.num_classes, run.threat, run.device)
+        space = Space(-(-slots // of), shape, self.result.num_classes, run.threat, run.device)
         return Driver(
             attack.search(space),
             run.meter.search,
@@ -163,7 +174,7 @@ class Stage:
 
     def _in_batches(self, left: dict[int, int]) -> bool:
         """Run another package's attack batch by batch; return whether it came to its end."""
-        self._begin(None)
+        self._begin(())
         positions, size = list(left), self.run_.batch_size
         source = self.run_.share.source(Task(0, start) for start in range(0, len(positions), size))
         while batches := source.take(1, 0):
@@ -187,6 +198,10 @@ class Stage:
     @torch.no_grad()
     def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
         """Return (B,) bool: which points are allowed, and misclassified when predicted afresh in float32."""
+        with self._lock:
+            return self._confirmed(positions, points)
+
+    def _confirmed(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
         run = self.run_
         load = run.load(positions)
         allowed = run.threat.contains(points, load.images)
@@ -203,6 +218,10 @@ class Stage:
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
         """Write down which runs are over."""
+        with self._lock:
+            self._write(done, fallen)
+
+    def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
         verdicts = [self._verdicts.pop(task.position) for task in fallen]
         meter = self.run_.meter
         entry: dict[str, Any] = {
@@ -228,12 +247,16 @@ class Stage:
 
     def should_stop(self) -> bool:
         """Return whether time is up; report progress, and hear of other ranks, on the way."""
+        with self._lock:
+            return self._hear()
+
+    def _hear(self) -> bool:
         self._tell()
         now = time.perf_counter()
         if now - self._heard >= _HEAR_EVERY:
             self._heard = now
             self.run_.share.exchange.listen()
-        return self.run_.out_of_time
+        return self.run_.out_of_time or self._stopped.is_set()
 
     def _mark(self) -> None:
         self._rejected = 0

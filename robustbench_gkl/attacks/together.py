@@ -1,0 +1,81 @@
+"""Several drivers of one process, each in a thread of its own.
+
+On a CPU a small network keeps one thread busy better than several that share each of its layers, and what an attack
+does between two calls of the network has little to share out at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from robustbench_gkl.attacks.driver import Driver, Source, Task
+
+_FEWEST = 48
+"""Samples in the batch of one thread, below which threads had better share a batch."""
+
+
+def driver_count(device: torch.device, samples: int) -> int:
+    """Return how many drivers are to share ``samples`` that fit into one batch: on the CPU up to one a thread."""
+    return max(1, min(torch.get_num_threads(), samples // _FEWEST)) if device.type == "cpu" else 1
+
+
+class _Shared:
+    """A source that drivers in several threads share; it is exhausted when all samples are through."""
+
+    def __init__(self, source: Source, *, samples: int) -> None:
+        self._source, self._left = source, samples
+        self._lock = threading.Lock()
+
+    def take(self, free: int, held: int) -> list[Task]:
+        with self._lock:
+            return self._source.take(free, held)
+
+    def settle(self, later: Sequence[Task], through: int) -> None:
+        with self._lock:
+            self._left -= through
+            self._source.settle(later, through)
+
+    @property
+    def exhausted(self) -> bool:
+        return self._left <= 0
+
+
+def run_together(drivers: Sequence[Driver], source: Source, *, samples: int, stop: Callable[[], None]) -> bool:
+    """Do the runs of ``source`` with all ``drivers`` at once; torch's threads are shared out among them.
+
+    Args:
+        drivers: their referee must bear calls from several threads.
+        source: where the runs are.
+        samples: how many the runs belong to.
+        stop: called where one driver fails or the call is interrupted, so that the referee lets the others stop.
+
+    Returns:
+        Whether all is done; False where the referee wanted to stop.
+    """
+    if len(drivers) == 1:
+        return drivers[0].run(source)
+    shared, threads = _Shared(source, samples=samples), torch.get_num_threads()
+
+    def work(driver: Driver) -> bool:
+        torch.set_num_threads(max(1, threads // len(drivers)))
+        try:
+            return driver.run(shared)
+        except BaseException:
+            stop()
+            raise
+
+    try:
+        with ThreadPoolExecutor(len(drivers)) as pool:
+            futures = [pool.submit(work, driver) for driver in drivers]
+            try:
+                ends = [future.result() for future in futures]
+            except BaseException:
+                stop()
+                raise
+    finally:
+        torch.set_num_threads(threads)
+    return all(ends)
