@@ -29,7 +29,7 @@ def _peak(function: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 1e-4), ("l2", 1e-3), ("l1", 1e-2)])
 def test_peak_memory(norm: str, eps: float) -> None:
-    images = torch.rand(48, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(192, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     model = create_model("cnn-a", num_classes=10)
     with attack_mode(model):
         labels = model(images).argmax(1)
@@ -40,7 +40,7 @@ def test_peak_memory(norm: str, eps: float) -> None:
 
         own = _peak(gradient)
         for spec in CASES:
-            attack, noise = parse_attack(spec), Noise(0, torch.arange(48))
+            attack, noise = parse_attack(spec), Noise(0, torch.arange(192))
 
             def call(attack: object = attack, noise: Noise = noise) -> None:
                 assert callable(attack)
