@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from peak_memory import peak_memory
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 from robustbench_gkl.attacks import attack_mode, parse_attack
 from robustbench_gkl.attacks.native import SearchAttack
@@ -146,7 +147,7 @@ def memory(options: argparse.Namespace) -> None:
         torch.autograd.grad(model(leaf).sum(), leaf)
 
     with attack_mode(model):
-        own = _peak(gradient)
+        own = peak_memory(gradient)
         for spec in (
             "pgd:steps=2",
             "apgd-ce:steps=4",
@@ -157,21 +158,9 @@ def memory(options: argparse.Namespace) -> None:
             attack = parse_attack(spec)
             assert isinstance(attack, SearchAttack)
             noise = Noise(0, torch.arange(len(labels)))
-            held = _peak(lambda attack=attack, noise=noise: attack(model, images, labels, threat, noise=noise))
+            held = peak_memory(partial(attack, model, images, labels, threat, noise=noise))
             beyond = max(0.0, (held - own) / batch)
             print(f"{attack.name:8} {beyond:4.1f} batches of images beyond the model's own {own / 2**20:.0f} MiB")
-
-
-def _peak(function: object) -> int:
-    assert callable(function)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        function()
-    held = peak = 0
-    for event in profiled.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from peak_memory import peak_memory
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from robustbench_gkl.losses.gkl import gkl_divergence
 
@@ -54,18 +55,6 @@ def measure(function: Divergence, inputs: tuple[Tensor, Tensor, Tensor], *, repe
     return best, found
 
 
-def peak_memory(function: Divergence, inputs: tuple[Tensor, Tensor, Tensor]) -> int:
-    """Return the peak of what torch holds beyond the inputs, in bytes."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        measure(function, inputs, repeats=1)
-    held = peak = 0
-    for event in profiled.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
-
-
 def main() -> None:
     """Print times, their ratio, memory and the largest difference."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,7 +68,8 @@ def main() -> None:
     slow, slow_results = measure(naive, inputs, repeats=2)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, B = {shape[0]}, K = {shape[1]}, float32")
     for name, seconds, function in (("O(B K)", fast, ours), ("(B, K, K)", slow, naive)):
-        print(f"{name:10} {1e3 * seconds:10.2f} ms {peak_memory(function, inputs) / 2**20:10.1f} MiB")
+        peak = peak_memory(partial(measure, function, inputs, repeats=1))
+        print(f"{name:10} {1e3 * seconds:10.2f} ms {peak / 2**20:10.1f} MiB")
     print(f"ratio      {slow / fast:10.0f}")
     for name, a, b in zip(("value", "adv gradient", "clean gradient"), fast_results, slow_results, strict=True):
         print(f"{name}: largest relative difference {float((a - b).abs().max() / b.abs().max()):.1e}")

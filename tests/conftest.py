@@ -44,3 +44,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["train", "digits-trades", "--name", "tiny", "--checkpoints-dir", folder, "--quiet", *TINY]
     assert run([str(argument) for argument in arguments]) == 0
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, from which processes and jobs find the package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path

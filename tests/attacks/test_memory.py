@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from peak_memory import peak_memory
 
 from robustbench_gkl.attacks import attack_mode, parse_attack
 from robustbench_gkl.models import create_model
@@ -14,17 +12,6 @@ from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
 CASES = ("pgd:steps=2", "apgd-ce:steps=8,restarts=1", "apgd-t:steps=4,targets=1", "fab-t:steps=2")
-
-
-def _peak(function: Callable[[], object]) -> int:
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        function()
-    held = peak = 0
-    for event in profiled.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 1e-4), ("l2", 1e-3), ("l1", 1e-2)])
@@ -38,7 +25,7 @@ def test_peak_memory(norm: str, eps: float) -> None:
             leaf = images.clone().requires_grad_()
             torch.autograd.grad(model(leaf).sum(), leaf)
 
-        own = _peak(gradient)
+        own = peak_memory(gradient)
         for spec in CASES:
             attack, noise = parse_attack(spec), Noise(0, torch.arange(192))
 
@@ -46,4 +33,4 @@ def test_peak_memory(norm: str, eps: float) -> None:
                 assert callable(attack)
                 attack(model, images, labels, ThreatModel(norm, eps), noise=noise)
 
-            assert _peak(call) - own <= 8 * images.numel() * 4, spec
+            assert peak_memory(call) - own <= 8 * images.numel() * 4, spec

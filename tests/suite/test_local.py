@@ -21,17 +21,6 @@ from robustbench_gkl.results import ResultStore
 from robustbench_gkl.suite.local import only_one, worker_environments
 from robustbench_gkl.suite.runs import weights_sha256
 
-REPOSITORY = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, from which workers find the package."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
-
 
 def save_digits(path: Path) -> None:
     digits = load_digits()

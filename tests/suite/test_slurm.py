@@ -22,17 +22,7 @@ from robustbench_gkl.suite.ledger import Folders, Ledger
 from robustbench_gkl.suite.partition import SlurmSettings, read_settings
 from robustbench_gkl.suite.slurm import CellTask
 
-REPOSITORY = Path(__file__).parents[2]
 needs_submitit = pytest.mark.filterwarnings("ignore::DeprecationWarning:submitit")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, from which jobs find the package."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 @pytest.fixture
