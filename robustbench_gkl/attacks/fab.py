@@ -15,7 +15,7 @@ from robustbench_gkl.attacks.base import ATTACKS, Attack
 from robustbench_gkl.attacks.hyperplane import Hyperplanes
 from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.objectives import margin, targeted_margin
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column
+from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, put_rows, take_rows
 from robustbench_gkl.threat import ThreatModel
 
 ALPHA_MAX = 0.1
@@ -122,8 +122,15 @@ class FABSearch(Search):
         self.wants_gradient[rows.host] = ~ready
 
     def _draw_back(self, rows: Rows, found: np.ndarray) -> None:
+        if isinstance(rows.host, slice) and found.any():
+            # Those that stay have weight 1, which costs less than to pick out the others.
+            weight = torch.from_numpy(np.where(found, BETA, 1.0)).float().to(self.space.device)
+            for block in self.blocks(len(found)):
+                torch.lerp(self.origin[block], self.point[block], column(weight[block]), out=self.point[block])
+            self.distance[rows.device] *= weight
+            return
         for at, _ in self._blocks_where(rows, found):
-            self.point[at] = self.origin[at].lerp(self.point[at], BETA)
+            put_rows(self.point, at, take_rows(self.origin, at).lerp(take_rows(self.point, at), BETA))
             self.distance[at] *= BETA
 
     def _blocks_where(self, rows: Rows, chosen: np.ndarray) -> Iterator[tuple[slice | Tensor, slice | Tensor]]:
@@ -139,16 +146,19 @@ class FABSearch(Search):
 
     def _move(self, at: slice | Tensor, value: Tensor, slope: Tensor) -> None:
         """Go past the boundary's linearisation, from the point and, with a small weight, from the original."""
-        point, origin, normal = self.point[at].flatten(1), self.origin[at].flatten(1), slope.flatten(1)
-        behind = (origin - point).mul_(normal).sum(1).add_(value)
-        both = torch.stack([point, origin])
-        steps = Hyperplanes(normal, norm=self.threat.norm).step(both, torch.stack([value, behind]))
-        near, far = self.threat.length(steps.flatten(0, 1)).clamp_min_(1e-8).view(2, -1)
-        alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)[:, None]
-        past, past_origin = both.add_(steps, alpha=ETA)
-        ahead = past.lerp_(past_origin, alpha).clamp_(0, 1)
-        self.point[at] = ahead.view(slope.shape)
-        self.distance[at] = self.threat.length(ahead.sub_(origin))
+        point, origin = (take_rows(images, at).flatten(1) for images in (self.point, self.origin))
+        normal = slope.flatten(1)
+        behind = torch.sub(origin, point).mul_(normal).sum(1).add_(value)
+        planes, offset = Hyperplanes(normal, norm=self.threat.norm), torch.stack([value, behind])
+        amounts = planes.amounts((point, origin), offset)
+        near, far = self.threat.length(amounts.flatten(0, 1)).clamp_min_(1e-8).view(2, -1)
+        alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)
+        # The mean of both ends, which lie past the hyperplane, is the mean of both beginnings and of both steps.
+        share = torch.stack([1 - alpha, alpha]).mul_(offset.sign()).mul_(-ETA)[..., None]
+        step = amounts[0].mul_(share[0]).addcmul_(amounts[1], share[1])
+        ahead = point.lerp_(origin, alpha[:, None]).addcmul_(step, planes.sign).clamp_(0, 1)
+        put_rows(self.point, at, ahead.view(slope.shape))
+        self.distance[at] = self.threat.length(torch.sub(ahead, origin, out=step))
 
 
 def _gaps(logits: Tensor, labels: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

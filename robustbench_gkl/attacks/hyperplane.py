@@ -8,6 +8,8 @@ Hein, arXiv 1907.02044, section 3).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from robustbench_gkl.exact import Norm
 
 _TINY = 1e-12
 _SUMS = 10
-_CLOSE = 1e-3
+_CLOSE = 1e-2
 """By what share the last secant may still have moved the root: the next would move it by far less."""
 _APART = 1e-4
 _HALVINGS = 24
@@ -39,9 +41,10 @@ def water_level(weight: Tensor, room: Tensor, target: Tensor) -> Tensor:
     work = torch.empty_like(room)
     for _ in range(_SUMS):
         last, reached = reached, torch.minimum(room, level[..., None], out=work).mul_(weight).sum(-1)
-        gone = level - before
-        # Between two points that are almost one, rounding decides: the slope known before still holds.
-        slope = torch.where(gone > _APART * level, (reached - last) / gone, slope).clamp_min_(_TINY)
+        # Between two points that are almost one, rounding decides: there the slope known before holds.
+        near = _APART * level
+        slope = torch.addcmul(reached - last, slope, near).div_(near.add_(level).sub_(before).clamp_min_(_TINY))
+        slope = slope.clamp_min_(_TINY)
         missing = (target - reached).clamp_min_(0).div_(slope)
         before, level = level, level + missing
         if level.device.type == "cpu" and bool((missing <= _CLOSE * level).all()):
@@ -87,21 +90,27 @@ class Hyperplanes:
     Args:
         normal: (B, D), the w; pixels where it is zero do not move.
         norm: in which distance is measured.
+
+    Attributes:
+        sign: (B, D), of the normal.
     """
 
     def __init__(self, normal: Tensor, *, norm: Norm) -> None:
-        self._sign, self._size, self._norm = normal.sign(), normal.abs(), norm
+        self.sign, self._size, self._norm = normal.sign(), normal.abs(), norm
 
-    def step(self, points: Tensor, offset: Tensor) -> Tensor:
-        """Return the shortest steps (..., B, D) from ``points`` to the hyperplanes that stay in [0, 1].
+    def amounts(self, points: Sequence[Tensor], offset: Tensor) -> Tensor:
+        """Return how far each pixel moves, (P, B, D), in the shortest steps to the hyperplanes that stay in [0, 1].
 
-        Where a hyperplane does not meet the box, the step goes to the corner nearest to it.
+        Pixels move against the sign of the normal times that of the offset. Where a hyperplane does not meet the box,
+        the step goes to the corner nearest to it.
 
         Args:
-            points: (..., B, D), in [0, 1].
-            offset: (..., B), w.points - b.
+            points: P of (B, D), in [0, 1].
+            offset: (P, B), w.points - b.
         """
-        direction = self._sign * -offset.sign()[..., None]
-        # A pixel that grows has room 1 - t, one that shrinks has t: with s the direction, 1/2 + s (1/2 - t).
-        room = (0.5 - points).mul_(direction).add_(0.5)
-        return _AMOUNTS[self._norm](self._size, room, offset.abs()).mul_(direction)
+        # A pixel that grows has room 1 - t, one that shrinks has t: with s against the direction, 1/2 + s (t - 1/2).
+        room = offset.new_empty(len(points), *self.sign.shape)
+        for part, point in zip(room, points, strict=True):
+            torch.sub(point, 0.5, out=part).mul_(self.sign)
+        room.mul_(offset.sign()[..., None]).add_(0.5)
+        return _AMOUNTS[self._norm](self._size, room, offset.abs())

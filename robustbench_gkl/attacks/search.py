@@ -202,3 +202,14 @@ def column(values: Tensor) -> Tensor:
 def copy_rows(target: Tensor, source: Tensor, slots: Tensor) -> None:
     """Copy the rows ``slots`` of ``source`` to ``target``."""
     target.index_copy_(0, slots, source.index_select(0, slots))
+
+
+def take_rows(source: Tensor, at: slice | Tensor) -> Tensor:
+    """Return the rows ``at`` of ``source``: themselves for a slice, else a copy."""
+    return source[at] if isinstance(at, slice) else source.index_select(0, at)
+
+
+def put_rows(target: Tensor, at: slice | Tensor, rows: Tensor) -> None:
+    """Write back what :func:`take_rows` returned; nothing to do where it returned the rows themselves."""
+    if not isinstance(at, slice):
+        target.index_copy_(0, at, rows)
