@@ -113,7 +113,7 @@ def torchattacks_ensemble(model: nn.Module, images: Tensor, labels: Tensor, thre
 
 
 def pgd(options: argparse.Namespace) -> None:
-    """PGD-50 from the images, against torchattacks' with the same steps and start."""
+    """PGD-50 from the images, against torchattacks' with the same steps and start; the best of three turns each."""
     import torchattacks
 
     model = load(options.model)
@@ -121,13 +121,16 @@ def pgd(options: argparse.Namespace) -> None:
     threat = ThreatModel(options.norm, options.eps)
     attack = parse_attack("pgd:steps=50,random_start=false")
     theirs = torchattacks.PGD(model, eps=threat.radius, alpha=threat.radius / 20, steps=50, random_start=False)
+    noise = Noise(0, torch.arange(len(labels)))
+    ours = seconds = float("inf")
     with attack_mode(model):
-        began = time.perf_counter()
-        found = attack(model, images, labels, threat, noise=Noise(0, torch.arange(len(labels))))
-        ours = time.perf_counter() - began
-        began = time.perf_counter()
-        other = theirs(images, labels)
-        seconds = time.perf_counter() - began
+        for _ in range(3):  # the first time also prepares what the libraries keep for each shape
+            began = time.perf_counter()
+            found = attack(model, images, labels, threat, noise=noise)
+            ours = min(ours, time.perf_counter() - began)
+            began = time.perf_counter()
+            other = theirs(images, labels)
+            seconds = min(seconds, time.perf_counter() - began)
         with torch.no_grad():
             fell, fell_there = (model(points).argmax(1) != labels for points in (found, other))
     print(f"PGD-50 on {options.model}, {len(labels)} images, {threat}, {torch.get_num_threads()} threads")

@@ -204,10 +204,10 @@ class SparseAPGDSearch(APGDSearch):
         """Return the stages too."""
         return [*super().host(), self.stage]
 
-    def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
+    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
         """Return only successes in the ball of radius eps."""
-        last = torch.from_numpy(self.stage[rows.host] == len(self.stages) - 1)
-        return wrong & last.to(wrong.device, non_blocking=True)
+        meant: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
+        return meant
 
     def begin(self, rows: Rows, batch: Batch) -> None:
         """Start at the projection of a normal perturbation."""

@@ -288,17 +288,19 @@ class Driver:
             search.prepare(rows)
             logits, value, slope = ask(search, self.model, rows, gradient=gradient, context=self.context)
             with torch.no_grad():
-                wrong = logits.argmax(1) != search.labels[rows.device]
-                broken = ~logits.isfinite().all(1)
-                flags = torch.stack([wrong, search.counts(rows, wrong), broken]).cpu().numpy()
-                if flags[2].any():
+                # On the host, where all decisions fall: a few numbers a sample cost less to fetch than to judge there.
+                answer = logits.cpu().numpy()
+                usable = np.isfinite(answer).all(1)
+                if not usable.all():
                     raise UserError(
-                        f"the model gives NaN or infinite logits for {int(flags[2].sum())} of {len(wrong)} images "
+                        f"the model gives NaN or infinite logits for {int((~usable).sum())} of {len(answer)} images "
                         f"under attack by {self.name}; robustness cannot be judged: look at its layers and its range"
                     )
-                if flags[1].any():
-                    self._hits(rows.where(flags[1]), fallen, doubted)
-                search.advance(rows, Answer(logits, flags[0], value, slope))
+                wrong = answer.argmax(1) != search.labels[rows.device].cpu().numpy()
+                hits = search.counts(rows, wrong) if wrong.any() else wrong
+                if hits.any():
+                    self._hits(rows.where(hits), fallen, doubted)
+                search.advance(rows, Answer(logits, wrong, value, slope))
         if self._late is not None:
             over = (search.finished & self._late.known)[: len(self._tasks)].nonzero()[0]
             if len(over):

@@ -81,9 +81,10 @@ class FABSearch(Search):
         """Return the originals: the search looks outside the ball too."""
         return self.origin[rows.device]
 
-    def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
+    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
         """Return those inside the ball; a shortest perturbation beyond eps is no success."""
-        return wrong & (self.distance[rows.device] <= self.threat.radius)
+        meant: np.ndarray = wrong & (self.distance[rows.device] <= self.threat.radius).cpu().numpy()
+        return meant
 
     def objective(self, rows: Rows, logits: Tensor) -> Tensor:
         """Return z_t - z_y, or the margin."""

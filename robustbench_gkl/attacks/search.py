@@ -154,8 +154,8 @@ class Search(ABC):
         (gradient,) = torch.autograd.grad(value.sum(), points)
         return value.detach(), gradient
 
-    def counts(self, rows: Rows, wrong: Tensor) -> Tensor:
-        """Return (B,) bool: which of the misclassified query points are meant as successes."""
+    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
+        """Return (B,) bool on the host: which of the misclassified query points are meant as successes."""
         return wrong
 
     def leftover(self, rows: Rows) -> Tensor:
