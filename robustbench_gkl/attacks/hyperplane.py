@@ -43,8 +43,8 @@ def water_level(weight: Tensor, room: Tensor, target: Tensor) -> Tensor:
         last, reached = reached, torch.minimum(room, level[..., None], out=work).mul_(weight).sum(-1)
         # Between two points that are almost one, rounding decides: there the slope known before holds.
         near = _APART * level
-        slope = torch.addcmul(reached - last, slope, near).div_(near.add_(level).sub_(before).clamp_min_(_TINY))
-        slope = slope.clamp_min_(_TINY)
+        gone = (level + near).sub_(before).clamp_min_(_TINY)
+        slope = torch.addcmul(reached - last, slope, near).div_(gone).clamp_min_(_TINY)
         missing = (target - reached).clamp_min_(0).div_(slope)
         before, level = level, level + missing
         if level.device.type == "cpu" and bool((missing <= _CLOSE * level).all()):
