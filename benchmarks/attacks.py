@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from peak_memory import peak_memory
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import attack_mode, parse_attack
-from robustbench_gkl.attacks.native import SearchAttack
+from robustbench_gkl.attacks import SearchSpec, parse_attack
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.cli.parity_command import report
 from robustbench_gkl.data import load_dataset, to_unit
 from robustbench_gkl.evaluation.parity import compare
@@ -159,7 +159,7 @@ def memory(options: argparse.Namespace) -> None:
             "square:queries=4",
         ):
             attack = parse_attack(spec)
-            assert isinstance(attack, SearchAttack)
+            assert isinstance(attack, SearchSpec)
             noise = Noise(0, torch.arange(len(labels)))
             held = peak_memory(partial(attack, model, images, labels, threat, noise=noise))
             beyond = max(0.0, (held - own) / batch)

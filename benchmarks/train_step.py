@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.config import AWPConfig, InnerAttackConfig, OptimizerConfig, TrainConfig
 from robustbench_gkl.losses import create_loss

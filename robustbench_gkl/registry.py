@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from robustbench_gkl.errors import unknown
 
@@ -86,3 +86,9 @@ class Registry(Generic[T]):
             if entry.pattern is not None and (match := entry.pattern.fullmatch(name)):
                 return entry.value, match.groupdict()
         raise unknown(self.kind, name, self.names())
+
+
+def load_object(path: str) -> Any:
+    """Return the object that ``module:name`` names, importing its module."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,14 +1,5 @@
-"""Attacks. Each file registers one family; specs such as ``pgd:steps=20`` are read by :func:`parse_attack`."""
+"""Attacks: the specs are values that need no torch; the searches that they name are imported when they run."""
 
-from robustbench_gkl.attacks.base import (
-    ATTACKS,
-    Attack,
-    Model,
-    attack_mode,
-    full_logits,
-    input_gradient,
-    parse_attack,
-    protocol_of,
-)
+from robustbench_gkl.attacks.specs import ATTACKS, AttackSpec, SearchSpec, canonical_specs, parse_attack, protocol_of
 
-__all__ = ["ATTACKS", "Attack", "Model", "attack_mode", "full_logits", "input_gradient", "parse_attack", "protocol_of"]
+__all__ = ["ATTACKS", "AttackSpec", "SearchSpec", "canonical_specs", "parse_attack", "protocol_of"]

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_gkl.attacks.objectives import targeted, untargeted
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, copy_rows
+from robustbench_gkl.attacks.specs.apgd import APGD, RHO, TargetedAPGD
 from robustbench_gkl.threat import ThreatModel
 
 MOMENTUM = 0.75
-RHO = 0.75
-"""Share of a window's steps that must raise the objective, or the step size is halved."""
 STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
 """The l1 schedule: multiples of eps, and the share of the steps spent at each."""
 SPARSITY_STEP = 1.5
@@ -322,3 +322,19 @@ def make_search(space: Space, *, loss: Loss, steps: int, widened: bool, evaluati
     if threat.norm == "l1":
         return SparseAPGDSearch(space, loss=loss, steps=steps, widened=widened, evaluations=evaluations)
     return APGDSearch(space, loss=loss, steps=steps, evaluations=evaluations)
+
+
+def apgd_search(space: Space, spec: APGD) -> APGDSearch:
+    """Return the search on an untargeted objective."""
+    value = untargeted(spec.objective, num_classes=space.num_classes)
+
+    def loss(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        return value(logits, labels)
+
+    return make_search(space, loss=loss, steps=spec.steps, widened=spec.widened, evaluations=spec.evaluations)
+
+
+def targeted_search(space: Space, spec: TargetedAPGD) -> APGDSearch:
+    """Return the search on the targeted DLR loss."""
+    loss = targeted(num_classes=space.num_classes)
+    return make_search(space, loss=loss, steps=spec.steps, widened=spec.widened)

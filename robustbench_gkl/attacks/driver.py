@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks.base import Model
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, copy_rows
 from robustbench_gkl.device import TensorCores
 from robustbench_gkl.errors import UserError

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from robustbench_gkl.attacks.base import ATTACKS, Attack
 from robustbench_gkl.attacks.hyperplane import Hyperplanes
-from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.objectives import margin, targeted_margin
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, put_rows, take_rows
-from robustbench_gkl.threat import ThreatModel
-
-ALPHA_MAX = 0.1
-"""Greatest weight of the original image in a step."""
-ETA = 1.05
-"""How far a step overshoots the hyperplane."""
-BETA = 0.9
-"""A misclassified point is brought back towards the original to this share of its distance."""
+from robustbench_gkl.attacks.specs.fab import ALPHA_MAX, BETA, ETA, FAB, TargetedFAB
 
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 
@@ -172,76 +160,6 @@ def _gaps(logits: Tensor, labels: Tensor, points: Tensor) -> Iterator[tuple[Tens
         yield gap.detach(), gradient
 
 
-@ATTACKS.register("fab")
-@dataclass(frozen=True)
-class FAB(SearchAttack):
-    """FAB, a minimal-distance attack on the nearest class (arXiv 1907.02044).
-
-    Each step costs a backward pass per class.
-
-    Args:
-        steps: number of steps.
-        restarts: the first from the image, the others from random points; 5 if not given.
-    """
-
-    name: ClassVar[str] = "fab"
-
-    steps: Annotated[int, Field(ge=1)] = 100
-    restarts: Annotated[int, Field(ge=1)] = 5
-
-    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
-        """Return the constants too."""
-        return super().settings(threat, num_classes=num_classes) | _CONSTANTS
-
-    def reference(self, threat: ThreatModel) -> Attack:
-        """Return pyautoattack's."""
-        from robustbench_gkl.attacks.external import pyautoattack_member
-
-        return pyautoattack_member(self)
-
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return the restarts."""
-        return self.restarts
-
-    def search(self, space: Space) -> FABSearch:
-        """Return the untargeted search."""
-        return FABSearch(space, steps=self.steps, targeted=False)
-
-
-@ATTACKS.register("fab-t")
-@dataclass(frozen=True)
-class TargetedFAB(SearchAttack):
-    """Targeted FAB: one run per runner-up class (arXiv 2003.01690).
-
-    Args:
-        steps: number of steps.
-        targets: number of classes, no more than there are.
-    """
-
-    name: ClassVar[str] = "fab-t"
-    targeted: ClassVar[bool] = True
-
-    steps: Annotated[int, Field(ge=1)] = 100
-    targets: Annotated[int, Field(ge=1)] = 9
-
-    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
-        """Return the constants and the number of targets there are."""
-        targets = {"targets": self.runs(threat, num_classes=num_classes)}
-        return super().settings(threat, num_classes=num_classes) | _CONSTANTS | targets
-
-    def reference(self, threat: ThreatModel) -> Attack:
-        """Return pyautoattack's."""
-        from robustbench_gkl.attacks.external import pyautoattack_member
-
-        return pyautoattack_member(self)
-
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return the number of targets."""
-        return min(self.targets, num_classes - 1)
-
-    def search(self, space: Space) -> FABSearch:
-        """Return the targeted search."""
-        return FABSearch(space, steps=self.steps, targeted=True)
-
-
-_CONSTANTS = {"alpha_max": ALPHA_MAX, "eta": ETA, "beta": BETA}
+def fab_search(space: Space, spec: FAB | TargetedFAB) -> FABSearch:
+    """Return the search, untargeted or towards each run's target."""
+    return FABSearch(space, steps=spec.steps, targeted=spec.targeted)

@@ -1,54 +1,41 @@
-"""Attacks that the driver runs, and their use as plain functions."""
+"""Our own attacks as plain functions: the driver over a batch in memory."""
 
 from __future__ import annotations
 
 import threading
-from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks.base import Attack, Model
 from robustbench_gkl.attacks.driver import Driver, Load, Task, Waiting
-from robustbench_gkl.attacks.search import Search, Space
+from robustbench_gkl.attacks.model import Model
+from robustbench_gkl.attacks.search import Space
+from robustbench_gkl.attacks.specs.base import SearchSpec
 from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
 
-class SearchAttack(Attack):
-    """An attack made of runs of a :class:`~robustbench_gkl.attacks.search.Search`."""
-
-    targeted: ClassVar[bool] = False
-    """Whether each run aims at a class of its own: the runner-up of the unattacked image with the run's rank."""
-
-    @abstractmethod
-    def search(self, space: Space) -> Search:
-        """Return a search of this attack."""
-
-    @abstractmethod
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return how many runs a sample goes through unless it falls: restarts or targets."""
-
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
-        """Return the first success of each sample, or the last point of its last run."""
-        with torch.no_grad():
-            logits = model(images).float()
-        shape = (images.shape[1], images.shape[2], images.shape[3])
-        count = driver_count(images.device, len(labels))
-        space = Space(-(-len(labels) // count), shape, logits.shape[1], threat, images.device)
-        batch = _InMemory(model, images, labels, threat, noise, logits)
-        runs = self.runs(threat, num_classes=logits.shape[1])
-        drivers = [
-            Driver(self.search(space), model, batch, batch, runs=runs, name=self.name, targeted=self.targeted)
-            for _ in range(count)
-        ]
-        tasks = Waiting(Task(0, position) for position in range(len(labels)))
-        run_together(drivers, tasks, samples=len(labels), stop=batch.stopped.set)
-        return batch.candidates
+def propose(
+    spec: SearchSpec, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
+) -> Tensor:
+    """Return the first success of each sample (B, C, H, W), or the last point of its last run."""
+    with torch.no_grad():
+        logits = model(images).float()
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    count = driver_count(images.device, len(labels))
+    space = Space(-(-len(labels) // count), shape, logits.shape[1], threat, images.device)
+    batch = _InMemory(model, images, labels, threat, noise, logits)
+    runs = spec.runs(threat, num_classes=logits.shape[1])
+    drivers = [
+        Driver(spec.search(space), model, batch, batch, runs=runs, name=spec.name, targeted=spec.targeted)
+        for _ in range(count)
+    ]
+    tasks = Waiting(Task(0, position) for position in range(len(labels)))
+    run_together(drivers, tasks, samples=len(labels), stop=batch.stopped.set)
+    return batch.candidates
 
 
 class _InMemory:

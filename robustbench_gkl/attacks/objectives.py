@@ -6,13 +6,12 @@ Each is above its value on the decision boundary exactly where the sample is mis
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ObjectiveName = Literal["ce", "margin", "prob-margin", "dlr"]
+from robustbench_gkl.attacks.specs.objectives import ObjectiveName
 
 _TINY = 1e-12
 
@@ -79,12 +78,6 @@ def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor], Ten
 def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the objective ``name``, or the margin where the DLR loss lacks its third class."""
     return _OBJECTIVES["margin" if name == "dlr" and num_classes < 3 else name]
-
-
-def substitution(name: ObjectiveName, *, num_classes: int) -> dict[str, str]:
-    """Return what the protocol says where another objective than ``name`` is used, else nothing."""
-    few = name == "dlr" and num_classes < 3
-    return {"objective": "margin, since the DLR loss needs three classes"} if few else {}
 
 
 def targeted(*, num_classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

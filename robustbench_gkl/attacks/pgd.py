@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from robustbench_gkl.attacks.base import ATTACKS, Attack, Model, input_gradient
-from robustbench_gkl.attacks.native import SearchAttack
-from robustbench_gkl.attacks.objectives import ObjectiveName, substitution, untargeted
+from robustbench_gkl.attacks.model import Model, input_gradient
+from robustbench_gkl.attacks.objectives import untargeted
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space
-from robustbench_gkl.config import ExactNumber
-from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.attacks.specs.objectives import ObjectiveName
+from robustbench_gkl.attacks.specs.pgd import FGSM, PGD
 from robustbench_gkl.threat import ThreatModel
-
-
-def default_step_size(threat: ThreatModel, steps: int) -> Fraction:
-    """Return 2.5 eps / steps, with which the far side of the ball can be reached (arXiv 1706.06083)."""
-    return Fraction(5, 2) * threat.eps / steps
 
 
 def ascend(
@@ -112,85 +102,17 @@ class PGDSearch(Search):
                 point.copy_(self.threat.project(point, self.origin[block]))
 
 
-@ATTACKS.register("pgd")
-@dataclass(frozen=True)
-class PGD(SearchAttack):
-    """Projected gradient descent from random starts (arXiv 1706.06083).
-
-    A sample counts as broken at the first step at which it is misclassified, not only at the last.
-
-    Args:
-        steps: number of gradient steps.
-        restarts: number of starts.
-        step_size: length of a step in the [0, 1] scale; None for 2.5 eps / steps.
-        objective: ``ce``, ``margin``, ``prob-margin`` or ``dlr``.
-        random_start: begin anywhere in the ball, not at the image.
-    """
-
-    name: ClassVar[str] = "pgd"
-
-    steps: Annotated[int, Field(ge=1)] = 20
-    restarts: Annotated[int, Field(ge=1)] = 1
-    step_size: Annotated[ExactNumber, Field(gt=0)] | None = None
-    objective: ObjectiveName = "ce"
-    random_start: bool = True
-
-    @property
-    def label(self) -> str:
-        """``pgd-20``, followed by what is not the default."""
-        return ":".join(filter(None, (f"pgd-{self.steps}", self._changed(hide=["steps"]))))
-
-    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
-        """Return the settings with the step size resolved, and the objective that stands in for one."""
-        step_size = self.step_size or default_step_size(threat, self.steps)
-        resolved = {"step_size": format_fraction(step_size)} | substitution(self.objective, num_classes=num_classes)
-        return super().settings(threat, num_classes=num_classes) | resolved
-
-    def reference(self, threat: ThreatModel) -> Attack:
-        """Return torchattacks' PGD or PGDL2 with the same steps."""
-        from robustbench_gkl.attacks.external import torchattacks_pgd
-
-        return torchattacks_pgd(self, threat)
-
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return the restarts."""
-        return self.restarts
-
-    def search(self, space: Space) -> PGDSearch:
-        """Return a search with the step size resolved."""
-        step_size = float(self.step_size or default_step_size(space.threat, self.steps))
-        return PGDSearch(
-            space, objective=self.objective, steps=self.steps, step_size=step_size, random_start=self.random_start
-        )
+def pgd_search(space: Space, spec: PGD) -> PGDSearch:
+    """Return the search of ``spec`` with the step size resolved."""
+    return PGDSearch(
+        space,
+        objective=spec.objective,
+        steps=spec.steps,
+        step_size=float(spec.step(space.threat)),
+        random_start=spec.random_start,
+    )
 
 
-@ATTACKS.register("fgsm")
-@dataclass(frozen=True)
-class FGSM(SearchAttack):
-    """One steepest-ascent step of length eps from the image (arXiv 1412.6572).
-
-    Args:
-        objective: ``ce``, ``margin``, ``prob-margin`` or ``dlr``.
-    """
-
-    name: ClassVar[str] = "fgsm"
-
-    objective: ObjectiveName = "ce"
-
-    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
-        """Return the objective, or what stands in for it."""
-        return super().settings(threat, num_classes=num_classes) | substitution(self.objective, num_classes=num_classes)
-
-    def reference(self, threat: ThreatModel) -> Attack:
-        """Return torchattacks' FGSM."""
-        from robustbench_gkl.attacks.external import torchattacks_fgsm
-
-        return torchattacks_fgsm(self, threat)
-
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return 1."""
-        return 1
-
-    def search(self, space: Space) -> PGDSearch:
-        """Return one step of the whole radius."""
-        return PGDSearch(space, objective=self.objective, steps=1, step_size=space.threat.radius, random_start=False)
+def fgsm_search(space: Space, spec: FGSM) -> PGDSearch:
+    """Return one step of the whole radius."""
+    return PGDSearch(space, objective=spec.objective, steps=1, step_size=space.threat.radius, random_start=False)

@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from robustbench_gkl.attacks.base import ATTACKS, Attack
-from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column
+from robustbench_gkl.attacks.specs.square import P_INIT, Square
 from robustbench_gkl.noise import sequence
-from robustbench_gkl.threat import ThreatModel
 
-P_INIT = 0.8
-"""Share of the image's pixels in the first windows."""
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _AHEAD = 50
 """Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
@@ -322,36 +317,7 @@ def _pyramid(height: int, width: int, power: int) -> Tensor:
     return layers
 
 
-@ATTACKS.register("square")
-@dataclass(frozen=True)
-class Square(SearchAttack):
-    """Square Attack, a random search without gradients (arXiv 1912.00049).
-
-    Args:
-        queries: number of steps after the first image.
-        restarts: number of starts.
-    """
-
-    name: ClassVar[str] = "square"
-
-    queries: Annotated[int, Field(ge=1)] = 5000
-    restarts: Annotated[int, Field(ge=1)] = 1
-
-    def settings(self, threat: ThreatModel, *, num_classes: int) -> dict[str, Any]:
-        """Return the first window's share too."""
-        return super().settings(threat, num_classes=num_classes) | {"p_init": P_INIT}
-
-    def reference(self, threat: ThreatModel) -> Attack:
-        """Return pyautoattack's."""
-        from robustbench_gkl.attacks.external import pyautoattack_member
-
-        return pyautoattack_member(self)
-
-    def runs(self, threat: ThreatModel, *, num_classes: int) -> int:
-        """Return the restarts."""
-        return self.restarts
-
-    def search(self, space: Space) -> SquareSearch:
-        """Return the search for the threat's norm."""
-        kind = SquareSearch if space.threat.norm == "linf" else SmoothSquareSearch
-        return kind(space, queries=self.queries)
+def square_search(space: Space, spec: Square) -> SquareSearch:
+    """Return the search for the threat's norm."""
+    kind = SquareSearch if space.threat.norm == "linf" else SmoothSquareSearch
+    return kind(space, queries=spec.queries)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config import TrainConfig
-    from robustbench_gkl.suite import Cell, EvalCell
+    from robustbench_gkl.suite import Cell
     from robustbench_gkl.suite.cost import LossPasses, PassTimes
-    from robustbench_gkl.suite.plan import Planned, Stages
+    from robustbench_gkl.suite.plan import Planned
     from robustbench_gkl.suite.rates import Rates
 
 _PATH = click.Path(path_type=Path)
@@ -60,7 +60,7 @@ def command(file: Path, assignments: tuple[str, ...], speeds: tuple[str, ...], *
     console = make_console(quiet=given["quiet"])
     rates = Rates(Folders(given["checkpoints_dir"], given["results_dir"]))
     notes: dict[str, str] = {}
-    facts = Facts(_loss, _stages, _times(speeds, given["device"], rates, notes), rates, given["robust_acc"])
+    facts = Facts(_loss, _times(speeds, given["device"], rates, notes), rates, given["robust_acc"])
     planned = plan_suite(suite, facts)
     until = spread(planned, given["gpus"])
     _show(planned, until, given["gpus"], notes, console)
@@ -111,15 +111,6 @@ def _loss(name: str) -> LossPasses:
 
     cls, _ = LOSSES.resolve(name)
     return LossPasses(cls.crafts, cls.inner_needs_clean, cls.outer_needs_clean)
-
-
-def _stages(cell: EvalCell) -> Stages:
-    from robustbench_gkl.attacks import parse_attack, protocol_of
-
-    attacks = [parse_attack(spec) for spec in cell.config.attacks]
-    protocol = protocol_of(attacks, cell.config.threat.threat(), num_classes=10)
-    stages: Stages = [part["stages"] for part in protocol]
-    return stages
 
 
 def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[str, str]) -> Callable[[Cell], PassTimes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
 from robustbench_gkl.device import environment, full_precision

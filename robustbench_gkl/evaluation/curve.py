@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import Attack, parse_attack
+from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
@@ -122,7 +122,7 @@ def evaluate_curve(
     labels: Tensor,
     threat: ThreatModel,
     radii: tuple[Fraction, ...],
-    attack: str | Attack,
+    attack: str | AttackSpec,
     *,
     journal: Journal | None = None,
     share: Share | None = None,

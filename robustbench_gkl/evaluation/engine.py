@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import Attack, attack_mode, parse_attack
+from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.attacks.driver import Load, Precision
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.native import runners_up
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.device import full_precision
@@ -36,7 +37,7 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
-    attacks: str | Sequence[str | Attack],
+    attacks: str | Sequence[str | AttackSpec],
     *,
     index: Tensor | None = None,
     seed: int = 0,
@@ -92,6 +93,8 @@ def evaluate(
     specs = [attacks] if isinstance(attacks, str) else list(attacks)
     parsed = [parse_attack(spec) if isinstance(spec, str) else spec for spec in specs]
     refuse_duplicates(parsed)
+    for attack in parsed:
+        attack.check(threat)
     chosen = [attack.reference(threat) if reference else attack for attack in parsed]
     where = torch.device(device) if device is not None else _device_of(model)
     _check_samples(images, labels)
@@ -116,7 +119,7 @@ def evaluate(
         return run.run(parsed, chosen)
 
 
-def refuse_duplicates(attacks: Sequence[Attack]) -> None:
+def refuse_duplicates(attacks: Sequence[AttackSpec]) -> None:
     """Raise UserError where two attacks would have the same name in the results."""
     labels = [attack.label for attack in attacks]
     for label in labels:
@@ -182,7 +185,7 @@ class Run:
         """The name of this process's part of the journal."""
         return self.journal.part if self.journal is not None else str(self.share.exchange.world.rank)
 
-    def run(self, attacks: Sequence[Attack], chosen: Sequence[Attack]) -> Evaluation:
+    def run(self, attacks: Sequence[AttackSpec], chosen: Sequence[AttackSpec]) -> Evaluation:
         """Run all attacks."""
         started = time.perf_counter()
         self.entries = self.share.exchange.from_leader(lambda: self.journal.entries if self.journal is not None else [])
@@ -201,7 +204,7 @@ class Run:
                     name = stage.label if len(stages) == 1 else stage.name
                     key = f"{attack.label}/{stage.name}"
                     done.append(Stage(self, stage, name=name, key=key, result=result).run())
-            if done:
+            if done or not stages:
                 record = AttackResult(label=attack.label, robust_acc=result.robust_acc, stages=tuple(done))
                 result.attacks.append(record)
         result.seconds = max(before.values(), default=0.0) + time.perf_counter() - started

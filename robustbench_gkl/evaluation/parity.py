@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import Attack, attack_mode
+from robustbench_gkl.attacks import AttackSpec
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.device import full_precision
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
@@ -79,7 +80,7 @@ def compare(
     images: Tensor,
     labels: Tensor,
     threat: ThreatModel,
-    attack: Attack,
+    attack: AttackSpec,
     *,
     seed: int = 0,
     batch_size: int = 250,

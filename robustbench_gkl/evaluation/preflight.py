@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import Model, attack_mode, input_gradient
+from robustbench_gkl.attacks.model import Model, attack_mode, input_gradient
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.base import one_line

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import Attack
+from robustbench_gkl.attacks import AttackSpec, SearchSpec
 from robustbench_gkl.attacks.driver import Driver, Precision, Task
-from robustbench_gkl.attacks.native import SearchAttack
 from robustbench_gkl.attacks.search import Space
 from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
@@ -51,7 +50,7 @@ class Stage:
         result: takes the verdicts.
     """
 
-    def __init__(self, run: Run, attack: Attack, *, name: str, key: str, result: Evaluation) -> None:
+    def __init__(self, run: Run, attack: AttackSpec, *, name: str, key: str, result: Evaluation) -> None:
         self.run_, self.attack, self.name, self.key, self.result = run, attack, name, key, result
         self.totals = dict.fromkeys(_COUNTED, 0)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -73,7 +72,7 @@ class Stage:
         run = self.run_
         standing = np.flatnonzero(self.result.standing & run.mine)
         self.attacked = len(standing)
-        if isinstance(self.attack, SearchAttack):
+        if isinstance(self.attack, SearchSpec):
             self._runs = self.attack.runs(run.threat, num_classes=self.result.num_classes)
         left = self._replay(dict.fromkeys(standing.tolist(), 0))
         self._runs_before = sum(first for first in left.values()) + self._runs * (self.attacked - len(left))
@@ -81,7 +80,7 @@ class Stage:
         if not run.share.attacks:
             run.set_aside(left)
         else:
-            search = self._search if isinstance(self.attack, SearchAttack) else self._in_batches
+            search = self._search if isinstance(self.attack, SearchSpec) else self._in_batches
             self.result.partial = not self._exchange(search(left))
         self._tell(force=True)
         return StageResult(
@@ -119,7 +118,7 @@ class Stage:
     def _search(self, left: dict[int, int]) -> bool:
         """Drive our own attack; return whether it came to its end."""
         attack, exchange = self.attack, self.run_.share.exchange
-        assert isinstance(attack, SearchAttack)
+        assert isinstance(attack, SearchSpec)
         doubtful, whole = self._drive(attack, left, self.run_.precision)
         if self.run_.precision == "float32":
             return whole
@@ -129,7 +128,7 @@ class Stage:
             return False
         return not doubtful or self._drive(attack, doubtful, "float32")[1]
 
-    def _drive(self, attack: SearchAttack, left: dict[int, int], precision: Precision) -> tuple[dict[int, int], bool]:
+    def _drive(self, attack: SearchSpec, left: dict[int, int], precision: Precision) -> tuple[dict[int, int], bool]:
         """Do the runs left; return the doubtful ones (see :class:`Driver`), and whether all came to their end."""
         run, ranks = self.run_, self.run_.share.exchange.world.size
         samples = -(-len(left) // ranks)
@@ -154,7 +153,7 @@ class Stage:
         since = meter.forwards + meter.backwards - sum(self._marked[1:])
         return self._runs_before + runs + under_way, self._standing - fallen, calls + since
 
-    def _driver(self, attack: SearchAttack, samples: int, precision: Precision, *, of: int) -> Driver:
+    def _driver(self, attack: SearchSpec, samples: int, precision: Precision, *, of: int) -> Driver:
         """Return one of ``of`` drivers, which share samples and batch size."""
         run = self.run_
         shape = (run.images.shape[1], run.images.shape[2], run.images.shape[3])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import Attack, parse_attack, protocol_of
+from robustbench_gkl.attacks import AttackSpec, parse_attack, protocol_of
 from robustbench_gkl.config import EvalConfig, ThreatConfig
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.device import environment
@@ -48,7 +48,7 @@ class Job:
     weights: WeightsName
     model: Classifier
     samples: ImageSet
-    attacks: Sequence[Attack]
+    attacks: Sequence[AttackSpec]
     protocol: list[dict[str, Any]]
     weights_sha256: str
     device: torch.device
@@ -97,6 +97,8 @@ def prepare(
     threat = config.threat.threat()
     attacks = [parse_attack(spec) for spec in config.attacks]
     refuse_duplicates(attacks)
+    for attack in attacks:
+        attack.check(threat)
     variants = [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
     which = run.choose(weights)
     model = run.load_model(which, device=device)
@@ -106,7 +108,7 @@ def prepare(
     return Job(config, run, which, model, samples, attacks, protocol, weights_sha256(model), device)
 
 
-def _protocol(attacks: Sequence[Attack], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
+def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
     """Return what is measured; of cheaper searching it says nothing by default."""
     protocol = protocol_of(attacks, config.threat.threat(), num_classes=model.num_classes)
     for part in protocol:

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import Model, attack_mode, parse_attack
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.attacks.model import Model, attack_mode
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.device import full_precision

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from robustbench_gkl.calls import Calls
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.suite.sizes import dataset_size
-
-
-@dataclass(frozen=True)
-class Calls:
-    """Images put through the model.
-
-    Attributes:
-        forwards: forward passes.
-        backwards: backward passes to the images, which attacks make.
-        updates: backward passes to the weights, which training makes; each costs about two of the others.
-    """
-
-    forwards: float = 0.0
-    backwards: float = 0.0
-    updates: float = 0.0
-
-    def __add__(self, other: Calls) -> Calls:
-        return Calls(self.forwards + other.forwards, self.backwards + other.backwards, self.updates + other.updates)
-
-    def __mul__(self, factor: float) -> Calls:
-        return Calls(self.forwards * factor, self.backwards * factor, self.updates * factor)
-
-    @property
-    def total(self) -> float:
-        """Their cost in forward passes."""
-        return self.forwards + self.backwards + 2 * self.updates
 
 
 @dataclass(frozen=True)
@@ -105,24 +79,6 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
         total += step * (views * images)
         total += Calls(forwards=config.probe.steps + 2, backwards=config.probe.steps) * held_out
     return total
-
-
-def stage_calls(stage: Mapping[str, Any], *, num_classes: int) -> Calls | None:
-    """Return the passes for a sample that an attack does not break, from its settings in a protocol.
-
-    None for the attacks of other packages, which say nothing about it.
-    """
-    name, runs = str(stage["attack"]), int(stage.get("targets") or stage.get("restarts") or 1)
-    if stage.get("implementation") != "gklbench":
-        return None
-    if name == "square":
-        return Calls(forwards=stage["queries"] * runs + 1)
-    steps = int(stage.get("steps", 1))
-    if name in ("fab", "fab-t"):
-        # A gradient and a test a step; untargeted, a gradient is a backward pass for each class.
-        return Calls(forwards=2 * steps * runs, backwards=(1 if name == "fab-t" else num_classes) * steps * runs)
-    every = steps * runs * int(stage.get("evaluations", 1))
-    return Calls(forwards=every + (runs if name == "pgd" else 0), backwards=every)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config import (
     EvalConfig,
     TrainConfig,
@@ -206,7 +207,10 @@ def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Fl
     values = defaults | {"threat": dict(defaults["threat"])}
     for key, value in chosen.items():
         put_key(values, SHORT_KEYS.get(key, key), value)
-    return EvalCell(run, validated(EvalConfig, values, what="eval"), weights, training)
+    config = validated(EvalConfig, values, what="eval")
+    for spec in config.attacks:
+        parse_attack(spec)
+    return EvalCell(run, config, weights, training)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Flat:

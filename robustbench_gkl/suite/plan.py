@@ -6,25 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.calls import Calls
 from robustbench_gkl.config import published_figures, recipe_names
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import (
-    Calls,
     LossPasses,
     PassTimes,
     Work,
     makespan,
-    stage_calls,
     training_calls,
     training_images,
 )
 from robustbench_gkl.suite.matrix import Suite
 from robustbench_gkl.suite.rates import Rates, same_attacks
-from robustbench_gkl.suite.sizes import dataset_size
+from robustbench_gkl.suite.sizes import dataset_classes, dataset_size
 
-Stages = Sequence[Sequence[Mapping[str, Any]]]
-"""The stages of each attack of an evaluation, as a protocol describes them."""
+_USUAL_CLASSES = 10
+"""Assumed of data sets that tell their number only when they are loaded."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,12 @@ class Facts:
 
     Attributes:
         loss: the passes of a loss by name.
-        stages: the stages of an evaluation's attacks.
         times: what passes of a cell's model take.
         rates: earlier measurements.
         robust_acc: share of the samples, in percent, that evaluations leave standing; None to look for it.
     """
 
     loss: Callable[[str], LossPasses]
-    stages: Callable[[EvalCell], Stages]
     times: Callable[[Cell], PassTimes]
     rates: Rates
     robust_acc: float | None = None
@@ -122,16 +120,26 @@ def _per_image(cell: EvalCell, facts: Facts) -> tuple[Calls, str]:
     """
     standing, clean, basis = _standing(cell, facts)
     measured = [record for record in facts.rates.records if same_attacks(record, cell)]
-    attacks = [[stage_calls(stage, num_classes=10) for stage in stages] for stages in facts.stages(cell)]
-    known = [calls for stages in attacks for calls in stages if calls is not None]
-    if measured and (standing is None or len(known) < sum(map(len, attacks))):
+    stages = _stage_calls(cell)
+    known = [calls for calls in stages if calls is not None]
+    if measured and (standing is None or len(known) < len(stages)):
         per_image = [_measured(record) for record in measured]
         return sum(per_image, Calls()) * (1 / len(per_image)), f"measured in {len(measured)} records"
-    if len(known) < sum(map(len, attacks)):
+    if len(known) < len(stages):
         raise UserError(f"nothing is known of what {' '.join(cell.config.attacks)} cost; evaluate a few images first")
     stays = 1.0 if standing is None else standing / 100
     falls = max(0.0, clean / 100 - stays)
-    return sum(known, Calls()) * stays + known[0] * falls, basis
+    return sum(known, Calls()) * stays + (known[0] * falls if known else Calls()), basis
+
+
+def _stage_calls(cell: EvalCell) -> list[Calls | None]:
+    """Return the calls of each stage of a cell's attacks for a sample that stands; None where they are not known."""
+    config, classes = cell.config, dataset_classes(cell.config.dataset) or _USUAL_CLASSES
+    return [
+        stage.calls(config.threat, num_classes=classes)
+        for spec in config.attacks
+        for stage in parse_attack(spec).stages(config.threat, num_classes=classes)
+    ]
 
 
 def _standing(cell: EvalCell, facts: Facts) -> tuple[float | None, float, str]:

@@ -1,10 +1,11 @@
-"""How many images a data set has, without loading it."""
+"""How many images and classes a data set has, without loading it."""
 
 from __future__ import annotations
 
 import zipfile
 from pathlib import Path
 
+import numpy as np
 from numpy.lib import format as npy
 
 PUBLISHED = {
@@ -16,6 +17,25 @@ PUBLISHED = {
     "svhn": (73_257, 26_032),
 }
 """Training and test images of the data sets whose size is fixed."""
+
+_CLASSES = {"cifar100": 100}
+"""Classes of the data sets above that have not ten."""
+
+
+def dataset_classes(dataset: str) -> int | None:
+    """Return the number of classes of a data set, or None where only loading it would tell."""
+    if dataset in PUBLISHED:
+        return _CLASSES.get(dataset, 10)
+    kind, _, path = dataset.partition(":")
+    try:
+        if kind == "npz":
+            with np.load(Path(path)) as archive:
+                return len(archive["classes"]) if "classes" in archive else 1 + int(archive["y_train"].max())
+        if kind == "folder":
+            return sum(child.is_dir() for child in (Path(path) / "train").iterdir())
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+    return None
 
 
 def dataset_size(dataset: str, split: str) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import attack_mode, full_logits
+from robustbench_gkl.attacks.model import attack_mode, full_logits
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel

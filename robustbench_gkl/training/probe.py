@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.objectives import objective_for
-from robustbench_gkl.attacks.pgd import ascend, default_step_size
+from robustbench_gkl.attacks.pgd import ascend
+from robustbench_gkl.attacks.specs.pgd import default_step_size
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.distributed import ALONE, World, sum_over_ranks
 from robustbench_gkl.models import Classifier

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 
-from robustbench_gkl.attacks.pgd import default_step_size
+from robustbench_gkl.attacks.specs.pgd import default_step_size
 from robustbench_gkl.config import InnerAttackConfig, ScheduleConfig
 from robustbench_gkl.threat import ThreatModel
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import full_logits
+from robustbench_gkl.attacks.model import full_logits
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.distributed import ALONE, World, copy_from_leader, sum_over_ranks
 from robustbench_gkl.losses import Loss

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.device import TensorCores

@@ -6,7 +6,8 @@ import pytest
 import torch
 from peak_memory import peak_memory
 
-from robustbench_gkl.attacks import attack_mode, parse_attack
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.models import create_model
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel

@@ -16,9 +16,9 @@ from test_native_engine import CHEAP, THREAT, _data, _Net
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
-from robustbench_gkl.attacks import Attack
-from robustbench_gkl.attacks.base import Model
+from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.driver import Task
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.distributed import World
 from robustbench_gkl.errors import RankError, UserError
 from robustbench_gkl.evaluation import Evaluation, evaluate
@@ -100,7 +100,7 @@ def test_low_precision_and_its_doubts_are_shared() -> None:
 
 
 @dataclass(frozen=True)
-class OneStep(Attack):
+class OneStep(AttackSpec):
     """A step of noise, by an attack that the engine gives whole batches to, as it does other people's."""
 
     name: ClassVar[str] = "one-step"

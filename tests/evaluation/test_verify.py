@@ -12,7 +12,8 @@ from broken_models import Dropout, Rounded, Scaled, cifar, cnn_a, digits, digits
 from torch import Tensor, nn
 
 from robustbench_gkl import ThreatModel
-from robustbench_gkl.attacks import Attack, Model
+from robustbench_gkl.attacks import AttackSpec
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.evaluation import Evaluation, evaluate
 from robustbench_gkl.evaluation.preflight import preflight
 from robustbench_gkl.evaluation.verify import CHECKS, verify
@@ -27,7 +28,7 @@ def verdicts(checks: list[Check]) -> dict[str, str]:
 
 
 def evaluated(
-    model: nn.Module, *attacks: str | Attack, threat: ThreatModel = LINF, n: int = 64
+    model: nn.Module, *attacks: str | AttackSpec, threat: ThreatModel = LINF, n: int = 64
 ) -> tuple[Evaluation, dict[str, str]]:
     """Return an evaluation on digits and the verdicts on it."""
     samples = digits(n)
@@ -97,7 +98,7 @@ def test_successes_of_a_random_model_are_not_believed() -> None:
     assert mild["reverified"] == "WARN"
 
 
-class Nothing(Attack):
+class Nothing(AttackSpec):
     """An attack that does nothing."""
 
     name = "nothing"

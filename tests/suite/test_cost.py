@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.calls import Calls
+from robustbench_gkl.config import ThreatConfig, TrainConfig
 from robustbench_gkl.losses import LOSSES, create_loss
 from robustbench_gkl.models import create_model
 from robustbench_gkl.noise import Noise
-from robustbench_gkl.suite.cost import Calls, LossPasses, PassTimes, Work, makespan, stage_calls, training_calls
+from robustbench_gkl.suite.cost import LossPasses, PassTimes, Work, makespan, training_calls
 from robustbench_gkl.suite.cost import training_images as images_of
 from robustbench_gkl.suite.sizes import dataset_size
 from robustbench_gkl.training.batches import Batch
@@ -101,9 +103,11 @@ def test_the_size_of_an_npz_is_read_from_its_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
 def test_stages_cost_what_the_shipped_records_say(path: Path) -> None:
     record = json.loads(path.read_text())
-    for part, attack in zip(record["protocol"], record["attacks"], strict=True):
-        for stage, result in zip(part["stages"], attack["stages"], strict=True):
-            each = stage_calls(stage, num_classes=10)
+    threat = ThreatConfig.model_validate(record["threat"])
+    for spec, attack in zip(("pgd:steps=20", "autoattack"), record["attacks"], strict=True):
+        stages = parse_attack(spec).stages(threat, num_classes=10)
+        for stage, result in zip(stages, attack["stages"], strict=True):
+            each = stage.calls(threat, num_classes=10)
             assert each is not None
             stood = result["attacked"] - result["broken"]
             for kind in ("forwards", "backwards"):
@@ -114,7 +118,15 @@ def test_stages_cost_what_the_shipped_records_say(path: Path) -> None:
 
 
 def test_the_calls_of_another_package_are_not_guessed() -> None:
-    assert stage_calls({"attack": "MIFGSM", "implementation": "torchattacks", "steps": 10}, num_classes=10) is None
+    assert parse_attack("torchattacks.MIFGSM:steps=10").calls(ThreatConfig(), num_classes=10) is None
+
+
+def test_an_attack_with_a_backward_pass_a_class_costs_more_where_there_are_more() -> None:
+    ten, hundred = (parse_attack("fab").calls(ThreatConfig(), num_classes=number) for number in (10, 100))
+    assert ten is not None
+    assert hundred is not None
+    assert hundred.backwards == 10 * ten.backwards
+    assert hundred.forwards == ten.forwards
 
 
 def test_pass_times() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import attack_mode
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.distributed import ALONE
 from robustbench_gkl.models import create_model
 from robustbench_gkl.training.folding import FoldedModel

@@ -5,25 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
-
-from robustbench_gkl.attacks.auto_pgd import APGD, TargetedAPGD
-from robustbench_gkl.attacks.base import ATTACKS, Attack, Model
-from robustbench_gkl.attacks.fab import FAB, TargetedFAB
-from robustbench_gkl.attacks.square import Square
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.attacks.specs.apgd import APGD, TargetedAPGD
+from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
+from robustbench_gkl.attacks.specs.fab import FAB, TargetedFAB
+from robustbench_gkl.attacks.specs.pyautoattack import PublishedAutoAttack
+from robustbench_gkl.attacks.specs.square import Square
+from robustbench_gkl.calls import Calls
 
 Version = Literal["standard", "plus", "rand", "quick"]
 
-PUBLISHED: dict[str, tuple[str, ...]] = {
-    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
-    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
-    "rand": ("apgd-ce", "apgd-dlr"),
-}
-"""The members' names in pyautoattack."""
-
-_MEMBERS: dict[Version, tuple[Attack, ...]] = {
+_MEMBERS: dict[Version, tuple[AttackSpec, ...]] = {
     "standard": (APGD("ce"), TargetedAPGD(), TargetedFAB(), Square()),
     "plus": (
         APGD("ce", restarts=5, widened=False),
@@ -50,7 +41,7 @@ _MEMBERS: dict[Version, tuple[Attack, ...]] = {
 
 @ATTACKS.register("autoattack")
 @dataclass(frozen=True)
-class AutoAttack(Attack):
+class AutoAttack(AttackSpec):
     """The ensemble of APGD, FAB and Square that robustness is compared by (arXiv 2003.01690).
 
     Args:
@@ -61,6 +52,7 @@ class AutoAttack(Attack):
     """
 
     name: ClassVar[str] = "autoattack"
+    family: ClassVar[str] = "autoattack"
 
     version: Version = "standard"
 
@@ -69,11 +61,21 @@ class AutoAttack(Attack):
         """``autoattack``, or ``autoattack-plus``."""
         return "autoattack" if self.version == "standard" else f"autoattack-{self.version}"
 
-    def stages(self, threat: ThreatModel, *, num_classes: int) -> tuple[Attack, ...]:
+    @property
+    def averages(self) -> bool:
+        """Whether the members average over random answers."""
+        return self.version == "rand"
+
+    def stages(self, threat: Ball, *, num_classes: int) -> tuple[AttackSpec, ...]:
         """Return the members in the published order."""
         return _MEMBERS[self.version]
 
-    def reference(self, threat: ThreatModel) -> Attack:
+    def calls(self, threat: Ball, *, num_classes: int) -> Calls:
+        """Return the calls of all members."""
+        members = (member.calls(threat, num_classes=num_classes) for member in _MEMBERS[self.version])
+        return sum((calls for calls in members if calls is not None), Calls())
+
+    def reference(self, threat: Ball) -> AttackSpec:
         """Return pyautoattack's ensemble.
 
         Raises:
@@ -81,10 +83,4 @@ class AutoAttack(Attack):
         """
         if self.version == "quick":
             return super().reference(threat)
-        from robustbench_gkl.attacks.external import PublishedAutoAttack
-
         return PublishedAutoAttack(self.version)
-
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
-        """Refuse: the members are run one after the other on what is left."""
-        raise NotImplementedError("run the stages")

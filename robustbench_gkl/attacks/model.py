@@ -1,0 +1,49 @@
+"""Models as attacks see them: eval mode, full-precision logits, gradients at the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+"""Anything that maps images (B, C, H, W) in [0, 1] to logits (B, K)."""
+
+
+@contextmanager
+def attack_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in eval mode and stop its parameters from collecting gradients, for the time of the block."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, mode in modes:
+            module.training = mode
+
+
+def full_logits(logits: Tensor) -> Tensor:
+    """Return ``logits`` as losses need them: half precision becomes float32, all others stay as they are."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def input_gradient(model: Model, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the gradient (B, C, H, W) of each sample's objective at ``images``; one forward and one backward pass.
+
+    Args:
+        model: images to logits (B, K).
+        images: (B, C, H, W).
+        objective: :func:`full_logits` to one value per sample, (B,).
+    """
+    images = images.detach().requires_grad_()
+    with torch.enable_grad():
+        value = objective(full_logits(model(images))).sum()
+    (gradient,) = torch.autograd.grad(value, images)
+    return gradient

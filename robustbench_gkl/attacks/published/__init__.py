@@ -1,0 +1,1 @@
+"""Adapters to the published implementations: pyautoattack and torchattacks."""

@@ -1,0 +1,24 @@
+"""torchattacks' classes, run as published."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+from torch import Tensor
+
+from robustbench_gkl.attacks.model import Model
+from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
+from robustbench_gkl.attacks.specs.torchattacks import TorchAttack
+from robustbench_gkl.noise import Noise
+from robustbench_gkl.threat import ThreatModel
+
+
+def propose(
+    spec: TorchAttack, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
+) -> Tensor:
+    """Return torchattacks' images (B, C, H, W); ``eps`` and ``norm`` are the threat's wherever the class takes them."""
+    cls = getattr(importlib.import_module("torchattacks"), spec.cls)
+    with quiet_and_seeded(noise.at(spec.name), images.device):
+        attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))
+        return torch.as_tensor(attack(images.contiguous(), labels)).detach()
