@@ -199,7 +199,7 @@ class IKL(_Decoupled):
     @torch.no_grad()
     def observe(self, clean_logits: Tensor, labels: Tensor) -> None:
         """Add each sample's softmax(z / T) to its class's row."""
-        probabilities = F.softmax(clean_logits.float() / self.prior_temperature, 1)
+        probabilities = F.softmax(clean_logits.to(self.observed.dtype) / self.prior_temperature, 1)
         self.observed.index_add_(0, labels, probabilities)
 
     @torch.no_grad()

@@ -73,8 +73,6 @@ def steps(name: str, world: World = ALONE, *, model: str = "wrn-10-1") -> Found:
         synchronize(network, world)
     loss = create_loss(config.loss, num_classes=4, options=config.loss_options, label_smoothing=config.label_smoothing)
     loss = loss.double()
-    if "observed" in dict(loss.named_buffers()):
-        loss.observed = loss.observed.float()  # as in training: the prior is counted in float32
     stepper = Stepper(
         config, model=network, loss=loss, optimizer=build_optimizer(config.optimizer, network), world=world
     )

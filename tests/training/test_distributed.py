@@ -6,13 +6,17 @@ import os
 import re
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from command_line import torchrun
+from float64 import FLOAT64, assert_one_run, float64
 from rank_work import everything
+from safetensors.torch import load_file
 from torch import nn
 
 from robustbench_gkl.cli import run as gklbench
@@ -21,13 +25,12 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.training import Interrupted, Run, train
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
-# Near the image the gradient of KL is a difference of nearly equal numbers, and the attack follows its signs: with a
-# Gaussian start rounding is magnified to 1e-4 of the loss within a few steps, in one process as in two. Batch
-# normalisation magnifies it too, the more the larger the learning rate. What is computed is compared in float64.
 COMMON = (
     *("--device", "cpu", "--quiet", "--set", "train_size=300", "--set", "probe.steps=2"),
     *("--set", "attack.steps=3", "--set", "attack.start=uniform"),
 )
+"""Near the image the gradient of KL is a difference of nearly equal numbers; from a uniform start rounding in float64
+turns none of its signs."""
 PLAIN = (
     *("digits-gkl", "--epochs", 3, "--batch-size", 33, "--set", "awp.gamma=0.005", "--set", "awp.start_epoch=2"),
     *("--set", "averaging.per=step", "--set", "optimizer.clip=0.5", *COMMON),
@@ -37,17 +40,20 @@ NORMALIZED = (
     *("digits-gkl", "--model", "wrn-10-1", "--epochs", 3, "--lr", 0.002, "--norm", "l2", "--eps", "0.1"),
     *("--batch-size", 65, "--set", "averaging.per=epoch", "--set", "sync_batchnorm=true", *COMMON),
 )
+GKLBENCH = ("-m", "robustbench_gkl")
 
 
 def alone(folder: Path, name: str, *arguments: object) -> Run:
+    """Train in this process, in float64."""
     command = ["train", *arguments, "--name", name, "--checkpoints-dir", folder]
-    assert gklbench([str(argument) for argument in command]) == 0
+    with float64():
+        assert gklbench([str(argument) for argument in command]) == 0
     return Run(folder / name)
 
 
-def shared(folder: Path, name: str, *arguments: object) -> Run:
-    command = ("-m", "robustbench_gkl", "train", *arguments, "--name", name, "--checkpoints-dir", folder)
-    process = torchrun(*command, cwd=folder)
+def shared(folder: Path, name: str, *arguments: object, program: tuple[str, ...] = FLOAT64) -> Run:
+    """Train in two ranks."""
+    process = torchrun(*program, "train", *arguments, "--name", name, "--checkpoints-dir", folder, cwd=folder)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert out == ""
@@ -55,20 +61,20 @@ def shared(folder: Path, name: str, *arguments: object) -> Run:
     return Run(folder / name)
 
 
-def differences(one: Run, other: Run) -> tuple[float, float]:
-    """Return the largest relative difference of the losses of the epochs, and of the tensors of weights by norm."""
-    first, second = (pd.read_csv(run.folder / "metrics.csv") for run in (one, other))
-    assert list(first.columns) == list(second.columns)
-    assert len(first) == len(second) == 3
-    curve = float(((first["loss"] - second["loss"]).abs() / first["loss"]).max())
-    assert one.available() == other.available() == ["average", "best", "last"]
-    worst = 0.0
-    for which in ("average", "last"):
-        theirs = other.load_model(which).state_dict()
-        for name, value in one.load_model(which).state_dict().items():
-            difference = (value.double() - theirs[name].double()).norm() / value.double().norm()
-            worst = max(worst, float(difference))
-    return curve, worst
+def assert_much_alike(found: Run, expected: Run) -> None:
+    """A run in float32 went about the way of one in float64: any processor's rounding may turn some attacks' steps."""
+    ours, theirs = (pd.read_csv(run.folder / "metrics.csv") for run in (found, expected))
+    assert list(ours.columns) == list(theirs.columns)
+    for exact in ("epoch", "lr", "eps"):
+        assert ours[exact].equals(theirs[exact])
+    # Attacks that all start from other points change the losses by 1e-4 to 4e-4, and another seed by 3e-3.
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-3)
+    assert found.available() == expected.available()
+    for which in found.available():
+        values, exact_values = (load_file(run.weights_path(which)) for run in (found, expected))
+        assert values.keys() == exact_values.keys()
+        assert all(values[key].shape == value.shape for key, value in exact_values.items())
+        assert all(value.dtype == torch.float32 for value in values.values())
 
 
 @pytest.fixture(scope="module")
@@ -97,22 +103,20 @@ def test_ranks_compute_what_one_process_does_and_resume_exactly(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_loss_curve_is_that_of_one_process(plain: Run, tmp_path: Path) -> None:
-    curve, weights = differences(plain, shared(tmp_path, "two", *PLAIN))
-    assert curve < 1e-5
-    assert weights < 1e-5
+def test_two_ranks_train_what_one_process_trains(plain: Run, tmp_path: Path) -> None:
+    assert plain.available() == ["average", "best", "last"]
+    assert_one_run(shared(tmp_path, "two", *PLAIN), plain)
 
 
 @pytest.mark.slow
-def test_the_loss_curve_with_synchronised_batch_norm_is_that_of_one_process(tmp_path: Path) -> None:
-    curve, _ = differences(alone(tmp_path, "one", *NORMALIZED), shared(tmp_path, "two", *NORMALIZED))
-    assert curve < 2e-5  # each rank with statistics of its own is off by more than 1e-4
+def test_two_ranks_with_synchronised_batch_norm_train_what_one_process_trains(tmp_path: Path) -> None:
+    assert_one_run(shared(tmp_path, "two", *NORMALIZED), alone(tmp_path, "one", *NORMALIZED))
 
 
 @pytest.mark.slow
-def test_a_run_goes_from_two_ranks_to_one_and_back(plain: Run, tmp_path: Path) -> None:
-    command = ("-m", "robustbench_gkl", "train", *PLAIN, "--name", "moved", "--checkpoints-dir", tmp_path)
-    process = torchrun(*command, cwd=tmp_path)
+@pytest.mark.parametrize("program", [FLOAT64, GKLBENCH], ids=["float64", "float32"])
+def test_a_run_goes_from_two_ranks_to_one_and_back(program: tuple[str, ...], plain: Run, tmp_path: Path) -> None:
+    process = torchrun(*program, "train", *PLAIN, "--name", "moved", "--checkpoints-dir", tmp_path, cwd=tmp_path)
     moved = Run(tmp_path / "moved")
     while not moved.exists() and process.poll() is None:
         time.sleep(0.01)
@@ -130,18 +134,20 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(plain: Run, tmp_path: Path) -
     config = moved.config().train
     assert config is not None
     asked = iter((False, False, True))
-    with pytest.raises(Interrupted):
+    with float64() if program == FLOAT64 else nullcontext(), pytest.raises(Interrupted):
         train(config, moved, device=torch.device("cpu"), resume=True, should_stop=asked.__next__)
-    curve, weights = differences(plain, shared(tmp_path, "moved", *PLAIN, "--resume"))
-    assert curve < 1e-5
-    assert weights < 1e-5
+    shared(tmp_path, "moved", *PLAIN, "--resume", program=program)
+    if program == FLOAT64:
+        assert_one_run(moved, plain)
+    else:
+        assert_much_alike(moved, plain)
 
 
 @pytest.mark.slow
 def test_what_is_wrong_is_said_once_and_ends_all_ranks(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/config.json").write_text("{}")
-    command = ("-m", "robustbench_gkl", "train", *PLAIN, "--name", "taken", "--checkpoints-dir", tmp_path)
+    command = (*GKLBENCH, "train", *PLAIN, "--name", "taken", "--checkpoints-dir", tmp_path)
     out, err = torchrun(*command, cwd=tmp_path).communicate(timeout=120)
     assert out == ""
     (message,) = re.findall("^Error: .*", err, re.MULTILINE)
