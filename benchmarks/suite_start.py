@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from robustbench_gkl.suite import Suite, TrainCell, read_suite
+from robustbench_gkl.attacks import canonical_specs
+from robustbench_gkl.results import Record, ResultStore
+from robustbench_gkl.suite import EvalCell, Suite, TrainCell, read_suite
 from robustbench_gkl.suite.runs import weights_sha256
 
 SUITE = """
@@ -48,22 +50,18 @@ def make_run(folder: Path, cell: TrainCell) -> str:
     return weights_sha256(run / "last.safetensors")
 
 
-def make_record(folder: Path, name: str, weights: str) -> None:
-    """Write what a suite reads of a record, padded to the size of a real one."""
-    record = {
-        "id": f"{name}-{weights[:12]}",
-        "model": {"name": name, "weights_sha256": weights, "arch": "tiny-cnn"},
-        "data": {"dataset": "digits", "split": "test", "n": 8, "index_ranges": [[0, 8]]},
-        "threat": {"norm": "linf", "eps": "0.1"},
-        "protocol": [{"label": "pgd-20", "stages": []}],
-        "attacks": [{"label": "pgd-20", "robust_acc": 50.0, "stages": []}],
-        "engine": "native",
-        "seed": 0,
-        "partial": False,
-        "seconds": 1.0,
-        "checks": "." * 8000,
+def make_record(folder: Path, cell: EvalCell, weights: str) -> None:
+    """Write the record of a cell, of the size of a real one."""
+    shipped = sorted((Path(__file__).parents[1] / "results" / "examples" / "digits" / "records").glob("*.json"))
+    record = Record.read(shipped[0].read_bytes(), what=str(shipped[0]))
+    attacks = canonical_specs(cell.config.attacks)
+    changes = {
+        "schema_version": 2,
+        "id": f"{cell.run}-{weights[:12]}",
+        "model": record.model.model_copy(update={"name": cell.run, "weights_sha256": weights}),
+        "config": cell.config.model_copy(update={"attacks": attacks}),
     }
-    (folder / "results" / "records" / f"{record['id']}.json").write_text(json.dumps(record))
+    ResultStore(folder / "results").evaluations.save(record.model_copy(update=changes).sealed())
 
 
 def make(folder: Path) -> Suite:
@@ -75,7 +73,7 @@ def make(folder: Path) -> Suite:
     for number, cell in enumerate(suite.trainings):
         weights = make_run(folder, cell)
         if number % 50 != 7:
-            make_record(folder, cell.run, weights)
+            make_record(folder, suite.evaluations[number], weights)
     return suite
 
 

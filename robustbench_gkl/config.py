@@ -118,7 +118,7 @@ class ThreatConfig(_Frozen):
         return self
 
     def __str__(self) -> str:
-        return f"{self.norm} {format_fraction(self.eps)}"
+        return f"{self.norm} {format_fraction(self.eps)}" if self.eps else "clean"
 
     def threat(self) -> ThreatModel:
         """Return the threat model."""
@@ -336,6 +336,19 @@ class EvalConfig(_Frozen):
     """In which our own attacks search; what they find is confirmed in float32."""
     compiled: bool = False
     """Search with ``torch.compile``."""
+    eps_grid: tuple[ExactNumber, ...] | None = None
+    """Several radii that one attack is run at together, rising; None for the threat's alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean(cls, values: Any) -> Any:
+        """Without an attack there is no radius: clean accuracy is that of a ball of radius 0."""
+        attacks = values.get("attacks") if isinstance(values, Mapping) else None
+        if not isinstance(attacks, (tuple, list)) or "none" not in attacks:
+            return values
+        if len(attacks) > 1:
+            raise ValueError("the attack none stands alone; leave out the others, which measure clean accuracy too")
+        return {**values, "threat": {"norm": "linf", "eps": 0}}
 
     @model_validator(mode="after")
     def _own_attacks(self) -> EvalConfig:

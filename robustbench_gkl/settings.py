@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from robustbench_gkl.config import TrainConfig, put_key
+from robustbench_gkl.config import EvalConfig, TrainConfig, put_key
 from robustbench_gkl.errors import UserError
+from robustbench_gkl.exact import format_fraction
 
 WeightsName = Literal["best", "last", "average"]
 WEIGHTS: tuple[WeightsName, ...] = ("average", "best", "last")
@@ -43,6 +44,24 @@ def evaluation_defaults(dataset: str, trained: TrainConfig | None) -> dict[str, 
     if trained is not None:
         values["threat"] = trained.threat.model_dump(mode="json")
     return values
+
+
+def eval_options(config: EvalConfig, *, weights: str | None = None) -> list[list[str]]:
+    """Return the options of ``gklbench eval`` that ask for ``config``, in groups of words that belong on one line."""
+    data = ["--dataset", config.dataset, *(["--split", config.split] if config.split != "test" else [])]
+    data += [] if config.n is None else ["--n", str(config.n)]
+    radius = ["--norm", config.threat.norm]
+    if config.eps_grid is None:
+        radius += ["--eps", format_fraction(config.threat.eps)]
+    else:
+        radius += ["--eps-grid", ",".join(map(format_fraction, config.eps_grid))]
+    how = ["--seed", str(config.seed), "--batch-size", str(config.batch_size)]
+    how += ["--engine", config.engine] if config.engine != "native" else []
+    how += ["--weights", weights] if weights is not None else []
+    how += ["--search-precision", config.search_precision] if config.search_precision != "float32" else []
+    how += ["--compile"] if config.compiled else []
+    attacks = [["--attack", spec] for spec in config.attacks]
+    return [data, *([] if "none" in config.attacks else [radius]), *attacks, how]
 
 
 def run_name(config: TrainConfig, *varied: str) -> str:

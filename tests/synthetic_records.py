@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.attacks import AttackSpec, parse_attack, protocol_of
+from robustbench_gkl.config import EvalConfig, ThreatConfig, TrainConfig
+from robustbench_gkl.exact import Norm, format_fraction, parse_fraction
 from robustbench_gkl.results.record import (
     AttackResult,
     Check,
+    CheckScope,
     CheckVerdict,
     DataInfo,
     ModelInfo,
@@ -20,6 +24,8 @@ from robustbench_gkl.results.record import (
     StageResult,
     ThreatInfo,
     canonical_hash,
+    model_sha256,
+    pack_standing,
     record_id,
 )
 from robustbench_gkl.results.store import VERDICT_COLUMNS, ResultStore, verdict_bytes
@@ -46,6 +52,131 @@ def verdict_frame(broken_by: BrokenBy) -> pd.DataFrame:
     return frame
 
 
+def attack_of(name: str) -> AttackSpec:
+    """Return the attack of a spec or a label: ``pgd-20`` and ``autoattack-plus`` too."""
+    if found := re.fullmatch(r"pgd-(\d+)(?::(.*))?", name):
+        return parse_attack(",".join(filter(None, (f"pgd:steps={found[1]}", found[2]))))
+    return parse_attack(name.replace("autoattack-", "autoattack:version="))
+
+
+def save_verdicts(
+    store: ResultStore,
+    verdicts: pd.DataFrame,
+    *,
+    model: ModelInfo,
+    attacks: Sequence[AttackSpec],
+    dataset: str,
+    split: str = "test",
+    samples: str = "",
+    threat: ThreatConfig,
+    seed: int = 0,
+    engine: Literal["native", "reference"] = "native",
+    created: str,
+    checks: Sequence[Check],
+    partial: bool = False,
+    seconds: float = 1.5,
+    keep_standing: bool = True,
+    environment: dict[str, str] | None = None,
+    first: int = 0,
+) -> Record:
+    """Write the record of an evaluation that ended with these verdicts, whose attacks ran in the order given.
+
+    ``broken_by`` names stages, or an attack where all of it counts as its first stage.
+    """
+    store.prepare()
+    n = len(verdicts)
+    content = verdict_bytes(verdicts)
+    variants = [attack.reference(threat) if engine == "reference" else attack for attack in attacks]
+    protocol = protocol_of(variants, threat, num_classes=10)
+    standing = (verdicts["clean_pred"] == verdicts["label"]).to_numpy().copy()
+    clean_acc, results = 100 * int(standing.sum()) / n, []
+    broken_by = verdicts["broken_by"].fillna("").to_numpy()
+    for attack, variant in zip(attacks, variants, strict=True):
+        done = []
+        for place, stage in enumerate(variant.stages(threat, num_classes=10)):
+            names = {stage.name, stage.label} | ({attack.label} if place == 0 else set())
+            fell = standing & np.isin(broken_by, sorted(names))
+            attacked = int(standing.sum())
+            standing &= ~fell
+            done.append(
+                StageResult(
+                    name=stage.label if len(variant.stages(threat, num_classes=10)) == 1 else stage.name,
+                    family=stage.family,
+                    gradients=stage.gradients,
+                    targeted=stage.targeted,
+                    averages=stage.averages,
+                    length=stage.length,
+                    attacked=attacked,
+                    broken=int(fell.sum()),
+                    rejected=0,
+                    seconds=seconds,
+                    forwards=40 * attacked,
+                    backwards=20 * attacked,
+                )
+            )
+        result = AttackResult(
+            label=attack.label,
+            spec=attack.canonical,
+            robust_acc=100 * int(standing.sum()) / n,
+            stages=tuple(done),
+            standing=pack_standing(standing) if keep_standing else "",
+        )
+        results.append(result)
+    stands = verdicts["broken_by"].isna().to_numpy()
+    assert int(standing.sum()) == int(stands.sum()), "verdicts name a stage that none of the attacks has"
+    data_sha256 = canonical_hash([dataset, split, samples, n])
+    config = EvalConfig(
+        dataset=dataset,
+        split="train" if split == "train" else "test",
+        n=n,
+        attacks=tuple(attack.canonical for attack in attacks),
+        threat=threat,
+        engine=engine,
+        seed=seed,
+    )
+    record = Record(
+        id=record_id(
+            name=re.sub(r"[^\w.-]", "_", model.name),
+            model_sha256=model.model_sha256,
+            data_sha256=data_sha256,
+            threat=f"{threat.norm} {format_fraction(threat.eps)}",
+            protocol=protocol,
+            engine=engine,
+            seed=seed,
+            batch_size=250,
+        ),
+        created=created,
+        model=model,
+        data=DataInfo(
+            dataset=dataset,
+            split=split,
+            n=n,
+            sha256=data_sha256,
+            sample_set=f"first {n}",
+            index_ranges=((first, first + n),),
+            blocks=tuple(canonical_hash([dataset, split, samples, block])[:16] for block in range(n // 50)),
+        ),
+        threat=ThreatInfo(norm=threat.norm, eps=format_fraction(threat.eps)),
+        config=config,
+        protocol=tuple(protocol),
+        protocol_sha256=canonical_hash(protocol),
+        engine=engine,
+        seed=seed,
+        batch_size=250,
+        clean_acc=clean_acc,
+        attacks=tuple(results),
+        worst_case_acc=100 * int(stands.sum()) / n,
+        checks=tuple(checks),
+        partial=partial,
+        seconds=seconds,
+        environment=environment or {"torch": "2.4"},
+        verdicts_sha256=hashlib.sha256(content).hexdigest(),
+        standing=pack_standing(stands) if keep_standing else "",
+    ).sealed()
+    store.save(record, content)
+    return record
+
+
 def make_record(
     store: ResultStore,
     broken_by: BrokenBy,
@@ -53,80 +184,60 @@ def make_record(
     model: str = "model",
     weights: str = "",
     weights_sha256: str | None = None,
+    which: str = "best",
     attacks: Sequence[str] = ("pgd-20",),
     dataset: str = "digits",
     split: str = "test",
     samples: str = "",
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: str = "0.1",
     seed: int = 0,
+    engine: Literal["native", "reference"] = "native",
     created: str = "2026-01-01T00:00:00+00:00",
     verdict: CheckVerdict = "PASS",
+    scope: CheckScope = "model",
+    check: str = "some-check",
     partial: bool = False,
     seconds: float = 1.5,
     loss: str = "gkl",
     train_seed: int = 0,
+    keep_standing: bool = False,
 ) -> Record:
-    """Write the record and verdicts of one evaluation, whose attacks ran in the order given."""
-    store.prepare()
-    n = len(broken_by)
-    content = verdict_bytes(verdict_frame(broken_by))
-    protocol: list[dict[str, Any]] = [{"label": label, "stages": [{"attack": label}]} for label in attacks]
+    """Write the record and verdicts of one evaluation of a trained tiny-cnn.
+
+    What none of the attacks is called counts as broken by the first of them.
+    """
+    parsed = [attack_of(name) for name in attacks]
+    members = [stage for attack in parsed for stage in attack.stages(ThreatConfig(), num_classes=10)]
+    known = {"clean", *(attack.label for attack in parsed), *(stage.name for stage in members)}
+    broken_by = [name if name is None or name in known else parsed[0].label for name in broken_by]
     weights_sha256 = weights_sha256 or canonical_hash([model, weights])
-    data_sha256 = canonical_hash([dataset, split, samples, n])
-    left = n - sum(name == "clean" for name in broken_by)
-    clean_acc, results = 100 * left / n, []
-    for label in attacks:
-        broken = sum(name == label for name in broken_by)
-        stage = StageResult(
-            name=label,
-            attacked=left,
-            broken=broken,
-            rejected=0,
-            seconds=seconds,
-            forwards=20 * left,
-            backwards=20 * left,
-        )
-        left -= broken
-        results.append(AttackResult(label=label, robust_acc=100 * left / n, stages=(stage,)))
-    record = Record(
-        id=record_id(
-            name=model,
-            weights_sha256=weights_sha256,
-            data_sha256=data_sha256,
-            threat=f"{norm} {eps}",
-            protocol=protocol,
-            engine="native",
-            seed=seed,
-        ),
-        created=created,
+    return save_verdicts(
+        store,
+        verdict_frame(broken_by),
         model=ModelInfo(
             name=model,
             arch="tiny-cnn",
             loss=loss,
             params=1234,
-            weights="best",
+            weights=which,
             weights_sha256=weights_sha256,
+            model_sha256=model_sha256(weights_sha256=weights_sha256, arch="tiny-cnn"),
             train_config=TrainConfig(loss=loss, seed=train_seed).model_dump(mode="json"),
         ),
-        data=DataInfo(dataset=dataset, split=split, n=n, sha256=data_sha256, index_ranges=((0, n),)),
-        threat=ThreatInfo(norm=norm, eps=eps),
-        protocol=tuple(protocol),
-        protocol_sha256=canonical_hash(protocol),
-        engine="native",
+        attacks=parsed,
+        dataset=dataset,
+        split=split,
+        samples=samples,
+        threat=ThreatConfig(norm=norm, eps=parse_fraction(eps)),
         seed=seed,
-        batch_size=250,
-        clean_acc=clean_acc,
-        attacks=tuple(results),
-        worst_case_acc=100 * left / n,
-        checks=(Check(name="some-check", verdict=verdict, figure="0"),),
+        engine=engine,
+        created=created,
+        checks=(Check(name=check, verdict=verdict, figure="0", scope=scope),),
         partial=partial,
         seconds=seconds,
-        environment={"torch": "2.4"},
-        verdicts_sha256=hashlib.sha256(content).hexdigest(),
+        keep_standing=keep_standing,
     )
-    store.save(record, content)
-    return record
 
 
 def outcome(*, stands: int, broken: int = 0, wrong: int = 0, by: str = "pgd-20") -> list[str | None]:

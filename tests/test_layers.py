@@ -41,7 +41,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "suite": GROUND | VIEWS | frozenset({"attacks"}),
     "evaluation": GROUND | PARTS | frozenset({"training", "results"}),
     "training": GROUND | PARTS,
-    "report": GROUND | frozenset({"results"}),
+    "report": GROUND | frozenset({"results", "attacks"}),
     "results": GROUND,
     **dict.fromkeys(PARTS, GROUND),
     **dict.fromkeys(GROUND, GROUND),

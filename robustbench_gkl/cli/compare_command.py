@@ -12,9 +12,10 @@ from robustbench_gkl.cli import options
 @click.command()
 @click.argument("first")
 @click.argument("second")
+@options.strict
 @options.results_dir
 @options.quiet
-def command(first: str, second: str, results_dir: Path, quiet: bool) -> None:
+def command(first: str, second: str, strict: bool, results_dir: Path, quiet: bool) -> None:
     """Say which of two models is ahead, on the samples that both were evaluated on.
 
     FIRST and SECOND are names of models or ids of records. The test is McNemar's, exact and two-sided, at 5 %.
@@ -24,7 +25,7 @@ def command(first: str, second: str, results_dir: Path, quiet: bool) -> None:
     from robustbench_gkl.results.compare import compare
 
     console = make_console(quiet=quiet)
-    for found in compare(ResultStore(results_dir), first, second):
+    for found in compare(ResultStore(results_dir, strict=strict), first, second):
         counts, (low, high) = found.counts, found.counts.interval()
         record = found.first
         attacks = ", ".join(attack.label for attack in record.attacks)

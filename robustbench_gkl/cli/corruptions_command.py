@@ -31,7 +31,7 @@ def command(model: str, **given: Any) -> None:
     from robustbench_gkl.evaluation.corruptions import evaluate_corruptions
     from robustbench_gkl.report.corruptions import corruption_table
     from robustbench_gkl.report.terminal import LiveProgress, make_console
-    from robustbench_gkl.results.corruptions import CorruptionStore
+    from robustbench_gkl.results import ResultStore
     from robustbench_gkl.training import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
@@ -42,7 +42,7 @@ def command(model: str, **given: Any) -> None:
         record, reused = evaluate_corruptions(
             run,
             CorruptionFolder(given["data"].expanduser()),
-            CorruptionStore(given["results_dir"]),
+            ResultStore(given["results_dir"]),
             n=given["n"],
             weights=given["weights"],
             batch_size=given["batch_size"],

@@ -31,6 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
 @click.option("--published", is_flag=True, help="Add the published results on the same data sets.")
 @click.option("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
+@options.strict
 @options.results_dir
 @options.quiet
 def command(
@@ -44,22 +45,23 @@ def command(
     top: int,
     published: bool,
     corruptions: bool,
+    strict: bool,
     results_dir: Path,
     quiet: bool,
     **paths: Path | None,
 ) -> None:
     """Rank all evaluated models: a table on the terminal, and files where asked for."""
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
-    from robustbench_gkl.results.corruptions import corruption_leaderboard
+    from robustbench_gkl.results.corruption_board import corruption_leaderboard
     from robustbench_gkl.results.export import save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
     if corruptions and (eps is not None or average_seeds or published or model_info):
         raise UserError("--corruptions goes with none of --eps, --seeds, --published and --model-info")
     if corruptions:
-        frame = corruption_leaderboard(results_dir, dataset=dataset)
+        frame = corruption_leaderboard(results_dir, dataset=dataset, strict=strict)
     else:
-        frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds)
+        frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds, strict=strict)
     if published:
         frame = with_published(frame)
     frame = _selected(frame, filters, sort)

@@ -34,6 +34,9 @@ eps = click.option("--eps", help="Radius in the [0, 1] image scale, such as 8/25
 seed = click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers.")
 
 
+strict = click.option("--strict", is_flag=True, help="Refuse broken records instead of passing them by.")
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that the user gave: those that are not None."""
     return {key: value for key, value in options.items() if value is not None}

@@ -11,10 +11,11 @@ from robustbench_gkl.cli import options
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder that the pages are written to.")
+@options.strict
 @options.results_dir
 @options.checkpoints_dir
 @options.quiet
-def command(out: Path, results_dir: Path, checkpoints_dir: Path, quiet: bool) -> None:
+def command(out: Path, strict: bool, results_dir: Path, checkpoints_dir: Path, quiet: bool) -> None:
     """Write static pages over all records: the leaderboard, pictures, and a page per model.
 
     They open from disk and need no network. Needs the extra: pip install 'gklbench[report]'.
@@ -22,7 +23,7 @@ def command(out: Path, results_dir: Path, checkpoints_dir: Path, quiet: bool) ->
     from robustbench_gkl.report.html import write_report
     from robustbench_gkl.report.terminal import make_console
 
-    written = write_report(out, results_dir=results_dir, checkpoints_dir=checkpoints_dir)
+    written = write_report(out, results_dir=results_dir, checkpoints_dir=checkpoints_dir, strict=strict)
     make_console(quiet=quiet).print(
         f"wrote {written.index}: {written.models} models, {written.records} records", markup=False
     )

@@ -117,7 +117,7 @@ def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console)
     from robustbench_gkl.results.leaderboard import leaderboard
 
     found = [board.ledger.record(cell) for cell in suite.evaluations if board.statuses[cell.key] == "done"]
-    ids = {record["id"] for record in found if record is not None}
+    ids = {record.id for record in found if record is not None}
     if ids:
         frame = leaderboard(given["results_dir"], ids=ids)
         console.print(leaderboard_table(frame, width=console.width))

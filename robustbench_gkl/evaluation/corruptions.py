@@ -14,14 +14,9 @@ from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
 from robustbench_gkl.device import environment, full_precision
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.results.corruptions import (
-    CorruptionData,
-    CorruptionRecord,
-    CorruptionStore,
-    Counts,
-    corruption_id,
-)
-from robustbench_gkl.results.record import ModelInfo
+from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
+from robustbench_gkl.results.record import ModelInfo, model_sha256
+from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.training import Run, weights_sha256
 from robustbench_gkl.training.checkpoint import WeightsName, now
 
@@ -68,7 +63,7 @@ def count_correct(
 def evaluate_corruptions(
     run: Run,
     folder: CorruptionFolder,
-    store: CorruptionStore,
+    store: ResultStore,
     *,
     n: int | None = None,
     weights: WeightsName | None = None,
@@ -108,10 +103,10 @@ def evaluate_corruptions(
             f"run {run.name} takes {takes} images of {model.num_classes} classes, but {folder.path} holds {holds} "
             f"images with labels up to {folder.most_labels - 1}"
         )
-    store.prepare()
+    store.corruptions.prepare()
     digest, data = weights_sha256(model), folder.sha256(n)
     identity = corruption_id(name=run.name, weights_sha256=digest, data_sha256=data)
-    existing = store.load(identity)
+    existing = store.corruptions.load(identity)
     if existing is not None and not overwrite:
         return existing, True
     started = time.perf_counter()
@@ -127,6 +122,7 @@ def evaluate_corruptions(
             params=sum(parameter.numel() for parameter in model.parameters()),
             weights=which,
             weights_sha256=digest,
+            model_sha256=model_sha256(weights_sha256=digest, arch=config.arch),
             train_config=config.train.model_dump(mode="json") if config.train is not None else None,
         ),
         data=CorruptionData(dataset=_name(folder.path), sha256=data, n=n),
@@ -135,7 +131,7 @@ def evaluate_corruptions(
         seconds=round(time.perf_counter() - started, 3),
         environment=environment(device),
     )
-    store.save(record)
+    store.corruptions.save(record)
     return record, False
 
 

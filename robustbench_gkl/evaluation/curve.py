@@ -23,7 +23,7 @@ from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.exact import format_fraction, parse_fraction
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import AttackResult, StageResult
+from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
 from robustbench_gkl.threat import ThreatModel
 
 
@@ -100,8 +100,8 @@ class Curve:
         stages = [StageResult.model_validate(stage) for stage in outcome["stages"]]
         self.spent.setdefault(place, []).extend(stages)
 
-    def at(self, place: int, label: str) -> Evaluation:
-        """Return the outcome at ``radii[place]``, its attack under the name ``label``."""
+    def at(self, place: int, attack: AttackSpec) -> Evaluation:
+        """Return the outcome of ``attack`` at ``radii[place]``."""
         fell = self.falls <= place
         broken_by = np.array([name if down else None for name, down in zip(self.broken_by, fell, strict=True)], object)
         result = replace(
@@ -111,7 +111,15 @@ class Curve:
             distance=np.where(fell, self.distance, np.nan),
         )
         stages = tuple(self.spent.get(place, ()))
-        result.attacks = [AttackResult(label=label, robust_acc=result.robust_acc, stages=stages)]
+        result.attacks = [
+            AttackResult(
+                label=attack.label,
+                spec=attack.canonical,
+                robust_acc=result.robust_acc,
+                stages=stages,
+                standing=pack_standing(result.standing),
+            )
+        ]
         result.seconds = sum(stage.seconds for stage in stages)
         return result
 
@@ -173,8 +181,7 @@ def evaluate_curve(
             if journal is not None:
                 journal.append(outcome)
         curve.learn(place, rows, outcome)
-    label = attack.label
-    return [curve.at(place, label) for place in range(len(radii))]
+    return [curve.at(place, attack) for place in range(len(radii))]
 
 
 def grid_text(radii: Sequence[Fraction]) -> str:

@@ -25,7 +25,7 @@ from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.stage import Stage
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import AttackResult
+from robustbench_gkl.results.record import AttackResult, pack_standing
 from robustbench_gkl.threat import ThreatModel
 
 _UNPROBED = 250
@@ -205,8 +205,15 @@ class Run:
                     key = f"{attack.label}/{stage.name}"
                     done.append(Stage(self, stage, name=name, key=key, result=result).run())
             if done or not stages:
-                record = AttackResult(label=attack.label, robust_acc=result.robust_acc, stages=tuple(done))
-                result.attacks.append(record)
+                result.attacks.append(
+                    AttackResult(
+                        label=attack.label,
+                        spec=attack.canonical,
+                        robust_acc=result.robust_acc,
+                        stages=tuple(done),
+                        standing=pack_standing(result.standing),
+                    )
+                )
         result.seconds = max(before.values(), default=0.0) + time.perf_counter() - started
         result.missing = self.missing
         if self.adversarial is not None and self.journal is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,11 +37,25 @@ class Finding:
         return cls("PASS", figure)
 
 
-def judge(checks: Mapping[str, Callable[[S], Finding | None]], subject: S) -> list[Check]:
-    """Return the findings of ``checks`` under their names; a check that does not apply finds None and is left out."""
+def judge(
+    checks: Mapping[str, Callable[[S], Finding | None]], subject: S, *, of_attacks: Collection[str]
+) -> list[Check]:
+    """Return the findings of ``checks`` under their names; a check that does not apply finds None and is left out.
+
+    Args:
+        checks: by name.
+        subject: what they look at.
+        of_attacks: the names of those that judge an evaluation's attacks; the others judge its model.
+    """
     found = ((name, check(subject)) for name, check in checks.items())
     return [
-        Check(name=name, verdict=finding.verdict, figure=finding.figure, advice=finding.advice)
+        Check(
+            name=name,
+            verdict=finding.verdict,
+            figure=finding.figure,
+            advice=finding.advice,
+            scope="attack" if name in of_attacks else "model",
+        )
         for name, finding in found
         if finding is not None
     ]

@@ -27,7 +27,7 @@ _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
 _HEAR_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
-_COUNTED = ("rejected", "forwards", "backwards")
+_COUNTED = ("rejected", "candidates", "forwards", "backwards")
 """What journal entries count."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
@@ -57,7 +57,7 @@ class Stage:
         """Spent on the stage by each part of the journal."""
         self._news: list[dict[str, Any]] = []
         self._verdicts: dict[int, tuple[int, float]] = {}
-        self._rejected = 0
+        self._rejected = self._candidates = 0
         self.attacked = self._standing = 0
         self._runs, self._runs_before = 1, 0
         self._tally = Tally(run.share.exchange)
@@ -85,9 +85,16 @@ class Stage:
         self._tell(force=True)
         return StageResult(
             name=self.name,
+            family=self.attack.family,
+            gradients=self.attack.gradients,
+            targeted=self.attack.targeted,
+            averages=self.attack.averages,
+            minimal=self.attack.minimal,
+            length=self.attack.length,
             attacked=self.attacked,
             broken=self.attacked - int(self.result.standing[standing].sum()),
             rejected=self.totals["rejected"],
+            candidates=self.totals["candidates"],
             seconds=round(max(self.seconds.values(), default=0.0), 3),
             forwards=self.totals["forwards"],
             backwards=self.totals["backwards"],
@@ -208,6 +215,7 @@ class Stage:
         prediction = run.meter(points).argmax(1)
         broken: np.ndarray = (allowed & (prediction != load.labels)).cpu().numpy()
         self._rejected += int((~allowed).sum())
+        self._candidates += len(positions)
         distance = run.threat.distance(points, load.images).tolist()
         for place in broken.nonzero()[0].tolist():
             self._verdicts[positions[place]] = (int(prediction[place]), distance[place])
@@ -230,6 +238,7 @@ class Stage:
             "adv_pred": [prediction for prediction, _ in verdicts],
             "distance": [distance for _, distance in verdicts],
             "rejected": self._rejected,
+            "candidates": self._candidates,
             "seconds": time.perf_counter() - self._marked[0],
             "forwards": meter.forwards - self._marked[1],
             "backwards": meter.backwards - self._marked[2],
@@ -258,7 +267,7 @@ class Stage:
         return self.run_.out_of_time or self._stopped.is_set()
 
     def _mark(self) -> None:
-        self._rejected = 0
+        self._rejected = self._candidates = 0
         self._marked = (time.perf_counter(), self.run_.meter.forwards, self.run_.meter.backwards)
 
     def _apply(self, entry: dict[str, Any]) -> None:

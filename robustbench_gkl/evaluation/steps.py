@@ -26,7 +26,7 @@ def known_records(jobs: Sequence[Job], store: ResultStore, exchange: Exchange, *
     store.prepare()
 
     def settle() -> list[Record]:
-        found = [record for job in jobs if (record := store.load(job.id)) is not None]
+        found = [record for job in jobs if (record := known_record(job, store)) is not None]
         for record in found if overwrite else ():
             if record.partial:
                 store.journal(record.id).delete()
@@ -35,6 +35,17 @@ def known_records(jobs: Sequence[Job], store: ResultStore, exchange: Exchange, *
         return found if whole and not overwrite else []
 
     return from_leader(exchange, settle)
+
+
+def known_record(job: Job, store: ResultStore) -> Record | None:
+    """Return the record that answers a job, under its id or that of version 1; None if there is none."""
+    if (record := store.load(job.id)) is not None:
+        return record
+    earlier = store.load(job.first_id)
+    if earlier is None or earlier.schema_version != 1 or earlier.model.model_sha256 != job.model_sha256:
+        return None
+    same_batches = job.config.engine == "native" or earlier.batch_size == job.config.batch_size
+    return earlier if same_batches else None
 
 
 def from_leader(exchange: Exchange, make: Callable[[], list[Record]]) -> list[Record]:

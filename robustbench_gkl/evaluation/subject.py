@@ -7,8 +7,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -29,14 +30,37 @@ from robustbench_gkl.results.record import (
     Check,
     DataInfo,
     ModelInfo,
+    Preprocessing,
     Record,
     ThreatInfo,
     canonical_hash,
+    first_record_id,
+    model_sha256,
     pack_standing,
     record_id,
 )
 from robustbench_gkl.training import Run, weights_sha256
 from robustbench_gkl.training.checkpoint import WeightsName, now
+
+
+class _Question(TypedDict):
+    """What an id is made of, but for the model."""
+
+    name: str
+    data_sha256: str
+    threat: str
+    protocol: list[dict[str, Any]]
+    engine: str
+    seed: int
+
+
+def _fixed_batch_size(config: EvalConfig) -> int:
+    """Return the batch size as far as it decides something: that of the published packages, which must be a number."""
+    if config.engine != "reference":
+        return 0
+    if config.batch_size == "auto":
+        raise UserError("--engine reference needs a --batch-size that is a number: its verdicts depend on it")
+    return config.batch_size
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,8 @@ class Job:
 
     config: EvalConfig
     run: Run
+    name: str
+    """The model's name in the record: the run's, or another that was asked for."""
     weights: WeightsName
     model: Classifier
     samples: ImageSet
@@ -53,22 +79,35 @@ class Job:
     weights_sha256: str
     device: torch.device
 
-    @property
+    @cached_property
+    def model_sha256(self) -> str:
+        """The model's identity: hash of its weights and its function."""
+        return model_sha256(weights_sha256=self.weights_sha256, arch=self.run.config().arch)
+
+    @cached_property
     def id(self) -> str:
         """The id of the record."""
-        return record_id(
-            name=self.run.name,
-            weights_sha256=self.weights_sha256,
-            data_sha256=self.samples.sha256,
-            threat=str(self.config.threat.threat()),
-            protocol=self.protocol,
-            engine=self.config.engine,
-            seed=self.config.seed,
-        )
+        return record_id(model_sha256=self.model_sha256, batch_size=_fixed_batch_size(self.config), **self._question())
+
+    @cached_property
+    def first_id(self) -> str:
+        """The id that version 1 of the records gave to this evaluation."""
+        return first_record_id(weights_sha256=self.weights_sha256, **self._question())
+
+    def _question(self) -> _Question:
+        return {
+            "name": self.name,
+            "data_sha256": self.samples.sha256,
+            "threat": f"{self.config.threat.norm} {format_fraction(self.config.threat.eps)}",
+            "protocol": self.protocol,
+            "engine": self.config.engine,
+            "seed": self.config.seed,
+        }
 
     def at_radius(self, eps: Fraction, radii: Sequence[Fraction]) -> Job:
         """Return the same job at one of the radii that are measured together."""
-        config = self.config.model_copy(update={"threat": ThreatConfig(norm=self.config.threat.norm, eps=eps)})
+        threat = ThreatConfig(norm=self.config.threat.norm, eps=eps)
+        config = self.config.model_copy(update={"threat": threat, "eps_grid": tuple(radii)})
         protocol = _protocol(self.attacks, config, self.model)
         for part in protocol:
             part["eps_grid"] = grid_text(radii)
@@ -77,13 +116,15 @@ class Job:
     @property
     def randomised(self) -> bool:
         """Whether the attacks average over a model's random answers."""
-        return any(getattr(attack, "version", None) == "rand" for attack in self.attacks)
+        threat, classes = self.config.threat, self.model.num_classes
+        return any(stage.averages for attack in self.attacks for stage in attack.stages(threat, num_classes=classes))
 
 
 def prepare(
     config: EvalConfig,
     run: Run,
     *,
+    name: str | None = None,
     weights: WeightsName | None,
     device: torch.device,
     data_dir: Path,
@@ -105,7 +146,7 @@ def prepare(
     exchange = exchange or Exchange()
     samples = exchange.one_first(lambda: load_samples(config, run, model, data_dir=data_dir))
     protocol = _protocol(variants, config, model)
-    return Job(config, run, which, model, samples, attacks, protocol, weights_sha256(model), device)
+    return Job(config, run, name or run.name, which, model, samples, attacks, protocol, weights_sha256(model), device)
 
 
 def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
@@ -144,17 +185,24 @@ def make_record(
     """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by so many processes."""
     where = environment(job.device) | ({"processes": str(processes)} if processes > 1 else {})
     config, saved = job.config, job.run.config()
-    threat = config.threat.threat()
+    constants = job.model.normalize.constants()
+    resolved = {
+        "n": len(job.samples),
+        "attacks": tuple(attack.canonical for attack in job.attacks),
+        "batch_size": result.batch_size,
+    }
     return Record(
         id=job.id,
         created=now(),
         model=ModelInfo(
-            name=job.run.name,
+            name=job.name,
             arch=saved.arch,
             loss=saved.train.loss if saved.train is not None else None,
             params=sum(parameter.numel() for parameter in job.model.parameters()),
             weights=job.weights,
             weights_sha256=job.weights_sha256,
+            preprocessing=Preprocessing() if constants is None else Preprocessing(mean=constants[0], std=constants[1]),
+            model_sha256=job.model_sha256,
             train_config=saved.train.model_dump(mode="json") if saved.train is not None else None,
         ),
         data=DataInfo(
@@ -162,9 +210,12 @@ def make_record(
             split=config.split,
             n=len(job.samples),
             sha256=job.samples.sha256,
+            sample_set=f"first {len(job.samples)}",
             index_ranges=_ranges(torch.arange(len(job.samples))),
+            blocks=job.samples.blocks,
         ),
-        threat=ThreatInfo(norm=threat.norm, eps=format_fraction(threat.eps)),
+        threat=ThreatInfo(norm=config.threat.norm, eps=format_fraction(config.threat.eps)),
+        config=config.model_copy(update=resolved),
         protocol=tuple(job.protocol),
         protocol_sha256=canonical_hash(job.protocol),
         engine=config.engine,
@@ -179,7 +230,7 @@ def make_record(
         environment=where,
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
         standing=pack_standing(result.standing),
-    )
+    ).sealed()
 
 
 def adversarial_bytes(result: Evaluation, images: Tensor, count: int) -> bytes:
@@ -204,13 +255,20 @@ def _ranges(index: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def candidates_in_ball(result: Evaluation) -> list[Check]:
-    """Return what is to be said of candidates that the engine refused."""
-    rejected = sum(stage.rejected for attack in result.attacks for stage in attack.stages)
+    """Return what is to be said of candidates that the engine refused.
+
+    An attack most of whose candidates are refused searches elsewhere, so it has not attacked; one that looks for the
+    nearest adversarial image finds it outside the ball wherever the model is robust.
+    """
+    stages = [stage for attack in result.attacks for stage in attack.stages]
+    rejected, candidates = (sum(getattr(stage, key) or 0 for stage in stages) for key in ("rejected", "candidates"))
+    astray = [stage.name for stage in stages if 2 * stage.rejected > (stage.candidates or 0) and not stage.minimal]
     return [
         Check(
             name="candidates-in-ball",
-            verdict="WARN" if rejected else "PASS",
-            figure=f"{rejected} rejected",
+            verdict="FAIL" if astray else "WARN" if rejected else "PASS",
+            figure=f"{rejected} of {candidates} rejected" + (f", most of {', '.join(astray)}" if astray else ""),
             advice="An attack left the threat model; its images were not counted." if rejected else "",
+            scope="attack",
         )
     ]

@@ -37,7 +37,7 @@ class Report:
     records: int
 
 
-def write_report(out: Path, *, results_dir: Path, checkpoints_dir: Path) -> Report:
+def write_report(out: Path, *, results_dir: Path, checkpoints_dir: Path, strict: bool = False) -> Report:
     """Write the report over all records: ``index.html``, ``models/NAME.html`` and ``assets/``.
 
     The same records give the same bytes.
@@ -46,12 +46,13 @@ def write_report(out: Path, *, results_dir: Path, checkpoints_dir: Path) -> Repo
         out: the folder, which is made if need be; pages of an earlier report in it are replaced.
         results_dir: the folder with ``records/``, ``verdicts/`` and, where images were saved, ``adversarial/``.
         checkpoints_dir: where runs are kept, for training curves.
+        strict: refuse broken records instead of passing them by.
 
     Raises:
         UserError: the extra is not installed; no records; ``out`` holds other pages or cannot be written to.
     """
     assets.require_extra()
-    store = ResultStore(results_dir)
+    store = ResultStore(results_dir, strict=strict)
     records = sorted(store.records(), key=lambda record: record.created, reverse=True)
     if not records:
         raise UserError(f"there are no records in {results_dir}; evaluate a model first or give --results-dir")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
+from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config import TrainConfig, read_recipe, recipe_names, set_key
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.results import Record
+from robustbench_gkl.settings import eval_options
 
 Command = list[list[str]]
 """A command as groups of words; the words of a group belong on one line."""
@@ -23,7 +24,7 @@ def shell_text(command: Command) -> str:
     return " \\\n    ".join(shlex.join(group) for group in command)
 
 
-def train_command(record: Record) -> Command | None:
+def train_command(record: Record, *, name: str | None = None) -> Command | None:
     """Return the command that trains the model of a record.
 
     Settings that the recipe does not give are given by ``--set``, so the command means the same whatever the
@@ -40,46 +41,33 @@ def train_command(record: Record) -> Command | None:
     for recipe in (*recipes, None):
         changed = _changes(wanted, recipe)
         if changed is not None:
-            head = ["gklbench", "train", *([recipe] if recipe else []), "--name", record.model.name]
+            head = ["gklbench", "train", *([recipe] if recipe else []), "--name", name or record.model.name]
             return [head, *(["--set", f"{key}={_toml(value)}"] for key, value in changed.items())]
     return None
 
 
-def eval_command(record: Record) -> Command | None:
-    """Return the command that evaluates a trained model as a record did.
+def eval_command(record: Record, *, model: str | None = None, name: str | None = None) -> Command | None:
+    """Return the command that evaluates a trained model as a record did; None where :func:`unknown_question` says why.
 
-    None where the samples were not the first ones of the split, which no option asks for.
+    Args:
+        record: gives the question.
+        model: what to evaluate; None for the record's model.
+        name: under which name to record it; None for the model's own.
     """
-    if record.data.index_ranges != ((0, record.data.n),):
+    if record.config is None:
         return None
-    data = ["--dataset", record.data.dataset, *(["--split", record.data.split] if record.data.split != "test" else [])]
-    how = ["--seed", str(record.seed), "--batch-size", str(record.batch_size)]
-    if record.engine != "native":
-        how += ["--engine", record.engine]
-    if record.model.weights is not None:
-        how += ["--weights", record.model.weights]
-    settings = record.protocol[0]
-    if "search_precision" in settings:
-        how += ["--search-precision", settings["search_precision"]]
-    if settings.get("compiled"):
-        how += ["--compile"]
-    radius = ["--eps-grid", settings["eps_grid"]] if "eps_grid" in settings else ["--eps", record.threat.eps]
-    return [
-        ["gklbench", "eval", record.model.name],
-        [*data, "--n", str(record.data.n)],
-        ["--norm", record.threat.norm, *radius],
-        *(["--attack", attack_spec(attack.label)] for attack in record.attacks),
-        how,
-    ]
+    brief = tuple(parse_attack(spec).brief for spec in record.config.attacks)
+    options = eval_options(record.config.model_copy(update={"attacks": brief}), weights=record.model.weights)
+    named = [] if name is None else [["--name", name]]
+    return [["gklbench", "eval", record.model.name if model is None else model], *named, *options]
 
 
-def attack_spec(label: str) -> str:
-    """Return the spec of the attack with this label: ``pgd-20:restarts=2`` is ``pgd:steps=20,restarts=2``."""
-    if found := re.fullmatch(r"pgd-(\d+)(?::(.*))?", label):
-        return ",".join(filter(None, (f"pgd:steps={found[1]}", found[2])))
-    if found := re.fullmatch(r"autoattack-(\w+)", label):
-        return f"autoattack:version={found[1]}"
-    return label
+def unknown_question(record: Record) -> str:
+    """Return why a record without its question cannot be made again."""
+    if record.data.sample_set == "chosen":
+        return f"record {record.id} was made on chosen samples, which no option asks for"
+    labels = ", ".join(attack.label for attack in record.attacks if attack.spec is None) or "its attacks"
+    return f"record {record.id} is of version 1, which does not tell all options of {labels}; evaluate the model again"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

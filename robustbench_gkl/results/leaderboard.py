@@ -83,6 +83,7 @@ def leaderboard(
     eps: str | None = None,
     ids: Collection[str] | None = None,
     average_seeds: bool = False,
+    strict: bool = False,
 ) -> pd.DataFrame:
     """Return the leaderboard over the records in a results folder, one row a model.
 
@@ -96,6 +97,7 @@ def leaderboard(
         eps: only rows at this radius (``"8/255"``).
         ids: only the records of these ids.
         average_seeds: one row for all models that differ in nothing but the training seed, see :func:`over_seeds`.
+        strict: refuse broken records instead of passing them by.
 
     Returns:
         Columns ``rank model loss arch dataset threat n clean_acc``, one per attack, ``worst_case_acc ci_low ci_high
@@ -104,7 +106,7 @@ def leaderboard(
     Raises:
         UserError: no such folder, a broken record, or an eps that is no number.
     """
-    store = ResultStore(Path(results_dir))
+    store = ResultStore(Path(results_dir), strict=strict)
     wanted_eps = None if eps is None else format_fraction(parse_fraction(eps))
     records = [
         record

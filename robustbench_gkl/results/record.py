@@ -1,21 +1,30 @@
-"""The record of one evaluation: everything needed to judge its numbers."""
+"""The record of one evaluation: its question, its answer, and everything needed to judge it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-SCHEMA_VERSION = 1
+from robustbench_gkl.config import EvalConfig, one_line
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.results.upgrade import upgraded
+
+SCHEMA_VERSION = 2
 
 CheckVerdict = Literal["PASS", "WARN", "FAIL"]
+CheckScope = Literal["model", "attack"]
 _SEVERITY: dict[CheckVerdict, int] = {"PASS": 0, "WARN": 1, "FAIL": 2}
+_ESCAPED_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])", re.IGNORECASE)
+"""How JSON writes control characters other than tabs and line ends."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def canonical_hash(value: Any) -> str:
@@ -28,8 +37,25 @@ def pack_standing(standing: NDArray[np.bool_]) -> str:
     return base64.b64encode(np.packbits(standing).tobytes()).decode()
 
 
+def unpack_standing(packed: str, n: int) -> NDArray[np.bool_]:
+    """Return the (n,) bool that :func:`pack_standing` has written."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8), count=n).astype(bool)
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(_Part):
+    """What happens to a [0, 1] image before the first layer; None for what does not."""
+
+    mean: tuple[float, ...] | None = None
+    """Normalisation inside the model, one value or one per channel; saved with the weights and hashed with them."""
+    std: tuple[float, ...] | None = None
+    resize: int | None = None
+    """Pixels of the shorter side."""
+    crop: int | None = None
+    """Pixels of the square in the middle."""
 
 
 class ModelInfo(_Part):
@@ -43,7 +69,29 @@ class ModelInfo(_Part):
     weights: str | None = None
     """Which file of the run: ``best``, ``last`` or ``average``."""
     weights_sha256: str
+    """Hash of all parameters and buffers, the normalisation included."""
+    preprocessing: Preprocessing | None = None
+    """None in records of earlier versions, which did not say."""
+    code_sha256: str | None = None
+    """Hash of the code that builds a model from outside; None for our own architectures."""
+    model_sha256: str = ""
+    """The model's identity: hash of its weights and its function, see :func:`model_sha256`."""
     train_config: dict[str, Any] | None = None
+
+
+def model_sha256(
+    *,
+    weights_sha256: str,
+    arch: str,
+    preprocessing: Preprocessing | None = None,
+    code_sha256: str | None = None,
+) -> str:
+    """Return the hash of a model's weights and function: the same weights in another architecture are another model.
+
+    Normalisation inside the model is part of the weights' hash.
+    """
+    around = Preprocessing() if preprocessing is None else preprocessing
+    return canonical_hash([weights_sha256, arch, around.resize, around.crop, code_sha256])
 
 
 class DataInfo(_Part):
@@ -54,8 +102,12 @@ class DataInfo(_Part):
     n: int
     sha256: str
     """Hash of the evaluated pixels and labels."""
+    sample_set: str
+    """``first N`` of the split, or ``chosen`` where the samples are others."""
     index_ranges: tuple[tuple[int, int], ...]
     """The samples' indices in the split, as half-open ranges."""
+    blocks: tuple[str, ...] = ()
+    """Hashes of each 50 samples, in order, the rest left out: by them two records show which samples they share."""
 
 
 class ThreatInfo(_Part):
@@ -65,17 +117,33 @@ class ThreatInfo(_Part):
     eps: str
 
     def __str__(self) -> str:
-        return f"{self.norm} {self.eps}"
+        return "clean" if self.eps == "0" else f"{self.norm} {self.eps}"
 
 
 class StageResult(_Part):
     """What one member of an attack did."""
 
     name: str
+    family: str | None = None
+    """The method: ``pgd``, ``apgd``, ``fab``, ``square``, ``torchattacks.CLASS``, ...; None if it is not known."""
+    gradients: bool | None = None
+    """Whether it uses gradients of the model."""
+    targeted: bool | None = None
+    """Whether each run aims at a class of its own."""
+    averages: bool | None = None
+    """Whether it averages over several evaluations of a model that answers at random."""
+    minimal: bool | None = None
+    """Whether it looks for the nearest adversarial image, which may lie outside the ball."""
+    length: int | None = None
+    """Gradient steps of a run; None for attacks without such steps."""
     attacked: int
     broken: int
     rejected: int
     """Candidates that left the ball or [0, 1]; they never count as successes."""
+    candidates: int | None = None
+    """All candidates that were looked at; None where nobody counted."""
+    nonfinite: int = 0
+    """Gradients with NaN or infinite values under finite logits."""
     seconds: float
     forwards: int
     """Images put through the model."""
@@ -83,12 +151,17 @@ class StageResult(_Part):
 
 
 class AttackResult(_Part):
-    """One column of the leaderboard."""
+    """What one attack did."""
 
     label: str
+    """For display alone."""
+    spec: str | None = None
+    """The canonical spec; None where a record of an earlier version does not determine it."""
     robust_acc: float
     """Percentage of all samples correct without an attack and under this attack and those run before it."""
     stages: tuple[StageResult, ...]
+    standing: str = ""
+    """Which samples stand after this attack and those before it, as :func:`pack_standing` writes it."""
 
 
 class Check(_Part):
@@ -98,17 +171,27 @@ class Check(_Part):
     verdict: CheckVerdict
     figure: str
     advice: str = ""
+    scope: CheckScope = "model"
+    """``model``: a failure means that no figure of the model can be trusted. ``attack``: it means that this evaluation
+    has not completed its attacks; what they broke is broken all the same."""
 
 
 class Record(_Part):
-    """One evaluation. Immutable; its id is a hash of what decides the result."""
+    """One evaluation. Immutable; its id is a hash of what decides the result.
 
-    schema_version: Literal[1] = 1
+    Records of version 1 are upgraded as they are read, see :mod:`robustbench_gkl.results.upgrade`.
+    """
+
+    schema_version: Literal[1, 2] = 2
+    """The version that the file was written in."""
     id: str
     created: str
     model: ModelInfo
     data: DataInfo
     threat: ThreatInfo
+    config: EvalConfig | None
+    """The question: the resolved settings, attacks in canonical form. None where a record of version 1 does not
+    determine it."""
     protocol: tuple[dict[str, Any], ...]
     protocol_sha256: str
     engine: str
@@ -126,21 +209,123 @@ class Record(_Part):
     verdicts_sha256: str
     standing: str = ""
     """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""
+    teacher: str | None = None
+    """The model that a distilled model was taught by."""
+    certified: dict[str, Any] | None = None
+    """What was proved of the samples."""
+    draws: int | None = None
+    """Fresh draws an image by which a randomised model was judged; None for one answer."""
+    sha256: str = ""
+    """Hash of everything else; empty in records of version 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        if self.standing:
+            stand = int(unpack_standing(self.standing, self.data.n).sum())
+            if round(self.worst_case_acc * self.data.n / 100) != stand:
+                raise ValueError(
+                    f"worst_case_acc is {self.worst_case_acc:.2f} %, but {stand} of {self.data.n} samples stand; "
+                    "the file was changed after it was written"
+                )
+        return self
 
     def stands(self) -> NDArray[np.bool_] | None:
         """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""
-        if not self.standing:
-            return None
-        packed = np.frombuffer(base64.b64decode(self.standing), dtype=np.uint8)
-        return np.unpackbits(packed, count=self.data.n).astype(bool)
+        return unpack_standing(self.standing, self.data.n) if self.standing else None
+
+    def indices(self) -> NDArray[np.int64]:
+        """Return the indices (n,) of the samples in their split, rising."""
+        return np.concatenate([np.arange(start, stop) for start, stop in self.data.index_ranges])
 
     @property
     def verdict(self) -> CheckVerdict:
         """The worst of the checks."""
         return max((check.verdict for check in self.checks), key=_SEVERITY.__getitem__, default="PASS")
 
+    def failed(self, scope: CheckScope) -> list[str]:
+        """Return the names of the checks of a scope that fail."""
+        return [check.name for check in self.checks if check.verdict == "FAIL" and check.scope == scope]
+
+    def sealed(self) -> Record:
+        """Return the record with its hash."""
+        return self.model_copy(update={"sha256": _seal(self.model_dump(mode="json"))})
+
+    def text(self) -> str:
+        """Return the content of the record's file."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def read(cls, content: bytes, *, what: str) -> Record:
+        """Return the record in a file's content.
+
+        Args:
+            content: JSON.
+            what: names the file in messages.
+
+        Raises:
+            UserError: it is broken, was changed after it was written, or comes from a newer version.
+        """
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise UserError(f"{what} is broken: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{what} is broken: it holds no table")
+        version = values.get("schema_version", 1)
+        if version not in (1, SCHEMA_VERSION):
+            raise UserError(f"{what} has schema version {version!r}, newer than {SCHEMA_VERSION}; update gklbench")
+        if version == SCHEMA_VERSION and values.get("sha256") != _seal(values):
+            raise UserError(f"{what} was changed after it was written: its hash is another")
+        if _ESCAPED_CONTROL.search(content):
+            values = _visible(values)
+        try:
+            if version == 1:
+                values = upgraded(values)
+                model = values["model"]
+                # Version 1 knew our own architectures alone: nothing is done to an image outside the model.
+                identity = model_sha256(weights_sha256=model["weights_sha256"], arch=model["arch"])
+                values["model"] = model | {"model_sha256": identity}
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise one_line(error, what=f"{what} is broken") from None
+        except (KeyError, TypeError, AttributeError, IndexError):
+            raise UserError(f"{what} is broken: it lacks what a record has") from None
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return canonical_hash({key: value for key, value in values.items() if key != "sha256"})
+
+
+def _visible(value: Any) -> Any:
+    """Return ``value`` with the control characters of its texts replaced: they could write anything to a terminal."""
+    if isinstance(value, str):
+        return _CONTROL.sub("�", value)
+    if isinstance(value, list):
+        return [_visible(item) for item in value]
+    return {_visible(key): _visible(item) for key, item in value.items()} if isinstance(value, dict) else value
+
 
 def record_id(
+    *,
+    name: str,
+    model_sha256: str,
+    data_sha256: str,
+    threat: str,
+    protocol: Sequence[dict[str, Any]],
+    engine: str,
+    seed: int,
+    batch_size: int,
+) -> str:
+    """Return ``NAME-HASH``: the same for the same model, samples, threat, protocol, engine and seed.
+
+    The verdicts of the published packages (the engine ``reference``) depend on the batch size, so that it counts too.
+    """
+    key = [model_sha256, data_sha256, threat, list(protocol), engine, seed]
+    key += [batch_size] if engine == "reference" else []
+    return f"{name}-{canonical_hash(key)[:12]}"
+
+
+def first_record_id(
     *,
     name: str,
     weights_sha256: str,
@@ -150,6 +335,6 @@ def record_id(
     engine: str,
     seed: int,
 ) -> str:
-    """Return ``NAME-HASH``: the same for the same weights, samples, threat, protocol, engine and seed."""
+    """Return the id that version 1 gave to the record of an evaluation."""
     key = [weights_sha256, data_sha256, threat, list(protocol), engine, seed]
     return f"{name}-{canonical_hash(key)[:12]}"

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
-from robustbench_gkl.config import one_line
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.results.corruptions import CorruptionRecord
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record
 
 _PART = re.compile(r"(\.(?P<part>[0-9]+(of[0-9]+\.[0-9]+)?))?\.jsonl")
 """How the name of a part ends: a rank, or a shard and a rank; nothing in those that older versions began."""
+_LOGGER = logging.getLogger("robustbench_gkl")
 VERDICT_COLUMNS = ("index", "label", "clean_pred", "broken_by", "adv_pred", "distance")
 
 
@@ -30,15 +32,103 @@ def verdict_bytes(verdicts: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-class ResultStore:
-    """The results folder."""
+class _Kept(Protocol):
+    @property
+    def id(self) -> str: ...
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def text(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Kept)
+
+
+class RecordFiles(Generic[R]):
+    """The records of one kind, ``FOLDER/ID.json``.
+
+    Args:
+        folder: where they are.
+        read: from a file's content, and what to call it in messages, to the record.
+        strict: refuse a broken file instead of passing it by.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[bytes, str], R], *, strict: bool) -> None:
+        self.folder, self.strict = folder, strict
+        self._read = read
+
+    def path(self, identity: str) -> Path:
+        """Return where a record is kept."""
+        return self.folder / f"{identity}.json"
+
+    def prepare(self) -> None:
+        """Make the folder and show that it can be written to.
+
+        Raises:
+            UserError: it cannot.
+        """
+        writable_folder(self.folder, what="the results folder")
+
+    def save(self, record: R) -> None:
+        """Write a record."""
+        write_atomically(self.path(record.id), record.text())
+
+    def load(self, identity: str) -> R | None:
+        """Return a record, or None if there is none of that id.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        path = self.path(identity)
+        return self._load(path) if path.exists() else None
+
+    def all(self, *, of: Collection[str] | None = None) -> Iterator[R]:
+        """Yield the records by file name; one that is broken is passed by and named in a warning, unless ``strict``.
+
+        Args:
+            of: only records whose ids begin with one of these names; None for all.
+
+        Raises:
+            UserError: ``strict``, and a file is broken.
+        """
+        for path in sorted(self.folder.glob("*.json")):
+            if of is not None and path.stem.rpartition("-")[0] not in of:
+                continue
+            try:
+                record = self._load(path)
+            except UserError as error:
+                if self.strict:
+                    raise
+                _LOGGER.warning("%s; passed by", error)
+                continue
+            yield record
+
+    def _load(self, path: Path) -> R:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        return self._read(content, f"record {path}")
+
+
+class ResultStore:
+    """The results folder: evaluations with their verdicts and journals, and evaluations on corrupted images.
+
+    Args:
+        folder: the results folder.
+        strict: refuse broken records instead of passing them by with a warning.
+    """
+
+    def __init__(self, folder: Path, *, strict: bool = False) -> None:
+        self.folder, self.strict = folder, strict
+        self.evaluations = RecordFiles(
+            folder / "records", lambda content, what: Record.read(content, what=what), strict=strict
+        )
+        self.corruptions = RecordFiles(
+            folder / "corruptions", lambda content, what: CorruptionRecord.read(content, what=what), strict=strict
+        )
 
     def record_path(self, record_id: str) -> Path:
         """Return where the record is kept."""
-        return self.folder / "records" / f"{record_id}.json"
+        return self.evaluations.path(record_id)
 
     def verdicts_path(self, record_id: str) -> Path:
         """Return where the verdicts are kept."""
@@ -89,7 +179,7 @@ class ResultStore:
     def save(self, record: Record, verdicts: bytes) -> None:
         """Write the verdicts (parquet), then the record that vouches for them."""
         write_atomically(self.verdicts_path(record.id), verdicts)
-        write_atomically(self.record_path(record.id), record.model_dump_json(indent=1) + "\n")
+        self.evaluations.save(record)
 
     def delete(self, record: Record) -> None:
         """Remove a record, then its verdicts."""
@@ -107,19 +197,17 @@ class ResultStore:
         Raises:
             UserError: the file is broken.
         """
-        path = self.record_path(record_id)
-        return _read(path) if path.exists() else None
+        return self.evaluations.load(record_id)
 
-    def records(self) -> Iterator[Record]:
-        """Yield all records, by file name.
+    def records(self, *, of: Collection[str] | None = None) -> Iterator[Record]:
+        """Yield all records, by file name; those of the models ``of`` if given.
 
         Raises:
-            UserError: the folder does not exist, or a file is broken.
+            UserError: the folder does not exist; a file is broken and the store is strict.
         """
         if not self.folder.is_dir():
             raise UserError(f"there is no results folder {self.folder}; evaluate a model first or give --results-dir")
-        for path in sorted((self.folder / "records").glob("*.json")):
-            yield _read(path)
+        return self.evaluations.all(of=of)
 
     def verdicts(self, record: Record) -> pd.DataFrame:
         """Return the verdicts of a record.
@@ -153,12 +241,3 @@ class ResultStore:
         if hashlib.sha256(content).hexdigest() != record.verdicts_sha256:
             raise UserError(f"{path} is not the file that its record was written with; evaluate again with --overwrite")
         return content
-
-
-def _read(path: Path) -> Record:
-    try:
-        return Record.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise one_line(error, what=f"record {path} is broken") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.config import EvalConfig
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.files import writable_folder, write_atomically
-from robustbench_gkl.report.reproduce import attack_spec
+from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
-from robustbench_gkl.suite.runs import RunFolder, read_records, weights_sha256
+from robustbench_gkl.suite.runs import RunFolder, weights_sha256
 from robustbench_gkl.suite.sizes import dataset_size
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]
@@ -63,7 +64,7 @@ class Ledger:
     def __init__(self, name: str, folders: Folders) -> None:
         self.folders = folders
         self.folder = folders.results / "suites" / name
-        self._records: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._records: dict[tuple[str, str], list[Record]] = {}
         self._hashes: dict[str, list[Any]] = {}
 
     def prepare(self) -> None:
@@ -172,16 +173,16 @@ class Ledger:
         key = next(key for key, value in ours.items() if theirs[key] != value)
         return f"{key} = {theirs[key]}, here {ours[key]}"
 
-    def record(self, cell: EvalCell) -> dict[str, Any] | None:
-        """Return the complete record that the cell asks for, as plain data; None if there is none."""
+    def record(self, cell: EvalCell) -> Record | None:
+        """Return the complete record that the cell asks for; None if there is none."""
         path = self.run_folder(cell.run).weights_path(cell.weights)
         if path is None:
             return None
         weights = self._hash(path)
         outcome = self.outcome(cell)
         for record in self._records.get((Path(cell.run).name, weights), ()):
-            known = outcome is not None and outcome.weights == weights and outcome.record == record["id"]
-            if not record["partial"] and (known or _answers(record, cell)):
+            known = outcome is not None and outcome.weights == weights and outcome.record == record.id
+            if not record.partial and (known or _answers(record, cell)):
                 return record
         return None
 
@@ -192,15 +193,17 @@ class Ledger:
 
     def _read_records(self, cells: Sequence[Cell]) -> None:
         self._records = {}
-        for record in read_records(self.folders.results, models={Path(cell.run).name for cell in cells}):
-            self._records.setdefault((record["model"]["name"], record["model"]["weights_sha256"]), []).append(record)
+        for record in ResultStore(self.folders.results).evaluations.all(of={Path(cell.run).name for cell in cells}):
+            self._note(record)
+
+    def _note(self, record: Record) -> None:
+        self._records.setdefault((record.model.name, record.model.weights_sha256), []).append(record)
 
     def note_record(self, record_id: str) -> None:
         """Take in a record that was written since the survey."""
-        from robustbench_gkl.results import ResultStore
-
-        record = json.loads(ResultStore(self.folders.results).record_path(record_id).read_bytes())
-        self._records.setdefault((record["model"]["name"], record["model"]["weights_sha256"]), []).append(record)
+        record = ResultStore(self.folders.results).load(record_id)
+        if record is not None:
+            self._note(record)
 
     def _hash(self, path: Path) -> str:
         """Return the hash of the model in a weights file, which is read only if it changed since the last time."""
@@ -221,26 +224,27 @@ class Ledger:
             write_atomically(self.folder / "weights.json", json.dumps(self._hashes) + "\n")
 
 
-def _answers(record: Mapping[str, Any], cell: EvalCell) -> bool:
-    """Whether a record of the cell's model was made with the cell's settings."""
-    config, data = cell.config, record["data"]
-    n = config.n or dataset_size(config.dataset, config.split)
-    cheaper = {key for part in record["protocol"] for key in part} & {"search_precision", "compiled", "eps_grid"}
-    shortcuts = {config.search_precision} - {"float32"} | ({"compiled"} if config.compiled else set())
-    return (
-        data["dataset"] == config.dataset
-        and data["split"] == config.split
-        and data["index_ranges"] == [[0, n]]
-        and record["threat"] == {"norm": config.threat.norm, "eps": format_fraction(config.threat.eps)}
-        and record["engine"] == config.engine
-        and record["seed"] == config.seed
-        and not cheaper
-        and not shortcuts
-        and [_spec(attack_spec(attack["label"])) for attack in record["attacks"]] == [*map(_spec, config.attacks)]
+def question(config: EvalConfig) -> EvalConfig:
+    """Return what ``config`` asks in a form that is the same for the same question.
+
+    Attacks are in their canonical form, the number of samples is resolved where it is known without loading them, and
+    a batch size that decides nothing, as our own engine's, is left out.
+    """
+    return config.model_copy(
+        update={
+            "attacks": tuple(_measured(spec, config) for spec in config.attacks),
+            "n": config.n or dataset_size(config.dataset, config.split),
+            "batch_size": config.batch_size if config.engine == "reference" else "auto",
+        }
     )
 
 
-def _spec(text: str) -> tuple[str, frozenset[str]]:
-    """Return an attack's spec without regard to the order of its options."""
-    name, _, options = text.partition(":")
-    return name, frozenset(option.strip() for option in options.split(",") if option.strip())
+def _measured(spec: str, config: EvalConfig) -> str:
+    """Return the canonical spec of what runs: with the engine ``reference``, the published implementation."""
+    attack = parse_attack(spec)
+    return (attack.reference(config.threat) if config.engine == "reference" else attack).canonical
+
+
+def _answers(record: Record, cell: EvalCell) -> bool:
+    """Return whether a record of the cell's model answers the cell's question."""
+    return record.config is not None and question(record.config) == question(cell.config)

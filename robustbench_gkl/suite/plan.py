@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.calls import Calls
 from robustbench_gkl.config import published_figures, recipe_names
 from robustbench_gkl.errors import UserError
+from robustbench_gkl.results import Record
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import (
     LossPasses,
@@ -154,7 +155,7 @@ def _standing(cell: EvalCell, facts: Facts) -> tuple[float | None, float, str]:
     return None, 100.0, "worst case: all stand"
 
 
-def _measured(record: Mapping[str, Any]) -> Calls:
-    stages = [stage for attack in record["attacks"] for stage in attack["stages"]]
-    total = Calls(sum(stage["forwards"] for stage in stages), sum(stage["backwards"] for stage in stages))
-    return total * (1 / int(record["data"]["n"]))
+def _measured(record: Record) -> Calls:
+    stages = [stage for attack in record.attacks for stage in attack.stages]
+    total = Calls(sum(stage.forwards for stage in stages), sum(stage.backwards for stage in stages))
+    return total * (1 / record.data.n)

@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.files import write_atomically
+from robustbench_gkl.settings import eval_options
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Ledger, Outcome
 
@@ -31,7 +31,8 @@ def command_of(cell: Cell, ledger: Ledger) -> list[str]:
     shared = ["--device", folders.device, "--data-dir", str(folders.data)]
     shared += ["--checkpoints-dir", str(folders.checkpoints)]
     if isinstance(cell, EvalCell):
-        return _command("eval", cell.run, *_evaluation(cell), *shared, "--results-dir", str(folders.results))
+        options = [word for group in eval_options(cell.config, weights=cell.weights) for word in group]
+        return _command("eval", cell.run, *options, *shared, "--results-dir", str(folders.results))
     write_atomically(ledger.config_path(cell), cell.config.model_dump_json(indent=1) + "\n")
     if ledger.started(cell):
         return _command("train", "--name", cell.run, "--resume", *shared)
@@ -40,18 +41,6 @@ def command_of(cell: Cell, ledger: Ledger) -> list[str]:
 
 def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "robustbench_gkl", *words]
-
-
-def _evaluation(cell: EvalCell) -> list[str]:
-    config = cell.config
-    words = [word for attack in config.attacks for word in ("--attack", attack)]
-    words += ["--dataset", config.dataset, "--split", config.split]
-    words += [] if config.n is None else ["--n", str(config.n)]
-    words += ["--norm", config.threat.norm, "--eps", format_fraction(config.threat.eps)]
-    words += ["--engine", config.engine, "--batch-size", str(config.batch_size), "--seed", str(config.seed)]
-    words += ["--search-precision", config.search_precision]
-    words += ["--compile"] if config.compiled else []
-    return words + (["--weights", cell.weights] if cell.weights else [])
 
 
 class CellProcess:

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.report.reproduce import attack_spec
+from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
 from robustbench_gkl.suite.ledger import Folders
-from robustbench_gkl.suite.runs import RunFolder, read_records
+from robustbench_gkl.suite.runs import RunFolder
 from robustbench_gkl.suite.sizes import dataset_size
 
 
@@ -44,9 +44,9 @@ class Rates:
         return found
 
     @cached_property
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """All complete records."""
-        return [record for record in read_records(self._folders.results) if not record["partial"]]
+        return [record for record in ResultStore(self._folders.results).evaluations.all() if not record.partial]
 
     def seconds(self, cell: Cell) -> float | None:
         """Return the seconds that the rest of a cell will take; None if nothing like it was measured."""
@@ -64,17 +64,17 @@ class Rates:
     def _evaluation(self, cell: EvalCell) -> float | None:
         n = cell.config.n or dataset_size(cell.config.dataset, cell.config.split)
         arch = self.arch(cell)
-        alike = [record for record in self.records if record["model"]["arch"] == arch]
-        same = [record["seconds"] / record["data"]["n"] for record in alike if same_attacks(record, cell)]
+        alike = [record for record in self.records if record.model.arch == arch]
+        same = [record.seconds / record.data.n for record in alike if same_attacks(record, cell)]
         if n is None or not alike:
             return None
         if same:
             return float(median(same) * n)
         # The same attacks on another model tell the calls, and other attacks on the same model what a call takes.
-        calls = [sum(_passes(record)) / record["data"]["n"] for record in self.records if same_attacks(record, cell)]
+        calls = [sum(_passes(record)) / record.data.n for record in self.records if same_attacks(record, cell)]
         if not calls:
             return None
-        per_call = [record["seconds"] / max(1, sum(_passes(record))) for record in alike]
+        per_call = [record.seconds / max(1, sum(_passes(record))) for record in alike]
         return float(median(calls) * median(per_call) * n)
 
     def arch(self, cell: EvalCell) -> str | None:
@@ -85,20 +85,21 @@ class Rates:
         return next((arch for arch in (RunFolder(folder).arch for folder in folders) if arch is not None), None)
 
 
-def same_attacks(record: dict[str, Any], cell: EvalCell) -> bool:
-    """Whether a record's attacks are the cell's, on the same data set and in the same norm."""
+def same_attacks(record: Record, cell: EvalCell) -> bool:
+    """Return whether a record's attacks are the cell's, on the same data set and in the same norm."""
     return (
-        record["data"]["dataset"] == cell.config.dataset
-        and record["threat"]["norm"] == cell.config.threat.norm
-        and [attack_spec(attack["label"]) for attack in record["attacks"]] == list(cell.config.attacks)
+        record.config is not None
+        and record.data.dataset == cell.config.dataset
+        and record.threat.norm == cell.config.threat.norm
+        and canonical_specs(record.config.attacks) == canonical_specs(cell.config.attacks)
     )
 
 
-def _passes(record: dict[str, Any]) -> Iterable[int]:
+def _passes(record: Record) -> Iterable[int]:
     """Yield the model calls of a record's stages."""
-    for attack in record["attacks"]:
-        for stage in attack["stages"]:
-            yield stage["forwards"] + stage["backwards"]
+    for attack in record.attacks:
+        for stage in attack.stages:
+            yield stage.forwards + stage.backwards
 
 
 def _calls(config: TrainConfig, *, probed: bool = True) -> float | None:

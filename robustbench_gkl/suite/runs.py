@@ -118,23 +118,3 @@ def _tensor(entry: dict[str, Any], data: bytes) -> tuple[str, bytes]:
 
 def _constant(values: list[float]) -> tuple[str, bytes]:
     return f"torch.float32 {(1, len(values), 1, 1)}", np.array(values, dtype="<f4").tobytes()
-
-
-def read_records(folder: Path, *, models: set[str] | None = None) -> list[dict[str, Any]]:
-    """Return the records in a results folder as plain data, unvalidated and in the order of their file names.
-
-    Args:
-        folder: the results folder; one without records has none.
-        models: only those of these models; None for all.
-
-    Raises:
-        UserError: a broken file.
-    """
-    found = []
-    for path in sorted((folder / "records").glob("*.json")):
-        if models is None or path.stem.rpartition("-")[0] in models:
-            try:
-                found.append(json.loads(path.read_bytes()))
-            except (OSError, ValueError):
-                raise UserError(f"record {path} is broken; delete it and evaluate again") from None
-    return found

@@ -83,7 +83,7 @@ def _found(ledger: Ledger, cell: Cell) -> Outcome:
         return Outcome("done", 0, 0.0)
     record = ledger.record(cell)
     assert record is not None
-    return Outcome("done", 0, 0.0, record=record["id"], weights=record["model"]["weights_sha256"])
+    return Outcome("done", 0, 0.0, record=record.id, weights=record.model.weights_sha256)
 
 
 class SlurmQueue:

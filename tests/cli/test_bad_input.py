@@ -165,7 +165,7 @@ CASES = {
         (*TRAIN, "--checkpoints-dir", "/proc/none"), "folder that can be written"
     ),
     "absent results": Case(("leaderboard", "--results-dir", "none"), "none"),
-    "broken record": Case(("leaderboard",), "broken.json", with_file("results/records/broken.json", "{")),
+    "broken record": Case(("leaderboard", "--strict"), "broken.json", with_file("results/records/broken.json", "{")),
     "table that cannot be written": Case(
         ("leaderboard", "--csv", "results/file/t.csv"), "t.csv", with_file("results/file", "in the way")
     ),

@@ -14,7 +14,7 @@ from corruption_files import write_folder
 
 import robustbench_gkl
 from robustbench_gkl.data import load_dataset, to_unit
-from robustbench_gkl.results.corruptions import CorruptionStore
+from robustbench_gkl.results import ResultStore
 
 M = 20
 
@@ -38,7 +38,7 @@ def workplace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_accuracies_are_those_of_the_model(workplace: Path, gklbench: CommandLine) -> None:
     result = gklbench("corruptions", "tiny", "--data", "digits-c")
     assert result.code == 0, result.err
-    (record,) = CorruptionStore(workplace / "results").records()
+    (record,) = ResultStore(workplace / "results").corruptions.all()
     model = robustbench_gkl.load_model("tiny")
     labels = np.load("digits-c/labels.npy")
     rights = []
@@ -59,7 +59,7 @@ def test_it_is_done_once(workplace: Path, gklbench: CommandLine) -> None:
     assert "already evaluated" in gklbench(*arguments).out
     assert "already" not in gklbench(*arguments, "--overwrite").out
     assert "already" not in gklbench(*arguments[:-1], 11).out
-    assert len(list(CorruptionStore(workplace / "results").records())) == 2
+    assert len(list(ResultStore(workplace / "results").corruptions.all())) == 2
     quiet = gklbench(*arguments, "--quiet")
     assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 

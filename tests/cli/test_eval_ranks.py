@@ -45,7 +45,7 @@ def record_in(folder: str) -> Record:
 
 def told(record: Record) -> dict[str, Any]:
     """What a record says but for when, where and how fast; calls differ a little with how samples fall into batches."""
-    said = record.model_dump(exclude={"created", "seconds", "batch_size", "environment"})
+    said = record.model_dump(exclude={"created", "seconds", "batch_size", "config", "environment", "sha256"})
     for attack in said["attacks"]:
         for stage in attack["stages"]:
             del stage["seconds"], stage["forwards"], stage["backwards"]

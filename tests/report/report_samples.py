@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from synthetic_records import save_verdicts
 
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.results.record import (
-    AttackResult,
-    Check,
-    CheckVerdict,
-    DataInfo,
-    ModelInfo,
-    Record,
-    StageResult,
-    ThreatInfo,
-    canonical_hash,
-    pack_standing,
-    record_id,
-)
-from robustbench_gkl.results.store import ResultStore, verdict_bytes
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.config import ThreatConfig, TrainConfig
+from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.results.record import Check, CheckVerdict, ModelInfo, Record, canonical_hash, model_sha256
+from robustbench_gkl.results.store import ResultStore
 
 LOSSES = ("standard", "pgd-at", "trades", "mart", "gkl")
 EPS = ("1/255", "2/255", "4/255", "8/255", "16/255")
@@ -89,48 +79,14 @@ def save_record(
 ) -> Record:
     """Write a record and its verdicts, which agree with each other, and return the record."""
     rng = np.random.default_rng([*name.encode()])
-    stages = {"pgd-20": ("pgd-20",)} | ({"autoattack": MEMBERS} if with_autoattack else {})
-    names = [stage for members in stages.values() for stage in members]
-    survival = [(stage, strength * 0.97**i) for i, stage in enumerate(names)]
-    verdicts = sample_verdicts(rng, n=n, clean=clean, survival=survival)
-    counts = verdicts["broken_by"].value_counts()
-    standing = int((verdicts["clean_pred"] == verdicts["label"]).sum())
-    clean_acc = 100 * standing / n
-    attacks = []
-    for label, members in stages.items():
-        done = []
-        for member in members:
-            broken = int(counts.get(member, 0))
-            done.append(
-                StageResult(
-                    name=member,
-                    attacked=standing,
-                    broken=broken,
-                    rejected=0,
-                    seconds=1.5,
-                    forwards=40 * standing,
-                    backwards=20 * standing,
-                )
-            )
-            standing -= broken
-        attacks.append(AttackResult(label=label, robust_acc=100 * standing / n, stages=tuple(done)))
-    content = verdict_bytes(verdicts)
-    protocol = [
-        {"label": label, "stages": [{"attack": stage} for stage in members]} for label, members in stages.items()
-    ]
+    attacks = [parse_attack(spec) for spec in ("pgd:steps=20", *(["autoattack"] if with_autoattack else []))]
+    stages = ["pgd-20", *(MEMBERS if with_autoattack else ())]
+    survival = [(stage, strength * 0.97**i) for i, stage in enumerate(stages)]
     weights = canonical_hash([name])
     config = TrainConfig.model_validate({"loss": loss, "seed": seed, "recipe": None}) if loss else None
-    record = Record(
-        id=record_id(
-            name="x",
-            weights_sha256=weights,
-            data_sha256=str(n),
-            threat=eps,
-            protocol=protocol,
-            engine="native",
-            seed=seed,
-        ),
-        created=f"2026-03-0{1 + minute // 1440}T{minute // 60 % 24:02}:{minute % 60:02}:00+00:00",
+    return save_verdicts(
+        store,
+        sample_verdicts(rng, n=n, clean=clean, survival=survival),
         model=ModelInfo(
             name=name,
             arch="preact-resnet18",
@@ -138,26 +94,18 @@ def save_record(
             params=11_171_146,
             weights="best",
             weights_sha256=weights,
+            model_sha256=model_sha256(weights_sha256=weights, arch="preact-resnet18"),
             train_config=config.model_dump(mode="json") if config else None,
         ),
-        data=DataInfo(dataset="cifar10", split="test", n=n, sha256=str(n), index_ranges=((0, n),)),
-        threat=ThreatInfo(norm="linf", eps=eps),
-        protocol=tuple(protocol),
-        protocol_sha256=canonical_hash(protocol),
-        engine="native",
+        attacks=attacks,
+        dataset="cifar10",
+        threat=ThreatConfig(norm="linf", eps=parse_fraction(eps)),
         seed=seed,
-        batch_size=250,
-        clean_acc=clean_acc,
-        attacks=tuple(attacks),
-        worst_case_acc=100 * standing / n,
+        created=f"2026-03-0{1 + minute // 1440}T{minute // 60 % 24:02}:{minute % 60:02}:00+00:00",
         checks=(CHECKS["PASS"], *([CHECKS[verdict]] if verdict != "PASS" else [])),
         seconds=12.5,
         environment={"gklbench": "0.1.0", "python": "3.11.7", "torch": "2.9.0", "device": "cpu (x86_64)"},
-        verdicts_sha256=hashlib.sha256(content).hexdigest(),
-        standing=pack_standing(verdicts["broken_by"].isna().to_numpy()),
     )
-    store.save(record, content)
-    return record
 
 
 def save_many(folder: Path, *, seeds: int = 4, eps: Sequence[str] = EPS, n: int = 1000) -> ResultStore:

@@ -120,7 +120,7 @@ def test_what_a_record_says_cannot_become_markup(tmp_path: Path) -> None:
         "checks": (check,),
     }
     path = store.record_path(hostile.id)
-    path.write_text(hostile.model_copy(update=changes).model_dump_json())
+    path.write_text(hostile.model_copy(update=changes).sealed().text())
     assert plain.id != hostile.id
     pages = written(tmp_path / "out", store)
     assert [name for name in pages if ".." in name] == []

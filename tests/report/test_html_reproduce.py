@@ -13,7 +13,7 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.cli import train_command as cli
 from robustbench_gkl.config import TrainConfig, read_recipe, set_key
 from robustbench_gkl.report import reproduce
-from robustbench_gkl.report.reproduce import attack_spec, eval_command, shell_text, train_command
+from robustbench_gkl.report.reproduce import eval_command, shell_text, train_command, unknown_question
 from robustbench_gkl.results import Record, ResultStore
 
 
@@ -92,13 +92,20 @@ def test_no_command_is_made_up(config: dict[str, Any] | None, record: Record) ->
         "autoattack:version=plus",
         "autoattack:version=rand",
         "apgd-ce",
+        "apgd:objective=margin",
+        "apgd:objective=prob-margin,steps=7",
         "fab-t",
         "torchattacks.MIFGSM:steps=10",
     ],
 )
-def test_the_spec_of_a_label_is_the_attack(spec: str) -> None:
+def test_the_spec_that_is_typed_is_the_attack(spec: str, record: Record) -> None:
     attack = parse_attack(spec)
-    assert parse_attack(attack_spec(attack.label)) == attack
+    assert record.config is not None
+    config = record.config.model_copy(update={"attacks": (attack.canonical,)})
+    command = eval_command(record.model_copy(update={"config": config}))
+    assert command is not None
+    (typed,) = [words[1] for words in command if words[0] == "--attack"]
+    assert parse_attack(typed) == attack
 
 
 def test_the_eval_command_says_all_that_was_asked(record: Record) -> None:
@@ -109,13 +116,16 @@ def test_the_eval_command_says_all_that_was_asked(record: Record) -> None:
         "--attack autoattack --seed 0 --batch-size 250 --weights best"
     )
     assert shell_text(command).replace("\\\n    ", "") == expected
-    odd = record.data.model_copy(update={"split": "train"})
-    other = eval_command(record.model_copy(update={"engine": "reference", "data": odd}))
+    assert record.config is not None
+    odd = record.config.model_copy(update={"split": "train", "engine": "reference"})
+    other = eval_command(record.model_copy(update={"config": odd}))
     assert other is not None
     assert ["--dataset", "cifar10", "--split", "train", "--n", "50"] in other
     assert "reference" in other[-1]
 
 
 def test_samples_that_no_option_names_have_no_command(record: Record) -> None:
-    data = record.data.model_copy(update={"index_ranges": ((0, 10), (20, 60))})
-    assert eval_command(record.model_copy(update={"data": data})) is None
+    data = record.data.model_copy(update={"sample_set": "chosen"})
+    odd = record.model_copy(update={"data": data, "config": None})
+    assert eval_command(odd) is None
+    assert "chosen samples" in unknown_question(odd)

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.results.corruptions import (
-    COLUMNS,
-    CorruptionData,
-    CorruptionRecord,
-    CorruptionStore,
-    Counts,
-    corruption_id,
-    corruption_leaderboard,
-)
+from robustbench_gkl.results import ResultStore
+from robustbench_gkl.results.corruption_board import COLUMNS, corruption_leaderboard
+from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.record import ModelInfo
 
 FOG: Counts = (100, 90, 80, 50, 10)
@@ -59,7 +53,7 @@ def test_the_interval_covers(together: bool, at_least: float) -> None:
 
 
 def test_the_leaderboard_ranks_only_the_same_images(tmp_path: Path) -> None:
-    store = CorruptionStore(tmp_path)
+    store = ResultStore(tmp_path).corruptions
     store.prepare()
     for made in (
         record("low", {"fog": (10, 10, 10, 10, 10)}),
@@ -80,11 +74,13 @@ def test_the_leaderboard_ranks_only_the_same_images(tmp_path: Path) -> None:
     assert corruption_leaderboard(tmp_path, dataset="CIFAR-100-C").empty
 
 
-def test_broken_records_are_refused(tmp_path: Path) -> None:
+def test_broken_records_are_passed_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(UserError, match="gklbench corruptions"):
         corruption_leaderboard(tmp_path)
     (tmp_path / "corruptions").mkdir()
     assert corruption_leaderboard(tmp_path).empty
     (tmp_path / "corruptions/x.json").write_text("{")
+    assert corruption_leaderboard(tmp_path).empty
+    assert "x.json is broken" in caplog.text
     with pytest.raises(UserError, match="broken"):
-        corruption_leaderboard(tmp_path)
+        corruption_leaderboard(tmp_path, strict=True)

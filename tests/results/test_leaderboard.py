@@ -64,7 +64,7 @@ class TestCells:
         columns = list(table(store))
         assert columns[8:-6] == [
             *("fgsm", "pgd-20", "pgd-20:restarts=5", "pgd-100", "square"),
-            *("autoattack", "autoattack:version=rand"),
+            *("autoattack", "autoattack-rand"),
         ]
 
     def test_values(self, store: ResultStore, add: Add) -> None:

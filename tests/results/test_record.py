@@ -28,7 +28,7 @@ def test_is_frozen(record: Record) -> None:
         record.clean_acc = 100.0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("change", [{"schema_version": 2}, {"new_key": 1}, {"clean_acc": "high"}, {"clean_acc": None}])
+@pytest.mark.parametrize("change", [{"schema_version": 3}, {"new_key": 1}, {"clean_acc": "high"}, {"clean_acc": None}])
 def test_what_is_no_record_is_refused(record: Record, change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         Record.model_validate_json(json.dumps(json.loads(record.model_dump_json()) | change))
@@ -54,16 +54,17 @@ def test_canonical_hash_is_of_sorted_json() -> None:
 def test_the_id_is_a_function_of_what_decides_the_result() -> None:
     base: dict[str, Any] = {
         "name": "run",
-        "weights_sha256": "w",
+        "model_sha256": "w",
         "data_sha256": "d",
         "threat": "linf 0.1",
         "protocol": [{"label": "pgd-20"}],
         "engine": "native",
         "seed": 0,
+        "batch_size": 250,
     }
     changes = {
         "name": "other",
-        "weights_sha256": "w2",
+        "model_sha256": "w2",
         "data_sha256": "d2",
         "threat": "l2 0.1",
         "protocol": [{"label": "pgd-50"}],
@@ -73,4 +74,7 @@ def test_the_id_is_a_function_of_what_decides_the_result() -> None:
     ids = {record_id(**base)} | {record_id(**(base | {key: value})) for key, value in changes.items()}
     assert len(ids) == 1 + len(changes)
     assert record_id(**base) == record_id(**base)
+    # The published packages draw batch by batch, ours sample by sample.
+    assert record_id(**base | {"batch_size": 8}) == record_id(**base)
+    assert len({record_id(**base | {"engine": "reference", "batch_size": size}) for size in (8, 250)}) == 2
     assert record_id(**base).startswith("run-")

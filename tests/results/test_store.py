@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,15 +63,15 @@ class TestStore:
         record = make_record(store, outcome(stands=3))
         path = store.record_path(record.id)
         path.write_bytes(path.read_bytes()[:cut])
-        self.assert_broken(store, "Invalid JSON")
+        self.assert_broken(store, "Expecting|Unterminated|Extra data")
 
     @pytest.mark.parametrize(
         ("content", "says"),
         [
-            (b"{}", "schema_version|id: is missing"),
-            (b"[]", "object"),
-            (b"\x89PNG\r\n\x1a\n\x00\x00", "Invalid JSON"),
-            (b"<!DOCTYPE html>" * 100, "Invalid JSON"),
+            (b"{}", "lacks what a record has"),
+            (b"[]", "holds no table"),
+            (b"\x89PNG\r\n\x1a\n\x00\x00", "utf"),
+            (b"<!DOCTYPE html>" * 100, "Expecting value"),
         ],
     )
     def test_what_is_no_record_is_one_line(self, store: ResultStore, content: bytes, says: str) -> None:
@@ -81,14 +83,29 @@ class TestStore:
         record = make_record(store, outcome(stands=3))
         path = store.record_path(record.id)
         path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-        self.assert_broken(store, "schema_version: .* got 99")
+        self.assert_broken(store, "has schema version 99, newer than 2; update gklbench")
+
+    def test_a_record_that_was_changed_is_one_line(self, store: ResultStore) -> None:
+        record = make_record(store, outcome(stands=3))
+        path = store.record_path(record.id)
+        path.write_text(path.read_text().replace('"clean_acc": 100.0', '"clean_acc": 99.0'))
+        self.assert_broken(store, "was changed after it was written")
 
     def assert_broken(self, store: ResultStore, says: str) -> None:
-        with pytest.raises(UserError, match=rf"record .*model-\w+\.json is broken: .*({says})") as caught:
-            list(store.records())
-        message = str(caught.value)
+        """The others are read, and the broken one is named; a strict store refuses it."""
+        whole = make_record(store, outcome(stands=2), model="whole")
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("robustbench_gkl").addHandler(handler)
+        assert list(store.records()) == [whole]
+        logging.getLogger("robustbench_gkl").removeHandler(handler)
+        (message,) = lines
+        assert re.search(rf"record .*model-\w+\.json .*({says})", message)
         assert "\n" not in message
         assert len(message) < 500
+        with pytest.raises(UserError, match=says):
+            list(ResultStore(store.folder, strict=True).records())
 
     def test_verdicts_must_be_those_of_the_record(self, store: ResultStore) -> None:
         record = make_record(store, outcome(stands=3, broken=1))

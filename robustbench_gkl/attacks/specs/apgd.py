@@ -50,7 +50,7 @@ class APGD(SearchSpec):
         return f"apgd-{self.objective}"
 
     @property
-    def label(self) -> str:
+    def brief(self) -> str:
         """The name, followed by what is not the default."""
         return ":".join(filter(None, (self.name, self._changed(hide=["objective"]))))
 

@@ -54,7 +54,7 @@ class AttackSpec(ABC):
 
     name: ClassVar[str]
     """The name in a spec."""
-    family: ClassVar[str]
+    family: ClassVar[str] = "other"
     """The method, whatever the options or the objective: ``pgd``, ``apgd``, ``fab``, ``square``, ..."""
     implementation: ClassVar[str] = "gklbench"
     """Whose code runs; part of the protocol."""
@@ -62,12 +62,19 @@ class AttackSpec(ABC):
     """Whether the attack uses gradients of the model."""
     targeted: ClassVar[bool] = False
     """Whether each run aims at a class of its own: the runner-up of the unattacked image with the run's rank."""
+    minimal: ClassVar[bool] = False
+    """Whether the attack looks for the nearest adversarial image, which may well lie outside the ball."""
     runner: ClassVar[str]
     """``module:function`` of the function that :meth:`__call__` calls with the spec and its own arguments."""
 
     @property
     def label(self) -> str:
-        """The name of the attack's column: its spec with what is not the default. For display alone."""
+        """The name of the attack's column. For display alone."""
+        return self.brief
+
+    @property
+    def brief(self) -> str:
+        """The spec with what is not the default, as a person would type it."""
         return ":".join(filter(None, (self.name, self._changed())))
 
     def _changed(self, *, hide: Sequence[str] = ()) -> str:

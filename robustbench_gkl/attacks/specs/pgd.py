@@ -53,6 +53,11 @@ class PGD(SearchSpec):
         return ":".join(filter(None, (f"pgd-{self.steps}", self._changed(hide=["steps"]))))
 
     @property
+    def brief(self) -> str:
+        """``pgd:steps=20``, followed by what is not the default."""
+        return ",".join(filter(None, (f"pgd:steps={self.steps}", self._changed(hide=["steps"]))))
+
+    @property
     def length(self) -> int:
         """The number of gradient steps."""
         return self.steps

@@ -98,7 +98,7 @@ class TorchAttack(AttackSpec):
         return CLASSES[self.cls].targeted
 
     @property
-    def minimal(self) -> bool:
+    def minimal(self) -> bool:  # type: ignore[override]
         """Whether the class looks for the nearest adversarial image."""
         return CLASSES[self.cls].minimal
 
@@ -115,7 +115,7 @@ class TorchAttack(AttackSpec):
         return steps if isinstance(steps, int) and self.gradients else None
 
     @property
-    def label(self) -> str:
+    def brief(self) -> str:
         """The spec with what is not the default."""
         defaults = _parameters(self.cls)
         changed = [f"{key}={value}" for key, value in self.arguments if defaults.get(key) != value]
