@@ -122,8 +122,9 @@ def test_welch_against_scipy() -> None:
     for first, second in ((2, 2), (3, 5), (9, 4)):
         one, other = 50 + 3 * generator.standard_normal(first), 52 + generator.standard_normal(second)
         expected = stats.ttest_ind(one, other, equal_var=False).pvalue
-        assert welch_p(SeedMean.of(one, n=1000), SeedMean.of(other, n=1000)) == pytest.approx(expected)
-        low, high = SeedMean.of(one, n=1000).interval()
+        mean = SeedMean.of(one.tolist(), n=1000)
+        assert welch_p(mean, SeedMean.of(other.tolist(), n=1000)) == pytest.approx(expected)
+        low, high = mean.interval()
         assert (low, high) == pytest.approx(stats.t.interval(0.95, first - 1, np.mean(one), stats.sem(one)))
 
 
