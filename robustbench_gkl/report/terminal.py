@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 1000
 """Characters in a line where there is no terminal, so that nothing in logs and files is cut or broken."""
-_DISPENSABLE = ("params", "eval_seconds", "arch", "loss", "ci_low", "ci_high", "n", "threat", "dataset")
+_DISPENSABLE = (
+    *("params", "eval_seconds", "arch", "loss", "lacks", "attack_seeds", "engine", "ci_low", "ci_high", "weights"),
+    *("samples", "split", "n", "threat", "dataset"),
+)
 """Columns that a narrow terminal does without, in the order in which they go."""
 
 
@@ -44,7 +47,7 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
     columns = {name: [_cell(name, value) for value in frame[name]] for name in frame.columns}
     widths = {name: max(map(len, [name, *map(str, cells)])) for name, cells in columns.items()}
     left_out = []
-    for name in _DISPENSABLE:
+    for name in _dispensable(frame):
         if _total(widths) <= width:
             break
         if columns.pop(name, None) is not None:
@@ -63,6 +66,12 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
     return table
+
+
+def _dispensable(frame: pd.DataFrame) -> list[str]:
+    """Return what a narrow terminal does without: a tier that all rows share first, attacks after others last."""
+    alike = ["tier"] if "tier" in frame and frame["tier"].nunique() <= 1 else []
+    return [*alike, *_DISPENSABLE, *(name for name in map(str, frame) if name.startswith("after "))]
 
 
 def _total(widths: Mapping[str, int]) -> int:

@@ -20,8 +20,9 @@ from robustbench_gkl.results import ResultStore, leaderboard
 def frame(tmp_path: Path) -> pd.DataFrame:
     store = ResultStore(tmp_path)
     for model, verdict in (("alpha", "PASS"), ("beta", "WARN"), ("gamma", "FAIL")):
-        attacks = ("pgd-20", "autoattack") if model == "alpha" else ("pgd-20",)
-        make_record(store, outcome(stands=5, broken=4, wrong=1), model=model, verdict=verdict, attacks=attacks)  # type: ignore[arg-type]
+        make_record(store, outcome(stands=5, broken=4, wrong=1), model=model, verdict=verdict)  # type: ignore[arg-type]
+        if model == "alpha":
+            make_record(store, outcome(stands=5, broken=4, wrong=1, by="square"), model=model, attacks=("autoattack",))
     return leaderboard(tmp_path)
 
 
@@ -40,8 +41,9 @@ class TestTable:
         by_model = {row.split()[1]: row.split() for row in rows}
         assert by_model["alpha"] == [
             *("1", "alpha", "gkl", "tiny-cnn", "digits", "linf", "0.1", "10", "90.00", "50.00", "50.00", "50.00"),
-            *("23.66", "76.34", "PASS", "1234", "1.5"),
+            *("23.66", "76.34", "PASS", "1234", "3.0", "autoattack"),
         ]
+        assert rows[-1].endswith("checks fail: some-check")
         assert by_model["gamma"][0] == "-"  # not ranked
         assert by_model["beta"][10] == "-"  # no AutoAttack
 
@@ -61,7 +63,7 @@ class TestTable:
         head, *rest = text.splitlines()
         rows = rest[: len(frame)]
         kept = head.split()
-        assert {"rank", "model", "clean_acc", "worst_case_acc", "checks"} <= set(kept) < set(frame)
+        assert {"rank", "model", "clean_acc", "worst_case_acc", "checks", "tier"} <= set(kept) < set(frame)
         assert max(map(len, text.splitlines())) <= width
         for name, row in zip(frame["model"], rows, strict=True):
             assert str(name) in row
