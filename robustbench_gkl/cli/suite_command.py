@@ -111,7 +111,10 @@ def _show_failures(board: Board, overview: Overview) -> None:
 
 
 def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console) -> None:
-    """Print the leaderboard and what is missing from it, and exit with 1 if anything is."""
+    """Print the leaderboard and what is missing from it, and exit with 1 if anything is.
+
+    Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
+    """
     from robustbench_gkl.report.terminal import leaderboard_table
     from robustbench_gkl.results.export import save_table
     from robustbench_gkl.results.leaderboard import leaderboard
