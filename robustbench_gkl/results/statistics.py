@@ -115,10 +115,14 @@ class PairedTests:
     def ranks(self) -> NDArray[np.int64]:
         """Return (m,) ranks: 1 + the number of models that are significantly better."""
         many = np.bincount(self.which, minlength=len(self.distinct)).astype(np.float64)
+        # Of a number of discordant samples p rises with the smaller count, so that a limit on this count decides.
+        limit = np.full(self.distinct.shape[1] + 1, -1)
+        codes = self.codes[self.adjusted < SIGNIFICANCE]
+        fewer, more = codes >> 32, codes & 0xFFFFFFFF
+        np.maximum.at(limit, fewer + more, fewer)
         ahead = np.zeros(len(self.distinct))
         for rows, ours, theirs in _discordant(self.distinct):
-            adjusted = self.adjusted[np.searchsorted(self.codes, _code(ours, theirs))]
-            ahead[rows] = ((adjusted < SIGNIFICANCE) & (theirs > ours)) @ many
+            ahead[rows] = ((theirs > ours) & (ours <= limit[ours + theirs])) @ many
         ranks: NDArray[np.int64] = 1 + ahead.astype(np.int64)[self.which]
         return ranks
 
