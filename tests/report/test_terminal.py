@@ -72,6 +72,19 @@ class TestTable:
         assert caption.startswith("no room here for params")
         assert all(str(name) in caption for name in set(frame) - set(kept))
 
+    def test_what_tells_boards_apart_and_what_a_model_lacks_stays(self, tmp_path: Path) -> None:
+        store = ResultStore(tmp_path)
+        for eps in ("1/255", "2/255"):
+            make_record(store, [None] * 9, attacks=("pgd-20", "fgsm"), eps=eps)
+            make_record(store, [None] * 9, model="half[b]", attacks=("pgd-20", "fgsm"), eps=eps, partial=True)
+        text = rendered(leaderboard(tmp_path), width=80)
+        head, *rows = text.splitlines()
+        assert {"threat", "tier"} <= set(head.split())
+        assert "n" not in head.split()
+        assert [row.split()[3] for row in rows[:4]] == ["1/255", "1/255", "2/255", "2/255"]
+        told = " ".join(" ".join(rows[4:]).split())
+        assert told.count("half[b] has no rank for want of: a complete attack (fgsm stopped early)") == 2
+
     def test_a_very_narrow_one_folds_and_loses_nothing(self, frame: pd.DataFrame) -> None:
         text = rendered(frame, width=40)
         assert "…" not in text
