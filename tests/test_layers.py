@@ -32,20 +32,22 @@ GROUND = frozenset(
     }
 )
 PARTS = frozenset({"losses", "attacks", "models", "data"})
+RUNS = frozenset({"runs"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "cli": GROUND | PARTS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": GROUND | VIEWS,
-    "evaluation": GROUND | PARTS | frozenset({"training", "results"}),
-    "training": GROUND | PARTS,
-    "report": GROUND | frozenset({"results"}),
+    "cli": GROUND | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
+    "suite": GROUND | RUNS | VIEWS,
+    "evaluation": GROUND | PARTS | RUNS | frozenset({"results"}),
+    "training": GROUND | PARTS | RUNS,
+    "report": GROUND | RUNS | frozenset({"results"}),
     "results": GROUND,
+    "runs": GROUND | frozenset({"models"}),
     **dict.fromkeys(PARTS, GROUND),
     **dict.fromkeys(GROUND, GROUND),
 }
-"""What each part of the package may import beside itself: cli -> jobs and views -> parts -> ground."""
+"""What each part of the package may import beside itself: cli -> jobs and views -> runs -> parts -> ground."""
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
 

@@ -16,7 +16,7 @@ import torch
 from command_line import CommandLine, Result
 
 from robustbench_gkl.results import ResultStore
-from robustbench_gkl.training import Run
+from robustbench_gkl.runs import Run
 
 Hosts = Callable[..., list[Result]]
 

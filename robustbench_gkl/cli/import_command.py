@@ -38,12 +38,12 @@ def command(
 
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.device import environment
+    from robustbench_gkl.files import file_sha256
     from robustbench_gkl.models import create_model
     from robustbench_gkl.models.published import load_published, read_checkpoint
     from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.runs import Run, RunConfig, now
     from robustbench_gkl.settings import check_name
-    from robustbench_gkl.training import Run, RunConfig
-    from robustbench_gkl.training.checkpoint import file_sha256, now
 
     run = Run(checkpoints_dir / check_name(name))
     if run.exists() and not overwrite:

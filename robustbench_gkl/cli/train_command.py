@@ -15,7 +15,8 @@ from robustbench_gkl.errors import UserError
 if TYPE_CHECKING:
     from robustbench_gkl.config import TrainConfig
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import EpochReport, Run, StepReport
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import EpochReport, StepReport
     from robustbench_gkl.training.metrics import Logger
 
 
@@ -56,7 +57,8 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     from robustbench_gkl.distributed import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import Interrupted, Run, train
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import Interrupted, train
 
     if given["resume"] and given["overwrite"]:
         raise UserError("give --resume or --overwrite, not both")
@@ -121,8 +123,8 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
 def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
     """Return the configuration and the run's name: recipe, then --set, then options."""
     from robustbench_gkl.config import TrainConfig, read_assignment, read_recipe, validated
+    from robustbench_gkl.runs import Run
     from robustbench_gkl.settings import check_name, run_name, with_changes
-    from robustbench_gkl.training import Run
 
     values: dict[str, Any] = {}
     if recipe is not None:

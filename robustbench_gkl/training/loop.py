@@ -23,9 +23,9 @@ from robustbench_gkl.files import write_atomically
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.noise import Noise
+from robustbench_gkl.runs import Run
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
-from robustbench_gkl.training.checkpoint import Run
 from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
 from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates

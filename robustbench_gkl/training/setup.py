@@ -14,7 +14,7 @@ from robustbench_gkl.device import environment
 from robustbench_gkl.distributed import ALONE, World
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.models import Classifier, create_model
-from robustbench_gkl.training.checkpoint import Run, RunConfig, now
+from robustbench_gkl.runs import Run, RunConfig, now
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 

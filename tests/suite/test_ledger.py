@@ -15,11 +15,11 @@ from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.models import create_model
 from robustbench_gkl.results import ResultStore
+from robustbench_gkl.runs import Run
+from robustbench_gkl.runs import weights_sha256 as torch_weights_sha256
 from robustbench_gkl.suite import Suite, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
 from robustbench_gkl.suite.runs import weights_sha256
-from robustbench_gkl.training import Run
-from robustbench_gkl.training import weights_sha256 as torch_weights_sha256
 
 TWO = """
 [train]

@@ -18,7 +18,8 @@ from torch import nn
 from robustbench_gkl.cli import run as gklbench
 from robustbench_gkl.distributed import ALONE, World, rank_device
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.training import Interrupted, Run, train
+from robustbench_gkl.runs import Run
+from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 # Near the image the gradient of KL is a difference of nearly equal numbers, and the attack follows its signs: with a

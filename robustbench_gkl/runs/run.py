@@ -49,15 +49,6 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat()
 
 
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class Run:
     """The folder of a run."""
