@@ -1,5 +1,8 @@
-"""Runs: the folder of a trained or imported model."""
+"""Runs: the folder of a trained or imported model. To look at one takes no torch; to load its model does."""
 
-from robustbench_gkl.runs.run import Run, RunConfig, find_run, load_model, now, weights_sha256
+from robustbench_gkl.runs.config import RunConfig, now
+from robustbench_gkl.runs.finding import find_run, load_model, look_for, runs_in
+from robustbench_gkl.runs.run import Run
+from robustbench_gkl.runs.weights import weights_sha256
 
-__all__ = ["Run", "RunConfig", "find_run", "load_model", "now", "weights_sha256"]
+__all__ = ["Run", "RunConfig", "find_run", "load_model", "look_for", "now", "runs_in", "weights_sha256"]

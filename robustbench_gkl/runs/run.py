@@ -1,71 +1,44 @@
-"""Runs on disk: configuration, weights and training state. Nothing is ever unpickled beyond plain tensors."""
+"""The folder of a run: configuration, metrics, weights and training state. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
-import hashlib
+import csv
 import io
 import json
 import pickle
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import nn
+from pydantic import ValidationError
 
 from robustbench_gkl.config import TrainConfig, one_line
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
-from robustbench_gkl.models import Classifier, create_model
-from robustbench_gkl.settings import WEIGHTS
-from robustbench_gkl.settings import WeightsName as WeightsName
+from robustbench_gkl.runs.config import RunConfig
+from robustbench_gkl.runs.weights import check_hash, file_weights_sha256, load_weights, save_weights
+from robustbench_gkl.settings import WEIGHTS, WeightsName
 
+if TYPE_CHECKING:
+    import torch
 
-class RunConfig(BaseModel):
-    """``config.json``: what is needed to build the model and to train it again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[1] = 1
-    name: str
-    arch: str
-    num_classes: int
-    input_shape: tuple[int, int, int]
-    dataset: str
-    train: TrainConfig | None = None
-    """None for imported models."""
-    source: dict[str, str] | None = None
-    """Where an imported model came from."""
-    created: str
-    environment: dict[str, str]
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601 to the microsecond."""
-    return datetime.now(timezone.utc).isoformat()
+    from robustbench_gkl.models import Classifier
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run."""
+    """The folder of a run, which need not exist."""
 
     folder: Path
 
     @property
     def name(self) -> str:
         """The run's name: that of its folder."""
-        return self.folder.name
-
-    def weights_path(self, which: WeightsName) -> Path:
-        """Return where ``which`` weights are kept."""
-        return self.folder / f"{which}.safetensors"
+        named = self.folder.name not in ("", "..")
+        return (self.folder if named else self.folder.resolve()).name
 
     def exists(self) -> bool:
-        """Whether a run has been started here."""
+        """Whether a run was started or imported here."""
         return (self.folder / "config.json").exists()
 
     def create(self, config: RunConfig) -> None:
@@ -97,12 +70,41 @@ class Run:
         except ValidationError as error:
             raise one_line(error, what=f"{path} is broken") from None
 
-    def save_weights(self, which: WeightsName, model: Classifier) -> None:
-        """Write the weights, with the normalisation constants in the file's header."""
-        constants = model.normalize.constants()
-        header = {} if constants is None else {"mean": json.dumps(constants[0]), "std": json.dumps(constants[1])}
-        tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-        write_atomically(self.weights_path(which), lambda path: save_file(tensors, path, metadata=header))
+    def trained_with(self) -> TrainConfig | None:
+        """Return the settings that the run was started with; None for no run, and for one that was imported.
+
+        Raises:
+            UserError: ``config.json`` is broken.
+        """
+        return self.config().train if self.exists() else None
+
+    def last_row(self) -> dict[str, float]:
+        """Return the newest row of ``metrics.csv``; empty before the end of the first epoch.
+
+        Raises:
+            UserError: the file is broken.
+        """
+        path = self.folder / "metrics.csv"
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            return {key: float(value) for key, value in rows[-1].items() if value} if rows else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            raise UserError(f"{path} is broken; train the run again with --overwrite") from None
+
+    def epochs_done(self) -> int:
+        """Return how many epochs have ended.
+
+        Raises:
+            UserError: ``metrics.csv`` is broken.
+        """
+        return int(self.last_row().get("epoch", 0))
+
+    def weights_path(self, which: WeightsName) -> Path:
+        """Return where ``which`` weights are kept."""
+        return self.folder / f"{which}.safetensors"
 
     def available(self) -> list[WeightsName]:
         """Return which weights there are, the preferred first."""
@@ -121,20 +123,29 @@ class Run:
             raise UserError(f"run {self.name} has no {which} weights; it has {', '.join(found)}")
         return which or found[0]
 
+    def weights_sha256(self, which: WeightsName | None = None) -> str:
+        """Return the hash of a saved model, that of :func:`robustbench_gkl.runs.weights_sha256`, without torch.
+
+        Raises:
+            UserError: no such weights, or a broken file.
+        """
+        return file_weights_sha256(self.weights_path(self.choose(which)))
+
+    def save_weights(self, which: WeightsName, model: Classifier) -> None:
+        """Write the weights, with the normalisation constants and the hash in the file's header."""
+        save_weights(self.weights_path(which), model)
+
     def load_model(self, which: WeightsName | None = None, *, device: torch.device | str = "cpu") -> Classifier:
         """Return the model in eval mode.
 
         Raises:
             UserError: no run, no such weights, or a broken file.
         """
+        from robustbench_gkl.models import create_model
+
         config = self.config()
         path = self.weights_path(self.choose(which))
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is broken ({error}); restore it or train the run again") from None
+        state, header = load_weights(path)
         model = create_model(
             config.arch,
             num_classes=config.num_classes,
@@ -146,10 +157,13 @@ class Run:
             model.load_state_dict(state)
         except RuntimeError:
             raise UserError(f"{path} does not hold the weights of {config.arch} that config.json names") from None
+        check_hash(path, header, model)
         return model.to(device).eval()
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state."""
+        import torch
+
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomically(self.folder / "state.pt", buffer.getvalue())
@@ -168,6 +182,8 @@ class Run:
         Raises:
             UserError: the file is broken.
         """
+        import torch
+
         content = self.state_bytes() if content is None else content
         if content is None:
             return None
@@ -177,52 +193,3 @@ class Run:
             path = self.folder / "state.pt"
             raise UserError(f"{path} is broken, so the run cannot go on; start it again with --overwrite") from None
         return state
-
-
-def find_run(name: str, *, checkpoints_dir: Path = Path("checkpoints")) -> Run:
-    """Return the run called ``name``, or the one in the folder ``name``.
-
-    Raises:
-        UserError: there is none; the message lists the runs there are.
-    """
-    for folder in (checkpoints_dir / name, Path(name)):
-        if Run(folder).exists():
-            return Run(folder)
-    known = sorted(path.parent.name for path in checkpoints_dir.glob("*/config.json"))
-    listed = ", ".join(known[:10]) + (" ..." if len(known) > 10 else "")
-    raise UserError(f"no run {name!r} in {checkpoints_dir} (runs there: {listed or 'none'}); train or import it first")
-
-
-def load_model(
-    run: str | Path,
-    *,
-    weights: WeightsName | None = None,
-    checkpoints_dir: str | Path = "checkpoints",
-    device: torch.device | str = "cpu",
-) -> Classifier:
-    """Load a trained or imported model.
-
-    Args:
-        run: the run's name or folder.
-        weights: ``best``, ``last`` or ``average``; None for the average if there is one, else best, else last.
-        checkpoints_dir: where runs are kept.
-        device: where to put it.
-
-    Returns:
-        The model in eval mode: images (B, C, H, W) float32 in [0, 1] in, logits (B, K) out.
-
-    Raises:
-        UserError: no such run or weights, or a broken file.
-    """
-    return find_run(str(run), checkpoints_dir=Path(checkpoints_dir)).load_model(weights, device=device)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the hash of all parameters and buffers, those outside the state dict (normalisation) included."""
-    digest = hashlib.sha256()
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
