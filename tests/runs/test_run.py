@@ -44,7 +44,8 @@ def test_the_hash_of_a_weights_file_is_that_of_the_model(normalised: bool, tmp_p
     model = create_model("preact-resnet18", num_classes=10, **(NORMALISED if normalised else {}))  # type: ignore[arg-type]
     run = Run(tmp_path)
     run.save_weights("last", model)
-    header = safetensors.safe_open(run.weights_path("last"), framework="numpy").metadata()
+    with safetensors.safe_open(run.weights_path("last"), framework="numpy") as file:
+        header = file.metadata()
     assert run.weights_sha256("last") == header["weights_sha256"] == weights_sha256(model)
     of_earlier_version(run.weights_path("last"))
     assert run.weights_sha256() == weights_sha256(model)
