@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.runs.run import Run
+from robustbench_gkl.runs.writing import settled
 from robustbench_gkl.settings import WeightsName, check_name
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def look_for(name: str, *, checkpoints_dir: Path = Path("checkpoints")) -> Run:
     """Return the run called ``name``, or the one in the folder ``name``; the first if there is neither."""
-    named, placed = Run(checkpoints_dir / name), Run(Path(name))
+    named, placed = settled(Run(checkpoints_dir / name)), settled(Run(Path(name)))
     return placed if placed.exists() and not named.exists() else named
 
 

@@ -50,11 +50,12 @@ class Run:
         writable_folder(self.folder, what="the run's folder")
         write_atomically(self.folder / "config.json", config.model_dump_json(indent=1) + "\n")
 
-    def delete(self) -> None:
-        """Delete what a run consists of, and nothing else that may lie in its folder."""
-        for pattern in ("config.json", "*.safetensors", "state.pt", "metrics.csv", "tensorboard/events.*"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+    def files(self) -> list[Path]:
+        """Return the files that a run consists of, none of the others that may lie in its folder."""
+        names = ["config.json", "metrics.csv", "state.pt", *(f"{which}.safetensors" for which in WEIGHTS)]
+        patterns = [*names, "tensorboard/events.*"]
+        patterns += [f".{name}.*.tmp" for name in names]  # from writes that were killed
+        return [path for pattern in patterns for path in sorted(self.folder.glob(pattern))]
 
     def config(self) -> RunConfig:
         """Return the run's configuration.
@@ -159,6 +160,10 @@ class Run:
             raise UserError(f"{path} does not hold the weights of {config.arch} that config.json names") from None
         check_hash(path, header, model)
         return model.to(device).eval()
+
+    def save_metrics(self, text: str) -> None:
+        """Write ``metrics.csv``."""
+        write_atomically(self.folder / "metrics.csv", text)
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state."""

@@ -13,7 +13,7 @@ from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.files import writable_folder, write_atomically
 from robustbench_gkl.report.reproduce import attack_spec
 from robustbench_gkl.results.record import canonical_hash
-from robustbench_gkl.runs import Run, look_for
+from robustbench_gkl.runs import Run, look_for, settled
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
 from robustbench_gkl.suite.sizes import dataset_size
 
@@ -78,7 +78,7 @@ class Ledger:
         """Return the run that a cell trains or evaluates; one that no cell trains may be given by its folder."""
         if isinstance(cell, EvalCell) and cell.train is None:
             return look_for(cell.run, checkpoints_dir=self.folders.checkpoints)
-        return Run(self.folders.checkpoints / cell.run)
+        return settled(Run(self.folders.checkpoints / cell.run))
 
     def log_path(self, cell: Cell) -> Path:
         """Return where the output of a cell's command goes."""
