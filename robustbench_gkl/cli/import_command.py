@@ -48,7 +48,7 @@ def command(
         if run.exists() and not overwrite:
             raise UserError(f"run {name} exists in {run.folder}; give --overwrite or another --name")
         classifier, config = _read(file, run, model, dataset, mean=mean, std=std, data_dir=data_dir)
-        with begun(run, config) as draft:
+        with begun(run, config, overwrite=overwrite) as draft:
             draft.run.save_weights("last", classifier)
             draft.keep()
     count = sum(parameter.numel() for parameter in classifier.parameters())

@@ -69,15 +69,23 @@ class Draft:
 
 
 @contextmanager
-def begun(run: Run, config: RunConfig) -> Iterator[Draft]:
+def begun(run: Run, config: RunConfig, *, overwrite: bool = False) -> Iterator[Draft]:
     """Begin to write a run, inside :func:`writing`; what has not been kept at the end of the block is discarded.
 
     Where there is no run yet, its folder is written into at once.
 
+    Args:
+        run: where to.
+        config: what ``config.json`` is to say.
+        overwrite: replace the run that is there, or what is left of one.
+
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: there is something to be replaced, and it is not to be; the folder cannot be written to.
     """
-    draft = Draft(run, beside=bool(run.files()))
+    there = [path.name for path in run.files() if not path.name.startswith(".")]
+    if there and not overwrite:
+        raise UserError(f"{run.folder} holds {there[0]} of a run; give --overwrite or another --name")
+    draft = Draft(run, beside=bool(there))
     draft.discard()  # what a killed process has left
     draft.run.create(config)
     try:

@@ -97,7 +97,8 @@ def train(
             images = training_images(config, data_dir)
             trainer = _Trainer(config, Draft(run), images, device, compiled=compiled, world=world)
             if world.leads and (overwrite or not run.exists()):
-                trainer.draft = held.enter_context(begun(run, run_config(config, run, images, device, world=world)))
+                about = run_config(config, run, images, device, world=world)
+                trainer.draft = held.enter_context(begun(run, about, overwrite=overwrite))
         trainer.restore(bytes_from_leader(trainer.draft.run.state_bytes() if world.leads else None, world))
         trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
         with TensorCores(allowed=config.precision != "float32"):

@@ -38,7 +38,7 @@ def killed_before(name):
         return take(*arguments, **options)
     setattr(Path, name, step)
 
-with writing(run), begun(run, run.config().model_copy(update={"arch": "new"})) as draft:
+with writing(run), begun(run, run.config().model_copy(update={"arch": "new"}), overwrite=True) as draft:
     (draft.run.folder / "best.safetensors").write_bytes(b"new")
     for name in ("rename", "unlink", "rmdir"):
         killed_before(name)
@@ -129,7 +129,7 @@ def test_what_is_not_kept_is_discarded(tmp_path: Path) -> None:
     inside: list[str] = []
 
     def fail() -> None:
-        with writing(run), begun(run, config("new")) as draft:
+        with writing(run), begun(run, config("new"), overwrite=True) as draft:
             inside.extend(path.name for path in draft.run.folder.iterdir())
             raise KeyboardInterrupt
 
@@ -140,9 +140,22 @@ def test_what_is_not_kept_is_discarded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+@pytest.mark.parametrize("left", ["config.json", "best.safetensors"])
+def test_what_is_left_of_a_run_is_replaced_only_if_asked_for(left: str, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    (tmp_path / ".config.json.x.tmp").touch()
+    (tmp_path / left).write_bytes(b"old")
+    with writing(run), pytest.raises(UserError, match=f"holds {left} of a run; give --overwrite"):
+        begun(run, config("new")).__enter__()
+    assert content(tmp_path)[left] == b"old"
+    (tmp_path / left).unlink()
+    with writing(run), begun(run, config("new")) as draft:
+        assert draft.run.folder == tmp_path
+
+
 def test_a_foreign_file_gives_way_to_no_other(tmp_path: Path) -> None:
     run = old_run(tmp_path / "net")
-    with writing(run), begun(run, config("new")) as draft:
+    with writing(run), begun(run, config("new"), overwrite=True) as draft:
         (draft.run.folder / "notes.txt").write_bytes(b"newer")
         draft.keep()
         draft.keep()
@@ -155,7 +168,7 @@ def test_a_run_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
     real = old_run(tmp_path / "disk" / "big")
     (tmp_path / "net").symlink_to(real.folder, target_is_directory=True)
     run = Run(tmp_path / "net")
-    with writing(run), begun(run, config("new")) as draft:
+    with writing(run), begun(run, config("new"), overwrite=True) as draft:
         with pytest.raises(UserError, match="run big is being written"), writing(real):
             pass
         draft.keep()
@@ -166,7 +179,7 @@ def test_a_run_behind_a_link_is_replaced_where_it_lies(tmp_path: Path) -> None:
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "net")
     says = rf"run net is being written by process {os.getpid()} on \S+ \(.*\) since .*; wait for it or stop it"
-    with writing(run), begun(run, config("new")) as draft:
+    with writing(run), begun(run, config("new"), overwrite=True) as draft:
         assert draft.run.folder == run.folder.resolve(), "there is none to be replaced"
         with pytest.raises(UserError, match=says), writing(run):
             pass
