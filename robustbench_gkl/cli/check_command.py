@@ -33,7 +33,7 @@ def command(model: str, **given: Any) -> None:
     from robustbench_gkl.evaluation.checkup import check_run
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
     source = run.config()

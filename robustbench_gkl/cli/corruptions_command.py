@@ -32,7 +32,7 @@ def command(model: str, **given: Any) -> None:
     from robustbench_gkl.report.corruptions import corruption_table
     from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
     device = resolve_device(given["device"])

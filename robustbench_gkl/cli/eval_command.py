@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.evaluation.job import Outcome
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
-    from robustbench_gkl.training import RunConfig
+    from robustbench_gkl.runs import RunConfig
 
 
 @click.command()
@@ -66,7 +66,7 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     from robustbench_gkl.exchange import exchange_of
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
     config = _resolve(run.config(), attacks, given)

@@ -42,7 +42,7 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     from robustbench_gkl.device import resolve_device
     from robustbench_gkl.evaluation.parity import compare
     from robustbench_gkl.report.terminal import LiveProgress, make_console
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
     run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
     source = run.config()

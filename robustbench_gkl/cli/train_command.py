@@ -15,7 +15,8 @@ from robustbench_gkl.errors import UserError
 if TYPE_CHECKING:
     from robustbench_gkl.config import TrainConfig
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import EpochReport, Run, StepReport
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import EpochReport, StepReport
     from robustbench_gkl.training.metrics import Logger
 
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--synthetic", multiple=True, metavar="FILE", help="Generated images to mix in: .npz; may be repeated.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
-@click.option("--overwrite", is_flag=True, help="Delete the run of this name first.")
+@click.option("--overwrite", is_flag=True, help="Replace the run of this name once the new one has begun.")
 @click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
 @click.option("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
@@ -56,7 +57,8 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     from robustbench_gkl.distributed import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import Interrupted, Run, train
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import Interrupted, train
 
     if given["resume"] and given["overwrite"]:
         raise UserError("give --resume or --overwrite, not both")
@@ -69,8 +71,6 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
         return
     run = Run(given["checkpoints_dir"] / name)
     device = rank_device(given["device"], world)
-    if given["overwrite"] and world.leads:
-        run.delete()
     console.print(f"run {name} on {device}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
         console.print(f"  {line}", markup=False)
@@ -87,6 +87,7 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
                 device=device,
                 data_dir=given["data_dir"],
                 resume=given["resume"],
+                overwrite=given["overwrite"],
                 save_every=given["save_every"],
                 compiled=given["compiled"],
                 world=world,
@@ -121,15 +122,15 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
 def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
     """Return the configuration and the run's name: recipe, then --set, then options."""
     from robustbench_gkl.config import TrainConfig, read_assignment, read_recipe, validated
+    from robustbench_gkl.runs import Run, settled
     from robustbench_gkl.settings import check_name, run_name, with_changes
-    from robustbench_gkl.training import Run
 
     values: dict[str, Any] = {}
     if recipe is not None:
         values = read_recipe(recipe)
         values.setdefault("recipe", Path(recipe).stem)
     elif given["resume"] and given["name"] is not None:
-        started = Run(given["checkpoints_dir"] / given["name"])
+        started = settled(Run(given["checkpoints_dir"] / given["name"]))
         if started.exists():
             trained = started.config().train
             if trained is None:

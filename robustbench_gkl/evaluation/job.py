@@ -29,8 +29,8 @@ from robustbench_gkl.evaluation.subject import candidates_in_ball, prepare
 from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.training import Run
-from robustbench_gkl.training.checkpoint import WeightsName
+from robustbench_gkl.runs import Run
+from robustbench_gkl.settings import WeightsName
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from robustbench_gkl.evaluation.subject import prepare
 from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.training import Run, find_run
-from robustbench_gkl.training.checkpoint import WeightsName
+from robustbench_gkl.runs import Run, find_run
+from robustbench_gkl.settings import WeightsName
 
 
 @dataclass(frozen=True)

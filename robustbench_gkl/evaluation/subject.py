@@ -39,8 +39,8 @@ from robustbench_gkl.results.record import (
     pack_standing,
     record_id,
 )
-from robustbench_gkl.training import Run, weights_sha256
-from robustbench_gkl.training.checkpoint import WeightsName, now
+from robustbench_gkl.runs import Run, now, weights_sha256
+from robustbench_gkl.settings import WeightsName
 
 
 class _Question(TypedDict):

@@ -26,6 +26,7 @@ from robustbench_gkl.config import (
     validated,
 )
 from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.runs import find_run
 from robustbench_gkl.settings import (
     SHORT_KEYS,
     WEIGHTS,
@@ -128,13 +129,8 @@ def _models(values: Mapping[str, Any]) -> list[str]:
 
 
 def _model_defaults(model: str, checkpoints_dir: Path) -> Flat:
-    for folder in (checkpoints_dir / model, Path(model)):
-        if (folder / "config.json").exists():
-            saved = read_mapping(folder / "config.json")
-            trained = saved.get("train")
-            config = None if trained is None else validated(TrainConfig, trained, what=f"{folder}/config.json")
-            return evaluation_defaults(str(saved.get("dataset")), config)
-    raise UserError(f"models: there is no run {model!r} in {checkpoints_dir}; train or import it first")
+    saved = find_run(model, checkpoints_dir=checkpoints_dir).config()
+    return evaluation_defaults(saved.dataset, saved.train)
 
 
 def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[TrainCell]:
