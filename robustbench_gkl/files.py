@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from robustbench_gkl.errors import UserError
@@ -22,11 +23,18 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
     Raises:
         OSError: it cannot be written, as on a full disk; it names ``path``, which is as it was.
     """
-    try:
+    with naming(path):
         _write(path, content)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError in the block that names no file, as that of a full disk, name ``path``."""
+    try:
+        yield
     except OSError as error:
         if error.filename is not None and not Path(error.filename).name.startswith(f".{path.name}."):
-            raise  # of another file, which ``content`` reads
+            raise  # of another file
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 

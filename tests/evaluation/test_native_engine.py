@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.threat import ThreatModel
 
@@ -48,10 +51,19 @@ def _data(n: int, *, channels: int = 1, size: int = 8, model: nn.Module) -> tupl
     return images, labels
 
 
-def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: object) -> Evaluation:
+def measured(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, attacks: Any, **options: Any
+) -> Evaluation:
+    """Evaluate with a journal and other ranks; ``options`` are those of ``measure`` and of the engine's settings."""
+    names = {field.name for field in fields(EngineSettings)} & options.keys()
+    settings = EngineSettings(**{name: options.pop(name) for name in names})
+    return measure(model, images, labels, threat, attacks, settings, **options)
+
+
+def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: Any) -> Evaluation:
     model = _Net()
     images, labels = _data(n, model=model)
-    return evaluate(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    return measured(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)
 
 
 def test_each_attack_breaks_some_and_leaves_some() -> None:
@@ -103,7 +115,7 @@ def _kill_after(steps: int, path: Path) -> None:
 
     model.register_forward_pre_hook(hook)
     with pytest.raises(_KilledError):
-        evaluate(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
+        measured(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
 
 
 def test_nothing_is_run_again(tmp_path: Path) -> None:
