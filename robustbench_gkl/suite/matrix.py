@@ -204,8 +204,13 @@ def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Fl
     for key, value in chosen.items():
         put_key(values, SHORT_KEYS.get(key, key), value)
     config = validated(EvalConfig, values, what="eval")
+    if config.eps_grid is not None:
+        raise UserError(
+            "eval: eps_grid makes several records; give a list of radii as eps, or use gklbench eval --eps-grid"
+        )
     for spec in config.attacks:
-        parse_attack(spec)
+        attack = parse_attack(spec)
+        attack.check(config.threat)
     return EvalCell(run, config, weights, training)
 
 

@@ -197,6 +197,30 @@ class TestJournal:
         journal.delete()
         assert not journal.path.exists()
 
+    @pytest.mark.parametrize("what", ["line", "images"])
+    def test_a_full_disk_names_the_file(self, tmp_path: Path, what: str) -> None:
+        journal = Journal(tmp_path / "x.jsonl")
+        (tmp_path / ("x.jsonl" if what == "line" else "x.images")).symlink_to("/dev/full")
+        image = np.zeros((1, 1, 2, 2), dtype=np.float32)
+        with pytest.raises(OSError, match="No space left") as caught:
+            journal.append({"a": 1}) if what == "line" else journal.append_images([0], image)
+        assert Path(caught.value.filename).name == ("x.jsonl" if what == "line" else "x.images")
+
+    def test_images_are_on_the_disk_before_their_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[str] = []
+        original = os.fsync
+
+        def note(descriptor: int) -> None:
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            assert (tmp_path / "x.jsonl").exists() == (synced != ["x.images"])
+            original(descriptor)
+
+        monkeypatch.setattr(os, "fsync", note)
+        journal = Journal(tmp_path / "x.jsonl")
+        journal.append_images([0], np.zeros((1, 1, 2, 2), dtype=np.float32))
+        journal.append({"fallen": [0]})
+        assert synced == ["x.images", "x.jsonl"]
+
     def test_each_entry_is_synced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[bytes] = []
         path = tmp_path / "x.jsonl"

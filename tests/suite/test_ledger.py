@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,53 @@ def test_a_partial_record_and_one_of_other_attacks_do_not_count(folders: Folders
         digest = finished_run(folders.checkpoints, cell).weights_sha256()
         make_record(store, outcome(stands=4), model=cell.run, weights_sha256=digest, **options)  # type: ignore[arg-type]
     assert pending(suite, folders) == ["eval trades", "eval gkl"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "how"),
+    [
+        ("pgd", "pgd:steps=20", {}),
+        ("pgd:steps=20,restarts=1", "pgd-20", {}),
+        ("apgd-ce:steps=100", "apgd-ce", {}),
+        ("apgd:objective=margin", "apgd-margin:steps=100", {}),
+        ("autoattack:version=standard", "autoattack", {}),
+        ("pgd", "pgd", {"search_precision": "bf16"}),
+        ("pgd", "pgd", {"compiled": True}),
+    ],
+)
+def test_a_record_counts_however_its_attack_is_written(
+    asked: str, made: str, how: dict[str, object], folders: Folders, tmp_path: Path
+) -> None:
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in how.items())
+    suite = suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{asked}"') + lines)
+    store = ResultStore(folders.results)
+    for cell in suite.trainings:
+        digest = finished_run(folders.checkpoints, cell).weights_sha256("last")
+        record = make_record(store, outcome(stands=4), model=cell.run, weights_sha256=digest, attacks=(made,))
+        assert record.config is not None
+        store.evaluations.save(record.model_copy(update={"config": record.config.model_copy(update=how)}).sealed())
+    assert pending(suite, folders) == []
+    other = suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{asked}"') + 'search_precision = "tf32"\n')
+    assert pending(other, folders) == ["eval trades", "eval gkl"]
+
+
+def test_the_batch_size_of_the_published_packages_counts(folders: Folders, tmp_path: Path) -> None:
+    suites = [
+        suite_of(tmp_path, TWO + f'engine = "{engine}"\nbatch_size = {size}\n')
+        for engine in ("native", "reference")
+        for size in (10, 20)
+    ]
+    keys = [suite.evaluations[0].key for suite in suites]
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[1]
+
+
+def test_typos_of_attacks_are_found_before_anything_runs(tmp_path: Path) -> None:
+    for attack, message in (("pgd:stesp=3", "did you mean 'steps'"), ("torchattacks.PGDL2", "searches in l2")):
+        with pytest.raises(UserError, match=message):
+            suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{attack}"'))
+    with pytest.raises(UserError, match="eps_grid makes several records"):
+        suite_of(tmp_path, TWO + 'eps_grid = [["0.1", "0.2"]]\n')
 
 
 def test_a_run_that_did_not_end_goes_on(folders: Folders, tmp_path: Path) -> None:
