@@ -14,6 +14,9 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
+_THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+"""What bad options or sizes lead to in the package's code."""
+
 
 def propose(
     spec: TorchAttack, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
@@ -28,15 +31,9 @@ def propose(
         try:
             attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))
             return torch.as_tensor(attack(images.contiguous(), labels)).detach()
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            NameError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _THEIRS as error:
+            if isinstance(error, UserError):
+                raise  # the model's
             kind, text = type(error).__name__, " ".join(str(error).split())
             raise UserError(
                 f"{spec.name} ended in an error ({kind}: {text}); look at its options, or use an attack of our own"
