@@ -3,13 +3,12 @@
     python benchmarks/suite_start.py
 
 The runs and records are made up for the purpose in a temporary folder; the command is the real one, in a process of its
-own. Printed are the seconds from its start to the line that says that the fifth cell has begun, on a cold and on a warm
-cache of weights hashes, and the processor time of the parent until then.
+own. Printed are the seconds from its start to the line that says that the fifth cell has begun, the first time and
+again, and the processor time of the parent until then.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -23,8 +22,8 @@ from safetensors.numpy import save_file
 
 from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.results import Record, ResultStore
+from robustbench_gkl.runs import Run, RunConfig
 from robustbench_gkl.suite import EvalCell, Suite, TrainCell, read_suite
-from robustbench_gkl.suite.runs import weights_sha256
 
 SUITE = """
 [train]
@@ -41,13 +40,21 @@ def make_run(folder: Path, cell: TrainCell) -> str:
     """Write the files of a run that ended and return the hash of its weights."""
     run = folder / "checkpoints" / cell.run
     run.mkdir(parents=True)
-    config = {"name": cell.run, "arch": cell.config.model, "dataset": "digits"}
-    saved = config | {"train": cell.config.model_dump(mode="json")}
-    (run / "config.json").write_text(json.dumps(saved))
+    config = RunConfig(
+        name=cell.run,
+        arch=cell.config.model,
+        num_classes=10,
+        input_shape=(1, 8, 8),
+        dataset="digits",
+        train=cell.config,
+        created="2026-01-01T00:00:00+00:00",
+        environment={},
+    )
+    (run / "config.json").write_text(config.model_dump_json())
     rows = [f"{epoch},{epoch}" for epoch in range(1, cell.config.epochs + 1)]
     (run / "metrics.csv").write_text("\n".join(["epoch,seconds", *rows]) + "\n")
     save_file({"weight": np.full((100, 100), cell.config.seed, dtype=np.float32)}, run / "last.safetensors")
-    return weights_sha256(run / "last.safetensors")
+    return Run(run).weights_sha256()
 
 
 def make_record(folder: Path, cell: EvalCell, weights: str) -> None:
@@ -103,11 +110,11 @@ def start(folder: Path) -> tuple[float, float, int]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         suite = make(Path(name))
-        for cache in ("cold", "warm"):
+        for time_ in ("first", "again"):
             seconds, cpu, count = start(Path(name))
             print(
                 f"{len(suite.cells)} cells, {count} to do: begun after {seconds:.2f} s, {cpu:.2f} s of processor time "
-                f"({cache} cache)"
+                f"({time_})"
             )
 
 

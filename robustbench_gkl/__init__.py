@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from robustbench_gkl.evaluation import evaluate
     from robustbench_gkl.results import leaderboard
+    from robustbench_gkl.runs import load_model
     from robustbench_gkl.threat import ThreatModel
-    from robustbench_gkl.training import load_model
 
 __all__ = ["ThreatModel", "evaluate", "leaderboard", "load_model"]
 
@@ -19,7 +19,7 @@ _HOMES = {
     "ThreatModel": "robustbench_gkl.threat",
     "evaluate": "robustbench_gkl.evaluation",
     "leaderboard": "robustbench_gkl.results",
-    "load_model": "robustbench_gkl.training",
+    "load_model": "robustbench_gkl.runs",
 }
 
 

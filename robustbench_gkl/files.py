@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from robustbench_gkl.errors import UserError
@@ -16,7 +19,26 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
     Args:
         path: its folder must exist.
         content: bytes, text (UTF-8), or a function that writes to the path it is given.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; it names ``path``, which is as it was.
     """
+    with naming(path):
+        _write(path, content)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError in the block that names no file, as that of a full disk, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not Path(error.filename).name.startswith(f".{path.name}."):
+            raise  # of another file
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+def _write(path: Path, content: bytes | str | Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)
@@ -41,6 +63,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from robustbench_gkl.config import EvalConfig, TrainConfig, put_key
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.exact import format_fraction, parse_fraction
 
 WeightsName = Literal["best", "last", "average"]
 WEIGHTS: tuple[WeightsName, ...] = ("average", "best", "last")
@@ -44,6 +45,20 @@ def evaluation_defaults(dataset: str, trained: TrainConfig | None) -> dict[str, 
     if trained is not None:
         values["threat"] = trained.threat.model_dump(mode="json")
     return values
+
+
+def parse_grid(text: str) -> tuple[Fraction, ...]:
+    """Return the radii that ``0,1/255,2/255`` lists, rising.
+
+    Raises:
+        UserError: a radius that is no number, one given twice, or none above 0.
+    """
+    radii = [parse_fraction(part.strip(), what="a radius of --eps-grid") for part in text.split(",")]
+    if len(set(radii)) < len(radii):
+        raise UserError(f"--eps-grid gives a radius twice: {text}")
+    if max(radii) == 0:
+        raise UserError("--eps-grid needs a radius above 0; accuracy at 0 is the clean accuracy")
+    return tuple(sorted(radii))
 
 
 def eval_options(config: EvalConfig, *, weights: str | None = None) -> list[list[str]]:

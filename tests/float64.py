@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from robustbench_gkl.cli import run
-from robustbench_gkl.training import Run, loop, probe, views
+from robustbench_gkl.runs import Run
+from robustbench_gkl.training import loop, probe, views
 
 FLOAT64 = (str(Path(__file__)),)
 """What python runs in place of ``-m robustbench_gkl``."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -243,3 +244,22 @@ def make_record(
 def outcome(*, stands: int, broken: int = 0, wrong: int = 0, by: str = "pgd-20") -> list[str | None]:
     """Return what broke each of so many samples: the first stand, the next are broken, the last are wrong at once."""
     return [None] * stands + [by] * broken + ["clean"] * wrong
+
+
+def without_second_version(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a record without what version 2 has added."""
+    values = json.loads(json.dumps(values)) | {"schema_version": 1}
+    for key in ("config", "teacher", "certified", "draws", "sha256"):
+        del values[key]
+    for key in ("preprocessing", "code_sha256", "model_sha256"):
+        del values["model"][key]
+    for key in ("sample_set", "blocks"):
+        del values["data"][key]
+    for check in values["checks"]:
+        del check["scope"]
+    for result in values["attacks"]:
+        del result["spec"], result["standing"]
+        for stage in result["stages"]:
+            for key in ("family", "gradients", "targeted", "averages", "minimal", "length", "candidates", "nonfinite"):
+                del stage[key]
+    return values

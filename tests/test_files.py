@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -64,6 +65,35 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     write_atomically(path, "new")
     assert path.read_text() == "new"
+
+
+FULL = """
+import pathlib, resource, sys
+from robustbench_gkl.files import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as good as a disk that is full; Python ignores the signal
+content = b"new" * 1000
+try:
+    write_atomically(pathlib.Path(sys.argv[1]), (lambda path: path.write_bytes(content)) if sys.argv[2:] else content)
+except OSError as error:
+    print(error.errno, error.strerror, error.filename, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["writer"]])
+def test_a_full_disk_names_the_file_and_leaves_it_as_it_was(more: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    command = [sys.executable, "-c", FULL, str(path), *more]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [str(errno.EFBIG), os.strerror(errno.EFBIG), str(path)]
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_that_is_not_there_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        write_atomically(tmp_path / "none" / "file", "x")
+    assert raised.value.filename == str(tmp_path / "none" / "file")
 
 
 def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ GROUND = frozenset(
         "exact",
         "errors",
         "files",
+        "lock",
         "settings",
         "device",
         "distributed",
@@ -33,20 +34,22 @@ GROUND = frozenset(
     }
 )
 PARTS = frozenset({"losses", "attacks", "models", "data"})
+RUNS = frozenset({"runs"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "cli": GROUND | PARTS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": GROUND | VIEWS | frozenset({"attacks"}),
-    "evaluation": GROUND | PARTS | frozenset({"training", "results"}),
-    "training": GROUND | PARTS,
-    "report": GROUND | frozenset({"results", "attacks"}),
+    "cli": GROUND | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
+    "suite": GROUND | RUNS | VIEWS | frozenset({"attacks"}),
+    "evaluation": GROUND | PARTS | RUNS | frozenset({"results"}),
+    "training": GROUND | PARTS | RUNS,
+    "report": GROUND | RUNS | frozenset({"results", "attacks"}),
     "results": GROUND,
+    "runs": GROUND | frozenset({"models"}),
     **dict.fromkeys(PARTS, GROUND),
     **dict.fromkeys(GROUND, GROUND),
 }
-"""What each part of the package may import beside itself: cli -> jobs and views -> parts -> ground."""
+"""What each part of the package may import beside itself: cli -> jobs and views -> runs -> parts -> ground."""
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
 
@@ -120,7 +123,7 @@ def reached(start: str) -> set[str]:
     [
         dotted(path)
         for path in modules()
-        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "config", "settings")
+        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "lock", "config", "settings")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
     ],
 )

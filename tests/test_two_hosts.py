@@ -15,7 +15,7 @@ from command_line import CommandLine, Result
 from float64 import FLOAT64, assert_one_run, float64
 
 from robustbench_gkl.results import ResultStore
-from robustbench_gkl.training import Run
+from robustbench_gkl.runs import Run
 
 Hosts = Callable[..., list[Result]]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from robustbench_gkl.cli import options
+
+if TYPE_CHECKING:
+    from robustbench_gkl.settings import WeightsName
 
 
 @click.command()
@@ -22,7 +26,20 @@ from robustbench_gkl.cli import options
 @options.data_dir
 @options.checkpoints_dir
 @options.quiet
-def command(model: str, **given: Any) -> None:
+def command(
+    model: str,
+    dataset: str | None,
+    split: str | None,
+    n: int | None,
+    norm: str | None,
+    eps: str | None,
+    weights: WeightsName | None,
+    seed: int | None,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    quiet: bool,
+) -> None:
     """Say whether MODEL's robustness can be measured and believed.
 
     The checks of gklbench eval, after a short PGD instead of long attacks; nothing is recorded. Exit code 1 if one
@@ -33,20 +50,20 @@ def command(model: str, **given: Any) -> None:
     from robustbench_gkl.evaluation.checkup import check_run
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
+    run = find_run(model, checkpoints_dir=checkpoints_dir)
     source = run.config()
     values: dict[str, Any] = {"dataset": source.dataset, "attacks": ("pgd:steps=20",)}
     if source.train is not None:
         values["threat"] = source.train.threat.model_dump(mode="json")
-    values.update(options.given(**{key: given[key] for key in ("dataset", "split", "n", "seed")}))
-    values["threat"] = values.get("threat", {}) | options.given(norm=given["norm"], eps=given["eps"])
+    values.update(options.given(dataset=dataset, split=split, n=n, seed=seed))
+    values["threat"] = values.get("threat", {}) | options.given(norm=norm, eps=eps)
     config = validated(EvalConfig, values, what="check")
-    device = resolve_device(given["device"])
-    console = make_console(quiet=given["quiet"])
-    console.print(f"checking {run.name} on {config.dataset}, {config.threat.threat()}, on {device}", markup=False)
-    checks = check_run(config, run, weights=given["weights"], device=device, data_dir=given["data_dir"])
+    on = resolve_device(device)
+    console = make_console(quiet=quiet)
+    console.print(f"checking {run.name} on {config.dataset}, {config.threat.threat()}, on {on}", markup=False)
+    checks = check_run(config, run, weights=weights, device=on, data_dir=data_dir)
     console.print(checks_table(checks))
     failed = [check.name for check in checks if check.verdict == "FAIL"]
     if failed:

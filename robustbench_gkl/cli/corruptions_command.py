@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from robustbench_gkl.cli import options
+
+if TYPE_CHECKING:
+    from robustbench_gkl.settings import WeightsName
 
 
 @click.command()
@@ -21,7 +24,18 @@ from robustbench_gkl.cli import options
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
-def command(model: str, **given: Any) -> None:
+def command(
+    model: str,
+    data: Path,
+    n: int | None,
+    weights: WeightsName | None,
+    batch_size: int,
+    overwrite: bool,
+    device: str,
+    checkpoints_dir: Path,
+    results_dir: Path,
+    quiet: bool,
+) -> None:
     """Measure MODEL's accuracy on corrupted images, in the layout of CIFAR-10-C and CIFAR-100-C.
 
     The folder holds labels.npy and one .npy for each corruption, five severities one after the other.
@@ -32,22 +46,22 @@ def command(model: str, **given: Any) -> None:
     from robustbench_gkl.report.corruptions import corruption_table
     from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
-    device = resolve_device(given["device"])
-    console = make_console(quiet=given["quiet"])
-    console.print(f"evaluating {run.name} on the corruptions in {given['data']}, on {device}", markup=False)
+    run = find_run(model, checkpoints_dir=checkpoints_dir)
+    on = resolve_device(device)
+    console = make_console(quiet=quiet)
+    console.print(f"evaluating {run.name} on the corruptions in {data}, on {on}", markup=False)
     with LiveProgress(console) as progress:
         record, reused = evaluate_corruptions(
             run,
-            CorruptionFolder(given["data"].expanduser()),
-            ResultStore(given["results_dir"]),
-            n=given["n"],
-            weights=given["weights"],
-            batch_size=given["batch_size"],
-            device=device,
-            overwrite=given["overwrite"],
+            CorruptionFolder(data.expanduser()),
+            ResultStore(results_dir),
+            n=n,
+            weights=weights,
+            batch_size=batch_size,
+            device=on,
+            overwrite=overwrite,
             on_progress=progress.update,
         )
     if reused:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from robustbench_gkl.config import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.job import Outcome
+    from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
-    from robustbench_gkl.training import RunConfig
+    from robustbench_gkl.runs import Run, RunConfig
+    from robustbench_gkl.settings import WeightsName
 
 
 @click.command()
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 @options.eps
 @click.option("--eps-grid", metavar="E,E,...", help="One attack at several radii, such as 0,1/255,2/255,4/255.")
 @click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
+@click.option("--name", help="The model's name in the record; the run's if not given.")
 @click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
 @click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
 @click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
@@ -44,7 +49,10 @@ if TYPE_CHECKING:
 @click.option("--compile", "compiled", is_flag=True, default=None, help="Search with torch.compile.")
 @options.seed
 @click.option(
-    "--fail-under", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit 1 below it (robust accuracy)."
+    "--fail-under",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Exit 1 where robust accuracy is below it, or where nothing is ranked: a partial record, checks that FAIL.",
 )
 @click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
 @click.option("--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports.")
@@ -53,130 +61,193 @@ if TYPE_CHECKING:
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
-def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
+def command(
+    model: str,
+    attacks: tuple[str, ...],
+    dataset: str | None,
+    split: str | None,
+    n: int | None,
+    norm: str | None,
+    eps: str | None,
+    eps_grid: str | None,
+    weights: WeightsName | None,
+    name: str | None,
+    engine: str | None,
+    batch_size: str | None,
+    time_limit: str | None,
+    shard: str | None,
+    search_precision: str | None,
+    compiled: bool | None,
+    seed: int | None,
+    fail_under: float | None,
+    overwrite: bool,
+    save_adversarial: int,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    results_dir: Path,
+    quiet: bool,
+) -> None:
     """Attack MODEL (a run's name or folder) and record what stands.
 
-    Attacks run in the order given, each on the samples that the ones before left standing (default: autoattack).
-    Interrupted, the same command goes on where it was. Several GPUs share the samples under torchrun:
+    Attacks run in the order given, each on the samples that the ones before left standing (default: autoattack);
+    --attack none measures clean accuracy alone. Interrupted, the same command goes on where it was. Several GPUs share
+    the samples under torchrun:
 
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
     from robustbench_gkl.distributed import rank_device, world_from_environment
+    from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.exchange import exchange_of
-    from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
-    config = _resolve(run.config(), attacks, given)
-    shared: dict[str, Any] = {key: given[key] for key in ("weights", "data_dir", "overwrite")}
+    run = find_run(model, checkpoints_dir=checkpoints_dir)
+    if eps_grid is not None and (eps or time_limit or save_adversarial or shard or fail_under is not None):
+        raise UserError("--eps-grid goes with none of --eps, --time-limit, --shard, --save-adversarial, --fail-under")
+    if shard is not None and (save_adversarial or fail_under is not None):
+        raise UserError("--shard goes with neither --save-adversarial (give it to gklbench merge) nor --fail-under")
+    if "none" in attacks and (norm, eps, eps_grid) != (None, None, None):
+        raise UserError("--attack none measures clean accuracy, which no --norm, --eps or --eps-grid changes")
+    asked = options.given(
+        dataset=dataset,
+        split=split,
+        n=n,
+        attacks=attacks or None,
+        engine=engine,
+        batch_size=batch_size,
+        seed=seed,
+        search_precision=search_precision,
+        compiled=compiled,
+    )
+    config = _resolve(run.config(), asked, options.given(norm=norm, eps=eps), eps_grid)
     world = world_from_environment()
-    device = rank_device(given["device"], world)
-    shared |= {"run": run, "store": ResultStore(given["results_dir"]), "device": device}
-    shared["exchange"] = exchange_of(world)
-    console = make_console(quiet=given["quiet"] or not world.leads)
-    where = f"{config.dataset}, {config.threat.norm}" if given["eps_grid"] else f"{config.dataset}, {config.threat}"
+    on = rank_device(device, world)
+    console = make_console(quiet=quiet or not world.leads)
+    where = f"{config.dataset}, {config.threat.norm if eps_grid else config.threat}"
     by = f" by {world.size} ranks" if world.size > 1 else ""
-    console.print(f"evaluating {run.name} on {where}, on {device}{by}", markup=False)
-    if given["eps_grid"] is not None:
-        _evaluate_grid(config, given, shared, console)
-    elif given["shard"] is not None:
-        _evaluate_shard(config, given, shared, console)
-    else:
-        _evaluate(config, given, shared, console)
+    console.print(f"evaluating {run.name} on {where}, on {on}{by}", markup=False)
+    with _resumable(), LiveProgress(console) as progress:
+        workspace = Workspace(
+            ResultStore(results_dir),
+            on,
+            data_dir,
+            exchange_of(world),
+            on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
+            on_checks=lambda checks: _warn(checks, progress),
+            on_wait=progress.line,
+        )
+        subject = _Subject(config, run, workspace, name, weights, overwrite)
+        if eps_grid is not None:
+            outcomes = subject.at_all_radii()
+        elif shard is not None:
+            outcomes = subject.shard(shard, _seconds(time_limit), progress)
+        else:
+            outcomes = [subject.whole(_seconds(time_limit), save_adversarial)]
+    _report(outcomes, console, grid=eps_grid is not None)
+    if fail_under is not None:
+        _judge(outcomes[0], fail_under, workspace)
 
 
-def _resolve(run: RunConfig, attacks: tuple[str, ...], given: dict[str, Any]) -> EvalConfig:
+def _resolve(run: RunConfig, asked: dict[str, object], threat: dict[str, object], grid: str | None) -> EvalConfig:
     """Return what to measure: the options, and the run's own data set and threat where none were given."""
     from robustbench_gkl.config import EvalConfig, validated
-    from robustbench_gkl.settings import evaluation_defaults
+    from robustbench_gkl.settings import evaluation_defaults, parse_grid
 
-    values = evaluation_defaults(run.dataset, run.train)
-    values.update(options.given(**{key: given[key] for key in _KEYS}))
-    values["threat"] |= options.given(norm=given["norm"], eps=given["eps"])
-    if attacks:
-        values["attacks"] = attacks
+    values = evaluation_defaults(run.dataset, run.train) | asked
+    values["threat"] = values["threat"] | threat
+    values["eps_grid"] = None if grid is None else parse_grid(grid)
     return validated(EvalConfig, values, what="evaluation")
 
 
-def _evaluate(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
-    from robustbench_gkl.evaluation.job import evaluate_run
-    from robustbench_gkl.report.terminal import LiveProgress
+@dataclass(frozen=True)
+class _Subject:
+    """What is evaluated, in one of three ways."""
 
-    with _resumable(), LiveProgress(console) as progress:
-        outcome = evaluate_run(
-            config,
-            time_limit=_seconds(given["time_limit"]),
-            save_adversarial=given["save_adversarial"],
-            **_callbacks(progress),
-            **shared,
+    config: EvalConfig
+    run: Run
+    workspace: Workspace
+    name: str | None
+    weights: WeightsName | None
+    overwrite: bool
+
+    def whole(self, time_limit: float | None, save_adversarial: int) -> Outcome:
+        """Evaluate all samples."""
+        from robustbench_gkl.evaluation.job import evaluate_run
+
+        return evaluate_run(
+            self.config,
+            self.run,
+            self.workspace,
+            name=self.name,
+            weights=self.weights,
+            overwrite=self.overwrite,
+            time_limit=time_limit,
+            save_adversarial=save_adversarial,
         )
-    report_outcome(outcome, console)
-    threshold, reached = given["fail_under"], outcome.record.worst_case_acc
-    if threshold is not None and reached < threshold:
-        if shared["exchange"].world.leads:
-            click.echo(f"Error: robust accuracy {reached:.2f} % is below --fail-under {threshold:g}", err=True)
-        shared["exchange"].gather(None)  # torchrun ends all ranks as soon as one is gone
-        click.get_current_context().exit(1)
 
+    def at_all_radii(self) -> list[Outcome]:
+        """Evaluate all samples at the radii of ``--eps-grid``."""
+        from robustbench_gkl.evaluation.job import evaluate_grid
 
-def _evaluate_shard(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
-    from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
-    from robustbench_gkl.evaluation.sharing import Shard
-    from robustbench_gkl.report.terminal import LiveProgress
+        return evaluate_grid(
+            self.config, self.run, self.workspace, name=self.name, weights=self.weights, overwrite=self.overwrite
+        )
 
-    if given["save_adversarial"] or given["fail_under"] is not None:
-        raise UserError("--shard goes with neither --save-adversarial (give it to gklbench merge) nor --fail-under")
-    shard = Shard.parse(given["shard"])
-    with _resumable(), LiveProgress(console) as progress:
+    def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Outcome]:
+        """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
+        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
+        from robustbench_gkl.evaluation.sharing import Shard
+
+        shard = Shard.parse(text)
         outcome = evaluate_shard(
-            config,
-            shard=shard,
-            time_limit=_seconds(given["time_limit"]),
-            **_callbacks(progress),
-            **shared,
+            self.config,
+            self.run,
+            self.workspace,
+            shard,
+            name=self.name,
+            weights=self.weights,
+            overwrite=self.overwrite,
+            time_limit=time_limit,
         )
-    if not isinstance(outcome, ShardOutcome):
-        report_outcome(outcome, console)
-        return
-    console.print(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand", markup=False)
-    if outcome.partial:
-        console.print("stopped by --time-limit; give the command again to go on")
-    else:
-        join = f"gklbench merge {outcome.record_id} --results-dir {shared['store'].folder}"
-        console.print(f"when all shards are done: {join}", markup=False)
+        if not isinstance(outcome, ShardOutcome):
+            return [outcome]
+        progress.line(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand")
+        if outcome.partial:
+            progress.line("stopped by --time-limit; give the command again to go on")
+        else:
+            join = f"gklbench merge {outcome.record_id} --results-dir {self.workspace.store.folder}"
+            progress.line(f"when all shards are done: {join}")
+        return []
 
 
-def _callbacks(progress: LiveProgress) -> dict[str, Any]:
-    """Return what shows how an evaluation goes."""
-    return {
-        "on_checks": lambda checks: _warn(checks, progress),
-        "on_progress": lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
-    }
-
-
-def _evaluate_grid(config: EvalConfig, given: dict[str, Any], shared: dict[str, Any], console: Console) -> None:
-    from robustbench_gkl.evaluation.curve import parse_grid
-    from robustbench_gkl.evaluation.job import evaluate_grid
-    from robustbench_gkl.report.terminal import LiveProgress
-
-    if any(given[key] for key in ("eps", "time_limit", "save_adversarial", "shard")) or given["fail_under"] is not None:
-        raise UserError("--eps-grid goes with none of --eps, --time-limit, --shard, --save-adversarial, --fail-under")
-    radii = parse_grid(given["eps_grid"])
-    with _resumable(), LiveProgress(console) as progress:
-        outcomes = evaluate_grid(
-            config,
-            radii,
-            on_progress=lambda event: progress.update(event.stage, event.done, event.total),
-            **shared,
-        )
+def _report(outcomes: Sequence[Outcome], console: Console, *, grid: bool) -> None:
     for outcome in outcomes:
-        record = outcome.record
-        console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
+        if grid:
+            record = outcome.record
+            console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
+        else:
+            report_outcome(outcome, console)
 
 
-_KEYS = ("dataset", "split", "n", "engine", "batch_size", "seed", "search_precision", "compiled")
+def _judge(outcome: Outcome, threshold: float, workspace: Workspace) -> None:
+    """Exit with 1 unless a complete evaluation that can be believed reaches the threshold."""
+    record = outcome.record
+    failed = [check.name for check in record.checks if check.verdict == "FAIL"]
+    if record.partial:
+        reason = "the record is partial, so its robust accuracy is only an upper bound"
+    elif failed:
+        reason = f"checks FAIL ({', '.join(failed)}), so its robust accuracy cannot be believed"
+    elif record.worst_case_acc < threshold:
+        reason = f"robust accuracy {record.worst_case_acc:.2f} % is below --fail-under {threshold:g}"
+    else:
+        return
+    if workspace.exchange.world.leads:
+        click.echo(f"Error: {reason}", err=True)
+    workspace.exchange.gather(None)  # torchrun ends all ranks as soon as one is gone
+    click.get_current_context().exit(1)
 
 
 @contextmanager

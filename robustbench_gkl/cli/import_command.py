@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from robustbench_gkl.cli import options
 from robustbench_gkl.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_gkl.models import Classifier
+    from robustbench_gkl.runs import Run, RunConfig
 
 
 @click.command()
@@ -34,20 +39,35 @@ def command(
     quiet: bool,
 ) -> None:
     """Turn the published checkpoint FILE (.pt, .pth, .safetensors) into a run that can be evaluated."""
+    from robustbench_gkl.report.terminal import make_console
+    from robustbench_gkl.runs import Run, begun, writing
+    from robustbench_gkl.settings import check_name
+
+    run = Run(checkpoints_dir / check_name(name))
+    with writing(run):
+        if run.exists() and not overwrite:
+            raise UserError(f"run {name} exists in {run.folder}; give --overwrite or another --name")
+        classifier, config = _read(file, run, model, dataset, mean=mean, std=std, data_dir=data_dir)
+        with begun(run, config, overwrite=overwrite) as draft:
+            draft.run.save_weights("last", classifier)
+            draft.keep()
+    count = sum(parameter.numel() for parameter in classifier.parameters())
+    make_console(quiet=quiet).print(f"imported {file} as run {name}: {model}, {count:,} parameters", markup=False)
+
+
+def _read(
+    file: Path, run: Run, model: str, dataset: str, *, mean: str | None, std: str | None, data_dir: Path
+) -> tuple[Classifier, RunConfig]:
+    """Return the model with the weights in ``file``, and what is to be said of it."""
     import torch
 
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.device import environment
+    from robustbench_gkl.files import file_sha256
     from robustbench_gkl.models import create_model
     from robustbench_gkl.models.published import load_published, read_checkpoint
-    from robustbench_gkl.report.terminal import make_console
-    from robustbench_gkl.settings import check_name
-    from robustbench_gkl.training import Run, RunConfig
-    from robustbench_gkl.training.checkpoint import file_sha256, now
+    from robustbench_gkl.runs import RunConfig, now
 
-    run = Run(checkpoints_dir / check_name(name))
-    if run.exists() and not overwrite:
-        raise UserError(f"run {name} exists in {run.folder}; give --overwrite or another --name")
     source = load_dataset(dataset, data_dir=data_dir)
     classifier = create_model(
         model,
@@ -57,23 +77,16 @@ def command(
         std=_numbers(std, "--std"),
     )
     load_published(classifier, read_checkpoint(file))
-    if overwrite:
-        run.delete()
-    run.create(
-        RunConfig(
-            name=name,
-            arch=model,
-            num_classes=classifier.num_classes,
-            input_shape=classifier.input_shape,
-            dataset=dataset,
-            source={"file": file.name, "sha256": file_sha256(file)},
-            created=now(),
-            environment=environment(torch.device("cpu")),
-        )
+    return classifier, RunConfig(
+        name=run.name,
+        arch=model,
+        num_classes=classifier.num_classes,
+        input_shape=classifier.input_shape,
+        dataset=dataset,
+        source={"file": file.name, "sha256": file_sha256(file)},
+        created=now(),
+        environment=environment(torch.device("cpu")),
     )
-    run.save_weights("last", classifier)
-    count = sum(parameter.numel() for parameter in classifier.parameters())
-    make_console(quiet=quiet).print(f"imported {file} as run {name}: {model}, {count:,} parameters", markup=False)
 
 
 def _numbers(text: str | None, flag: str) -> tuple[float, ...] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import click
 
@@ -18,7 +18,15 @@ from robustbench_gkl.errors import UserError
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
-def command(records: tuple[str, ...], **given: Any) -> None:
+def command(
+    records: tuple[str, ...],
+    save_adversarial: int,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    results_dir: Path,
+    quiet: bool,
+) -> None:
     """Join what the shards of evaluations have left in the results folder into records.
 
     RECORD is the name that eval --shard prints; without one, all evaluations that have parts there are joined. Shards
@@ -35,20 +43,24 @@ def command(records: tuple[str, ...], **given: Any) -> None:
     from robustbench_gkl.cli.eval_command import report_outcome
     from robustbench_gkl.device import resolve_device
     from robustbench_gkl.evaluation.shards import merge_parts
+    from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
 
-    store = ResultStore(given["results_dir"])
+    store = ResultStore(results_dir)
     found = list(records) or store.under_way()
     if not found:
         raise UserError(f"there are no parts to join in {store.folder}; evaluate with --shard first")
-    console = make_console(quiet=given["quiet"])
-    device = resolve_device(given["device"])
-    shared = {key: given[key] for key in ("checkpoints_dir", "data_dir", "save_adversarial")}
+    console = make_console(quiet=quiet)
+    workspace = Workspace(
+        store, resolve_device(device), data_dir, on_wait=lambda line: console.print(line, markup=False)
+    )
     problems = []
     for record_id in found:
         try:
-            outcome = merge_parts(record_id, store, device=device, **shared)
+            outcome = merge_parts(
+                record_id, workspace, checkpoints_dir=checkpoints_dir, save_adversarial=save_adversarial
+            )
         except UserError as error:
             problems.append(str(error))
             continue

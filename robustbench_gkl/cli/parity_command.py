@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,7 +33,21 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.checkpoints_dir
 @options.quiet
-def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
+def command(
+    model: str,
+    attacks: tuple[str, ...],
+    dataset: str | None,
+    n: int,
+    norm: str | None,
+    eps: str | None,
+    batch_size: int,
+    second_seed: bool,
+    seed: int | None,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    quiet: bool,
+) -> None:
     """Run our attacks and the published ones against MODEL on the same samples, and compare verdicts and times."""
     import torch
 
@@ -42,20 +57,20 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
     from robustbench_gkl.device import resolve_device
     from robustbench_gkl.evaluation.parity import compare
     from robustbench_gkl.report.terminal import LiveProgress, make_console
-    from robustbench_gkl.training import find_run
+    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=given["checkpoints_dir"])
+    run = find_run(model, checkpoints_dir=checkpoints_dir)
     source = run.config()
     values = source.train.threat.model_dump(mode="json") if source.train is not None else {}
-    values |= options.given(norm=given["norm"], eps=given["eps"])
+    values |= options.given(norm=norm, eps=eps)
     threat = validated(ThreatConfig, values, what="threat model").threat()
     parsed = [parse_attack(spec) for spec in attacks or ("autoattack",)]
     for attack in parsed:
         attack.reference(threat)
-    images = load_dataset(given["dataset"] or source.dataset, data_dir=given["data_dir"]).load("test")
-    images = images.take(torch.arange(min(given["n"], len(images))))
-    classifier = run.load_model(device=resolve_device(given["device"]))
-    console = make_console(quiet=given["quiet"])
+    images = load_dataset(dataset or source.dataset, data_dir=data_dir).load("test")
+    images = images.take(torch.arange(min(n, len(images))))
+    classifier = run.load_model(device=resolve_device(device))
+    console = make_console(quiet=quiet)
     console.print(f"{run.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
     for attack in parsed:
         with LiveProgress(console) as progress:
@@ -65,9 +80,9 @@ def command(model: str, attacks: tuple[str, ...], **given: Any) -> None:
                 images.labels,
                 threat,
                 attack,
-                seed=given["seed"] or 0,
-                batch_size=given["batch_size"],
-                second_seed=given["second_seed"],
+                seed=seed or 0,
+                batch_size=batch_size,
+                second_seed=second_seed,
                 on_progress=lambda event: progress.update(event.stage, event.done, event.total),
             )
         report(comparison, console)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -43,7 +43,19 @@ _PATH = click.Path(path_type=Path)
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
-def command(file: Path, assignments: tuple[str, ...], speeds: tuple[str, ...], **given: Any) -> None:
+def command(
+    file: Path,
+    assignments: tuple[str, ...],
+    gpus: int,
+    speeds: tuple[str, ...],
+    robust_acc: float | None,
+    json_path: Path | None,
+    csv_path: Path | None,
+    device: str,
+    checkpoints_dir: Path,
+    results_dir: Path,
+    quiet: bool,
+) -> None:
     """Say what all cells of a suite FILE cost: model calls, hours on one device, and hours until all is done.
 
     A model call is the work of one forward pass of one image; a backward pass to the image costs one more, one to the
@@ -56,28 +68,28 @@ def command(file: Path, assignments: tuple[str, ...], speeds: tuple[str, ...], *
     from robustbench_gkl.suite.plan import Facts, plan_suite, spread
     from robustbench_gkl.suite.rates import Rates
 
-    suite = read_suite(file, assignments=assignments, checkpoints_dir=given["checkpoints_dir"])
-    console = make_console(quiet=given["quiet"])
-    rates = Rates(Folders(given["checkpoints_dir"], given["results_dir"]))
+    suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
+    console = make_console(quiet=quiet)
+    rates = Rates(Folders(checkpoints_dir, results_dir))
     notes: dict[str, str] = {}
-    facts = Facts(_loss, _times(speeds, given["device"], rates, notes), rates, given["robust_acc"])
+    facts = Facts(_loss, _times(speeds, device, rates, notes), rates, robust_acc)
     planned = plan_suite(suite, facts)
-    until = spread(planned, given["gpus"])
-    _show(planned, until, given["gpus"], notes, console)
+    until = spread(planned, gpus)
+    _show(planned, until, gpus, notes, console)
     total = sum(one.seconds for one in planned)
     rows = [one.row() for one in planned]
-    if given["json_path"] is not None:
-        plan = {"suite": suite.name, "devices": given["gpus"], "assumptions": notes, "cells": rows}
+    if json_path is not None:
+        plan = {"suite": suite.name, "devices": gpus, "assumptions": notes, "cells": rows}
         plan |= {"device_hours": round(total / 3600, 4), "hours": round(until / 3600, 4)}
-        write_atomically(given["json_path"], json.dumps(plan, indent=1) + "\n")
-        console.print(f"wrote {given['json_path']}", markup=False)
-    if given["csv_path"] is not None:
+        write_atomically(json_path, json.dumps(plan, indent=1) + "\n")
+        console.print(f"wrote {json_path}", markup=False)
+    if csv_path is not None:
         import pandas as pd
 
         from robustbench_gkl.results.export import save_table
 
-        save_table(pd.DataFrame(rows), given["csv_path"], form="csv")
-        console.print(f"wrote {given['csv_path']}", markup=False)
+        save_table(pd.DataFrame(rows), csv_path, form="csv")
+        console.print(f"wrote {csv_path}", markup=False)
 
 
 def _show(planned: Sequence[Planned], until: float, devices: int, notes: dict[str, str], console: Console) -> None:

@@ -27,7 +27,8 @@ def command(
 ) -> None:
     """Print and run the commands that made ROW (a model's name or a record's id), and compare the figures.
 
-    The model is trained again as NAME-reproduced; an imported one is evaluated again as it is.
+    The model is trained again as NAME-reproduced; an imported one is evaluated again, under that name. Of several
+    models that had the name, it is the newest.
     """
     from robustbench_gkl.cli import group
     from robustbench_gkl.report.reproduce import Command, eval_command, shell_text, train_command, unknown_question
@@ -38,6 +39,8 @@ def command(
     chosen = [record for record in store.records() if row in (record.model.name, record.id)]
     if not chosen:
         raise UserError(f"no record of {row!r} in {results_dir}; gklbench leaderboard shows the models there are")
+    newest = max(chosen, key=lambda record: record.created).model.model_sha256
+    chosen = [record for record in chosen if record.model.model_sha256 == newest]
     folders = ["--device", device, "--data-dir", str(data_dir), "--checkpoints-dir", str(checkpoints_dir)]
 
     def call(words: Command, more: list[str]) -> None:

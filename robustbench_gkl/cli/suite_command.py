@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -31,13 +32,29 @@ _PATH = click.Path(path_type=Path)
 @click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
 @click.option("--slurm", "slurm_file", type=_PATH, metavar="FILE.json", help="Partition, time limit and the like.")
 @click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
-@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite as CSV.")
+@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite's own records as CSV.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
-def command(file: Path, assignments: tuple[str, ...], **given: Any) -> None:
+def command(
+    file: Path,
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    retry: bool,
+    overwrite: bool,
+    launcher: str,
+    jobs: int | None,
+    slurm_file: Path | None,
+    no_wait: bool,
+    csv: Path | None,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    results_dir: Path,
+    quiet: bool,
+) -> None:
     """Run the trainings and evaluations of a suite FILE (.toml) that are not done yet.
 
     A cell is done when a run with its settings, or a record of its evaluation, is there, whoever made it. Failed cells
@@ -48,50 +65,53 @@ def command(file: Path, assignments: tuple[str, ...], **given: Any) -> None:
     from robustbench_gkl.suite.board import Board
     from robustbench_gkl.suite.ledger import Folders, Ledger
     from robustbench_gkl.suite.local import only_one
+    from robustbench_gkl.suite.overview import Overview
 
-    slurm = given["launcher"] == "slurm"
-    if (given["slurm_file"] or given["no_wait"]) and not slurm:
+    slurm = launcher == "slurm"
+    if (slurm_file or no_wait) and not slurm:
         raise UserError("--slurm and --no-wait belong to --launcher slurm")
-    suite = read_suite(file, assignments=assignments, checkpoints_dir=given["checkpoints_dir"])
-    folders = Folders(given["checkpoints_dir"], given["results_dir"], given["data_dir"], given["device"])
-    ledger, console = Ledger(suite.name, folders), make_console(quiet=given["quiet"])
-    if given["dry_run"]:
-        _foretell(Board(suite.cells, ledger, retry=given["retry"]), given, console)
+    suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
+    folders = Folders(checkpoints_dir, results_dir, data_dir, device)
+    ledger, console = Ledger(suite.name, folders), make_console(quiet=quiet)
+    if dry_run:
+        _foretell(Board(suite.cells, ledger, retry=retry), jobs, console, overwrite=overwrite)
         return
     ledger.prepare()
     with only_one(ledger.folder) as lock:
-        board = Board(suite.cells, ledger, retry=given["retry"])
-        if not given["overwrite"]:
+        board = Board(suite.cells, ledger, retry=retry)
+        if not overwrite:
             ledger.refuse_to_overwrite(board.left())
-        _run(board, given, console, lock=lock)
-    _finish(suite, board, given, console)
-
-
-def _run(board: Board, given: dict[str, Any], console: Console, *, lock: int) -> None:
-    """Run what is left with the launcher that was asked for."""
-    from robustbench_gkl.suite.local import run_local, worker_environments
-    from robustbench_gkl.suite.overview import Overview
-
-    with stop_on_signals() as should_stop, Overview(console, board) as overview:
-        overview.line(overview.summary())
-        _show_failures(board, overview)
-        if given["launcher"] == "slurm":
-            _run_slurm(board, overview, given)
-            return
-        workers = worker_environments(jobs=given["jobs"], device=given["device"], cells=len(board.left()))
-        run_local(board, overview, workers, lock=lock, should_stop=should_stop)
-        if should_stop():
+        with stop_on_signals() as should_stop, Overview(console, board) as overview:
             overview.line(overview.summary())
-            raise KeyboardInterrupt("interrupted; the same command goes on from here")
+            _show_failures(board, overview)
+            if slurm:
+                _run_slurm(board, overview, slurm_file, wait=not no_wait)
+            else:
+                _run_local(board, overview, jobs, lock=lock, should_stop=should_stop)
+    _finish(suite, board, csv, console)
 
 
-def _run_slurm(board: Board, overview: Overview, given: dict[str, Any]) -> None:
+def _run_local(
+    board: Board, overview: Overview, jobs: int | None, *, lock: int, should_stop: Callable[[], bool]
+) -> None:
+    """Run what is left in processes of this machine."""
+    from robustbench_gkl.suite.local import run_local, worker_environments
+
+    workers = worker_environments(jobs=jobs, device=board.ledger.folders.device, cells=len(board.left()))
+    run_local(board, overview, workers, lock=lock, should_stop=should_stop)
+    if should_stop():
+        overview.line(overview.summary())
+        raise KeyboardInterrupt("interrupted; the same command goes on from here")
+
+
+def _run_slurm(board: Board, overview: Overview, slurm_file: Path | None, *, wait: bool) -> None:
+    """Queue what is left, and look after it if ``wait``."""
     from robustbench_gkl.suite.partition import read_settings
     from robustbench_gkl.suite.slurm import SlurmQueue
 
-    queue = SlurmQueue(board, overview, read_settings(given["slurm_file"]))
+    queue = SlurmQueue(board, overview, read_settings(slurm_file))
     queue.submit()
-    if given["no_wait"]:
+    if not wait:
         overview.line(overview.summary())
         return
     with stop_on_signals() as should_stop:
@@ -110,7 +130,7 @@ def _show_failures(board: Board, overview: Overview) -> None:
             overview.line(f"failed before (--retry runs it again): {cell}, exit code {outcome.exit_code}: {why}")
 
 
-def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console) -> None:
+def _finish(suite: Suite, board: Board, csv: Path | None, console: Console) -> None:
     """Print the leaderboard and what is missing from it, and exit with 1 if anything is.
 
     Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
@@ -122,12 +142,12 @@ def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console)
     found = [board.ledger.record(cell) for cell in suite.evaluations if board.statuses[cell.key] == "done"]
     ids = {record.id for record in found if record is not None}
     if ids:
-        frame = leaderboard(given["results_dir"], ids=ids)
+        frame = leaderboard(board.ledger.folders.results, ids=ids)
         console.print(leaderboard_table(frame, width=console.width))
-        if given["csv"] is not None:
-            save_table(frame, given["csv"], form="csv")
-            console.print(f"wrote {given['csv']}", markup=False)
-    elif given["csv"] is not None:
+        if csv is not None:
+            save_table(frame, csv, form="csv")
+            console.print(f"wrote {csv}", markup=False)
+    elif csv is not None:
         console.print("nothing was evaluated yet, so there is no table to write")
     counts = board.counts()
     if counts["failed"] or counts["blocked"]:
@@ -142,7 +162,7 @@ def _finish(suite: Suite, board: Board, given: dict[str, Any], console: Console)
         click.get_current_context().exit(1)
 
 
-def _foretell(board: Board, given: dict[str, Any], console: Console) -> None:
+def _foretell(board: Board, jobs: int | None, console: Console, *, overwrite: bool) -> None:
     """Print which cells would run and for how long."""
     from rich.table import Column, Table
     from rich.text import Text
@@ -159,7 +179,7 @@ def _foretell(board: Board, given: dict[str, Any], console: Console) -> None:
     if left:
         console.print(table)
     _show_failures(board, overview)
-    workers = len(worker_environments(jobs=given["jobs"], device=given["device"], cells=len(left)))
+    workers = len(worker_environments(jobs=jobs, device=board.ledger.folders.device, cells=len(left)))
     estimates = [board.estimate(cell) for cell in left]
     total = board.seconds_left(workers)
     if total is None:
@@ -169,5 +189,5 @@ def _foretell(board: Board, given: dict[str, Any], console: Console) -> None:
         time = duration(total)
     console.print(overview.summary())
     console.print(f"would run {len(left)} cells, {time} with {workers} workers", markup=False)
-    if not given["overwrite"]:
+    if not overwrite:
         board.ledger.refuse_to_overwrite(left)

@@ -15,7 +15,8 @@ from robustbench_gkl.errors import UserError
 if TYPE_CHECKING:
     from robustbench_gkl.config import TrainConfig
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import EpochReport, Run, StepReport
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import EpochReport, StepReport
     from robustbench_gkl.training.metrics import Logger
 
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--synthetic", multiple=True, metavar="FILE", help="Generated images to mix in: .npz; may be repeated.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
 @click.option("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
-@click.option("--overwrite", is_flag=True, help="Delete the run of this name first.")
+@click.option("--overwrite", is_flag=True, help="Replace the run of this name once the new one has begun.")
 @click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
 @click.option("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
@@ -48,7 +49,31 @@ if TYPE_CHECKING:
 @options.data_dir
 @options.checkpoints_dir
 @options.quiet
-def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> None:
+def command(
+    recipe: str | None,
+    loss: str | None,
+    model: str | None,
+    dataset: str | None,
+    norm: str | None,
+    eps: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    seed: int | None,
+    name: str | None,
+    synthetic: tuple[str, ...],
+    assignments: tuple[str, ...],
+    resume: bool,
+    overwrite: bool,
+    save_every: float,
+    compiled: bool,
+    logger: str | None,
+    export: Path | None,
+    device: str,
+    data_dir: Path,
+    checkpoints_dir: Path,
+    quiet: bool,
+) -> None:
     """Train a model.
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
@@ -56,41 +81,53 @@ def command(recipe: str | None, assignments: tuple[str, ...], **given: Any) -> N
     from robustbench_gkl.distributed import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
-    from robustbench_gkl.training import Interrupted, Run, train
+    from robustbench_gkl.runs import Run
+    from robustbench_gkl.training import Interrupted, train
 
-    if given["resume"] and given["overwrite"]:
+    if resume and overwrite:
         raise UserError("give --resume or --overwrite, not both")
-    config, name = _resolve(recipe, assignments, given)
+    asked = options.given(
+        loss=loss,
+        model=model,
+        dataset=dataset,
+        norm=norm,
+        eps=eps,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+    )
+    base = _base(recipe, Run(checkpoints_dir / name) if resume and name is not None else None)
+    config, name = _resolve(base, assignments, synthetic, asked, name)
     world = world_from_environment()
-    console = make_console(quiet=given["quiet"] or not world.leads)
-    if given["export"] is not None:
-        _export(config, given["export"])
-        console.print(f"wrote {given['export']}", markup=False)
+    console = make_console(quiet=quiet or not world.leads)
+    if export is not None:
+        _export(config, export)
+        console.print(f"wrote {export}", markup=False)
         return
-    run = Run(given["checkpoints_dir"] / name)
-    device = rank_device(given["device"], world)
-    if given["overwrite"] and world.leads:
-        run.delete()
-    console.print(f"run {name} on {device}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
+    run = Run(checkpoints_dir / name)
+    on = rank_device(device, world)
+    console.print(f"run {name} on {on}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
         console.print(f"  {line}", markup=False)
     try:
         with (
-            joined(world, device),
+            joined(world, on),
             stop_on_signals(second_at_once=world.size == 1) as should_stop,
             TrainingDisplay(console) as display,
-            _logger(given["logger"] if world.leads else None, run) as logger,
+            _logger(logger if world.leads else None, run) as log,
         ):
             train(
                 config,
                 run,
-                device=device,
-                data_dir=given["data_dir"],
-                resume=given["resume"],
-                save_every=given["save_every"],
-                compiled=given["compiled"],
+                device=on,
+                data_dir=data_dir,
+                resume=resume,
+                overwrite=overwrite,
+                save_every=save_every,
+                compiled=compiled,
                 world=world,
-                on_event=lambda event: _show(event, display, logger),
+                on_event=lambda event: _show(event, display, log),
                 should_stop=should_stop,
             )
     except Interrupted:
@@ -118,31 +155,36 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
     return nullcontext() if name is None else TensorBoard(run.folder / "tensorboard")
 
 
-def _resolve(recipe: str | None, assignments: tuple[str, ...], given: dict[str, Any]) -> tuple[TrainConfig, str]:
-    """Return the configuration and the run's name: recipe, then --set, then options."""
-    from robustbench_gkl.config import TrainConfig, read_assignment, read_recipe, validated
-    from robustbench_gkl.settings import check_name, run_name, with_changes
-    from robustbench_gkl.training import Run
+def _base(recipe: str | None, started: Run | None) -> dict[str, Any]:
+    """Return the keys to begin with: the recipe's, or those of the run that is to go on."""
+    from robustbench_gkl.config import read_recipe
+    from robustbench_gkl.runs import settled
 
-    values: dict[str, Any] = {}
     if recipe is not None:
-        values = read_recipe(recipe)
-        values.setdefault("recipe", Path(recipe).stem)
-    elif given["resume"] and given["name"] is not None:
-        started = Run(given["checkpoints_dir"] / given["name"])
-        if started.exists():
-            trained = started.config().train
-            if trained is None:
-                raise UserError(f"run {started.name} was imported and cannot be resumed")
-            values = trained.model_dump(mode="json")
-    changes: dict[str, object] = {"synthetic.files": list(given["synthetic"])} if given["synthetic"] else {}
+        return {"recipe": Path(recipe).stem} | read_recipe(recipe)
+    if started is None or not settled(started).exists():
+        return {}
+    trained = started.config().train
+    if trained is None:
+        raise UserError(f"run {started.name} was imported and cannot be resumed")
+    return trained.model_dump(mode="json")
+
+
+def _resolve(
+    base: dict[str, Any],
+    assignments: tuple[str, ...],
+    synthetic: tuple[str, ...],
+    asked: dict[str, object],
+    name: str | None,
+) -> tuple[TrainConfig, str]:
+    """Return the configuration and the run's name: ``base``, then --set, then options."""
+    from robustbench_gkl.config import TrainConfig, read_assignment, validated
+    from robustbench_gkl.settings import check_name, run_name, with_changes
+
+    changes: dict[str, object] = {"synthetic.files": list(synthetic)} if synthetic else {}
     changes |= dict(map(read_assignment, assignments))
-    changes |= options.given(**{key: given[key] for key in _KEYS})
-    config = validated(TrainConfig, with_changes(values, changes), what="configuration")
-    return config, run_name(config) if given["name"] is None else check_name(given["name"])
-
-
-_KEYS = ("loss", "model", "dataset", "norm", "eps", "epochs", "batch_size", "lr", "seed")
+    config = validated(TrainConfig, with_changes(base, changes | asked), what="configuration")
+    return config, run_name(config) if name is None else check_name(name)
 
 
 def _show(event: StepReport | EpochReport, display: TrainingDisplay, logger: Logger | None) -> None:

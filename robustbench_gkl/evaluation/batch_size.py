@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from robustbench_gkl.evaluation.replay import noted_batch_size
 from robustbench_gkl.results.journal import Journal
 
 BatchSize: TypeAlias = Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -37,9 +38,8 @@ def probe_batch_size(
         limit: the number of samples; larger batches are not tried.
         journal: remembers the choice, so that an evaluation goes on with the batch size that it began with.
     """
-    for entry in journal.own if journal is not None else ():
-        if "batch_size" in entry:
-            return int(entry["batch_size"])
+    if journal is not None and (noted := noted_batch_size(journal.own)) is not None:
+        return noted
     best, cost = 0, float("inf")
     for size in sorted({min(candidate, limit) for candidate in _CANDIDATES}):
         try:

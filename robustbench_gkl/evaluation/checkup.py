@@ -13,8 +13,8 @@ from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
 from robustbench_gkl.evaluation.subject import load_samples
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.results.record import Check
-from robustbench_gkl.training import Run
-from robustbench_gkl.training.checkpoint import WeightsName
+from robustbench_gkl.runs import Run
+from robustbench_gkl.settings import WeightsName
 
 
 def check_run(

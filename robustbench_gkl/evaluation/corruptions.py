@@ -17,8 +17,8 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.record import ModelInfo, model_sha256
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.training import Run, weights_sha256
-from robustbench_gkl.training.checkpoint import WeightsName, now
+from robustbench_gkl.runs import Run, now, weights_sha256
+from robustbench_gkl.settings import WeightsName
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the corruption under way, the severities done and all there are."""

@@ -17,28 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec, parse_attack
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.evaluation.engine import evaluate
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.evaluation.sharing import Share
-from robustbench_gkl.exact import format_fraction, parse_fraction
+from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
+from robustbench_gkl.results.record import StageResult
 from robustbench_gkl.threat import ThreatModel
-
-
-def parse_grid(text: str) -> tuple[Fraction, ...]:
-    """Return the radii that ``0,1/255,2/255`` lists, rising.
-
-    Raises:
-        UserError: a radius that is no number, one given twice, or none above 0.
-    """
-    radii = [parse_fraction(part.strip(), what="a radius of --eps-grid") for part in text.split(",")]
-    if len(set(radii)) < len(radii):
-        raise UserError(f"--eps-grid gives a radius twice: {text}")
-    if max(radii) == 0:
-        raise UserError("--eps-grid needs a radius above 0; accuracy at 0 is the clean accuracy")
-    return tuple(sorted(radii))
 
 
 @dataclass
@@ -111,15 +96,8 @@ class Curve:
             distance=np.where(fell, self.distance, np.nan),
         )
         stages = tuple(self.spent.get(place, ()))
-        result.attacks = [
-            AttackResult(
-                label=attack.label,
-                spec=attack.canonical,
-                robust_acc=result.robust_acc,
-                stages=stages,
-                standing=pack_standing(result.standing),
-            )
-        ]
+        result.attacks = []
+        result.add_attack(attack, stages)
         result.seconds = sum(stage.seconds for stage in stages)
         return result
 
@@ -131,23 +109,23 @@ def evaluate_curve(
     threat: ThreatModel,
     radii: tuple[Fraction, ...],
     attack: str | AttackSpec,
+    settings: EngineSettings = EngineSettings(),  # noqa: B008 - frozen
     *,
     journal: Journal | None = None,
     share: Share | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Any,
 ) -> list[Evaluation]:
     """Measure robust accuracy at several radii.
 
     Args:
         model, images, labels: as for :func:`~robustbench_gkl.evaluation.evaluate`.
         threat: gives the norm; its radius does not matter.
-        radii: rising, see :func:`parse_grid`.
+        radii: rising, see :func:`robustbench_gkl.settings.parse_grid`.
         attack: one spec or attack.
+        settings: how to search.
         journal: keeps the outcome of each attack at one radius; what it holds is not done again. Rank 0 has it.
         share: the ranks that share the samples.
         on_progress: called a few times a second; its figures are those of the radius at hand.
-        options: further ones of ``evaluate``.
 
     Returns:
         One outcome per radius. The ``distance`` of a sample that falls is that of the closest image found, at the
@@ -158,24 +136,24 @@ def evaluate_curve(
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
     share = share or Share()
-    clean = evaluate(model, images, labels, threat.with_eps(0), [], share=share, **options)
+    clean = measure(model, images, labels, threat.with_eps(0), [], settings, share=share)
     curve = Curve.begin(radii, clean)
-    known = iter(share.exchange.from_leader(lambda: journal.entries if journal is not None else []))
+    known = iter(share.exchange.from_leader(lambda: _outcomes(journal)))
     while (task := curve.open()) is not None:
         place, rows = task
         outcome = next(known, None)
         if outcome is None:
             chosen = torch.from_numpy(rows)
-            found = evaluate(
+            found = measure(
                 model,
                 images[chosen],
                 labels[chosen],
                 threat.with_eps(radii[place]),
                 [attack],
+                settings,
                 index=chosen,
                 share=share,
                 on_progress=on_progress,
-                **options,
             )
             outcome = _entry(rows, found)
             if journal is not None:
@@ -185,8 +163,13 @@ def evaluate_curve(
 
 
 def grid_text(radii: Sequence[Fraction]) -> str:
-    """Return the radii as :func:`parse_grid` reads them."""
+    """Return the radii as :func:`robustbench_gkl.settings.parse_grid` reads them."""
     return ",".join(map(format_fraction, radii))
+
+
+def _outcomes(journal: Journal | None) -> list[dict[str, Any]]:
+    """Return the outcomes that a journal keeps, in order."""
+    return [] if journal is None else [entry for entry in journal.entries if "stages" in entry]
 
 
 def _entry(rows: np.ndarray, found: Evaluation) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,20 +15,50 @@ from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.attacks.driver import Load, Precision
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.native import runners_up
+from robustbench_gkl.config import EvalConfig
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.device import full_precision
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.batch_size import BatchSize, probe_batch_size
 from robustbench_gkl.evaluation.outcome import Evaluation, Meter, Progress
+from robustbench_gkl.evaluation.replay import clean_predictions, kept_images, spent_before, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.stage import Stage
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import AttackResult, pack_standing
 from robustbench_gkl.threat import ThreatModel
 
-_UNPROBED = 250
-"""Images at a time where there is nothing to probe for."""
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How an evaluation searches, whatever it is about.
+
+    Attributes:
+        seed: of the attacks' random numbers.
+        batch_size: images at a time on each rank (a tenth more where all then fit into one batch); ``"auto"`` for the
+            one that a short probe finds fastest.
+        reference: run the published implementations instead of our own.
+        search_precision: ``"bf16"`` or ``"tf32"`` lets our own attacks search in that precision; what they find is
+            confirmed in float32, and where it is not, the sample is searched again in float32.
+        compiled: search with ``torch.compile(model)``.
+    """
+
+    seed: int = 0
+    batch_size: BatchSize = 250
+    reference: bool = False
+    search_precision: Precision = "float32"
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, config: EvalConfig) -> EngineSettings:
+        """Return what a configuration says of it."""
+        return cls(
+            seed=config.seed,
+            batch_size=config.batch_size,
+            reference=config.engine == "reference",
+            search_precision=config.search_precision,
+            compiled=config.compiled,
+        )
 
 
 def evaluate(
@@ -47,8 +76,6 @@ def evaluate(
     search_precision: Precision = "float32",
     compiled: bool = False,
     time_limit: float | None = None,
-    journal: Journal | None = None,
-    share: Share | None = None,
     keep_adversarial: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
@@ -66,27 +93,64 @@ def evaluate(
         attacks: one spec such as ``"autoattack"`` or ``"pgd:steps=20"``, or several, or attacks; none for the clean
             accuracy alone.
         index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
-        seed: of the attacks' random numbers.
-        batch_size: images at a time on each rank (a tenth more where all then fit into one batch); ``"auto"`` for the
-            one that a short probe finds fastest.
+        seed, batch_size, reference, search_precision, compiled: see :class:`EngineSettings`.
         device: where to run; None for where the model's parameters are.
-        reference: run the published implementations instead of our own.
-        search_precision: ``"bf16"`` or ``"tf32"`` lets our own attacks search in that precision; what they find is
-            confirmed in float32, and where it is not, the sample is searched again in float32.
-        compiled: search with ``torch.compile(model)``.
         time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
+        keep_adversarial: return the adversarial images too.
+        on_progress: called a few times a second.
+
+    Returns:
+        The verdict on each sample and the result of each attack.
+
+    Raises:
+        UserError: an unknown attack, or one for another norm; images, labels or logits of the wrong shape or range; NaN
+            logits.
+    """
+    settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
+    return measure(
+        model,
+        images,
+        labels,
+        threat,
+        attacks,
+        settings,
+        index=index,
+        device=device,
+        time_limit=time_limit,
+        keep_adversarial=keep_adversarial,
+        on_progress=on_progress,
+    )
+
+
+def measure(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat: ThreatModel,
+    attacks: str | Sequence[str | AttackSpec],
+    settings: EngineSettings = EngineSettings(),
+    *,
+    index: Tensor | None = None,
+    device: torch.device | str | None = None,
+    time_limit: float | None = None,
+    journal: Journal | None = None,
+    share: Share | None = None,
+    keep_adversarial: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Do what :func:`evaluate` does, with a journal and with other ranks.
+
+    Args:
+        model, images, labels, threat, attacks, index, device, time_limit, on_progress: as there.
+        settings: how to search.
         journal: where verdicts are kept as they fall; what it holds already is not done again. With several ranks each
             has its own part, and what counts is the journal of rank 0.
         share: the ranks that share the samples, and which samples; None for all samples here.
         keep_adversarial: return the adversarial images too, those that the journal holds included.
-        on_progress: called a few times a second.
 
     Returns:
-        The verdict on each sample and the result of each attack, the same on all ranks but for adversarial images,
-        which rank 0 has. What is said of samples outside the shard means nothing.
-
-    Raises:
-        UserError: an unknown attack; images, labels or logits of the wrong shape or range; NaN logits.
+        As there, the same on all ranks but for adversarial images, which rank 0 has. What is said of samples outside
+        the shard means nothing.
     """
     started = time.perf_counter()
     share = share or Share()
@@ -95,7 +159,7 @@ def evaluate(
     refuse_duplicates(parsed)
     for attack in parsed:
         attack.check(threat)
-    chosen = [attack.reference(threat) if reference else attack for attack in parsed]
+    chosen = [attack.reference(threat) if settings.reference else attack for attack in parsed]
     where = torch.device(device) if device is not None else _device_of(model)
     _check_samples(images, labels)
     positions = torch.arange(len(labels)) if index is None else index.cpu()
@@ -104,16 +168,15 @@ def evaluate(
         shape = (images.shape[1], images.shape[2], images.shape[3])
 
         def probe() -> int:
-            if not share.attacks:
-                return min(_UNPROBED, len(labels))
             return probe_batch_size(model, shape, device=where, limit=len(labels), journal=journal)
 
-        size = share.exchange.from_leader(probe) if batch_size == "auto" else batch_size
-        run = Run(meter, images, labels, positions, threat, where, seed, size, share)
-        run.precision, run.journal = search_precision, journal
+        auto = settings.batch_size == "auto"
+        size = share.exchange.from_leader(probe) if auto else int(settings.batch_size)
+        run = Run(meter, images, labels, positions, threat, where, settings.seed, size, share)
+        run.precision, run.journal = settings.search_precision, journal
         run.on_progress = on_progress if share.exchange.world.leads else None
         run.deadline = None if time_limit is None else started + time_limit
-        if compiled:
+        if settings.compiled:
             meter.searched = torch.compile(model, dynamic=True)
         run.keeps = keep_adversarial
         return run.run(parsed, chosen)
@@ -166,13 +229,10 @@ class Run:
     deadline: float | None = None
     keeps: bool = False
     """Whether adversarial images are kept."""
-    adversarial: Tensor | None = None
     entries: list[dict[str, Any]] = field(init=False)
     """What the journal held at the beginning."""
     mine: np.ndarray = field(init=False)
     """(N,) bool: the samples that are looked at."""
-    missing: list[int] = field(default_factory=list)
-    """Samples that lack something, where nothing is attacked."""
     clean_logits: Tensor = field(init=False)
     """(N, K) on the CPU."""
 
@@ -189,51 +249,28 @@ class Run:
         """Run all attacks."""
         started = time.perf_counter()
         self.entries = self.share.exchange.from_leader(lambda: self.journal.entries if self.journal is not None else [])
-        before: dict[str, float] = defaultdict(float)
-        for entry in self.entries:
-            before[entry.get("part", "")] += entry.get("seconds", 0.0)
-        if self.keeps and self.share.exchange.world.leads and self.share.shard is None:
-            self.adversarial = to_unit(self.images).cpu().clone()
         result = self._clean()
         result.batch_size = self.batch_size
+        if self.keeps and self.share.exchange.world.leads and self.share.shard is None:
+            result.keep_images(self.images)
         for attack, variant in zip(attacks, chosen, strict=True):
+            logs = stage_logs(attack, variant, self.threat, num_classes=result.num_classes)
             done = []
-            stages = variant.stages(self.threat, num_classes=result.num_classes)
-            for stage in stages:
+            for log in logs:
                 if not result.partial:
-                    name = stage.label if len(stages) == 1 else stage.name
-                    key = f"{attack.label}/{stage.name}"
-                    done.append(Stage(self, stage, name=name, key=key, result=result).run())
-            if done or not stages:
-                result.attacks.append(
-                    AttackResult(
-                        label=attack.label,
-                        spec=attack.canonical,
-                        robust_acc=result.robust_acc,
-                        stages=tuple(done),
-                        standing=pack_standing(result.standing),
-                    )
-                )
-        result.seconds = max(before.values(), default=0.0) + time.perf_counter() - started
-        result.missing = self.missing
-        if self.adversarial is not None and self.journal is not None:
-            for positions, images in self.journal.images(tuple(self.images.shape[1:])):
-                self.adversarial[torch.from_numpy(positions.copy())] = torch.from_numpy(images.copy())
-        result.adversarial = self.adversarial
+                    done.append(Stage(self, log, result=result).run())
+            if done or not logs:
+                result.add_attack(attack, done)
+        result.seconds = spent_before(self.entries) + time.perf_counter() - started
+        if self.journal is not None:
+            kept_images(self.journal, tuple(self.images.shape[1:]), result)
         return result
 
-    def keep(self, positions: np.ndarray, images: Tensor) -> None:
+    def keep(self, result: Evaluation, positions: np.ndarray, images: Tensor) -> None:
         """Keep adversarial images (B, C, H, W) of the samples at ``positions`` (B,), if any are to be kept."""
-        if self.adversarial is not None:
-            self.adversarial[torch.from_numpy(positions)] = images.cpu()
+        result.put_images(positions, images)
         if self.keeps and self.journal is not None:
             self.journal.append_images(positions.tolist(), images.cpu().numpy())
-
-    def set_aside(self, positions: Iterable[int]) -> None:
-        """Note that the samples at ``positions`` lack something, and look at them no more."""
-        positions = list(positions)
-        self.missing += positions
-        self.mine[positions] = False
 
     @property
     def out_of_time(self) -> bool:
@@ -262,26 +299,15 @@ class Run:
         if self.on_progress is not None:
             total = int(self.mine.sum())
             self.on_progress(Progress("clean", total, total, int((self.mine & ~wrong).sum()), total))
-        return Evaluation(
-            index=self.index.numpy(),
-            label=self.labels.numpy(),
-            clean_pred=prediction.numpy(),
-            broken_by=np.array(["clean" if is_wrong else None for is_wrong in wrong], dtype=object),
-            adv_pred=np.where(wrong, prediction.numpy(), -1),
-            distance=np.where(wrong, 0.0, np.nan),
-            num_classes=self.clean_logits.shape[1],
+        return Evaluation.begin(
+            self.index.numpy(), self.labels.numpy(), prediction.numpy(), num_classes=self.clean_logits.shape[1]
         )
 
     def _agreed(self, prediction: Tensor) -> Tensor:
         """Return the clean predictions (N,) that count: those noted first; another machine may round another way."""
         exchange = self.share.exchange
-        noted: dict[int, int] = {}
-        for entry in self.entries:
-            noted = dict(entry.get("clean", ())) | noted
+        noted = clean_predictions(self.entries)
         new = [position for position in self.mine.nonzero()[0].tolist() if position not in noted]
-        if not self.share.attacks:
-            self.set_aside(new)
-            new = []
         pairs = exchange.from_leader(lambda: list(zip(new, prediction[new].tolist(), strict=True)))
         if pairs and self.journal is not None and exchange.world.leads:
             self.journal.append({"clean": pairs})

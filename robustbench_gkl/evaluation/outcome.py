@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.results.record import AttackResult
+from robustbench_gkl.attacks import AttackSpec
+from robustbench_gkl.data import to_unit
+from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
 from robustbench_gkl.results.store import VERDICT_COLUMNS
 
 
@@ -91,8 +94,9 @@ class Evaluation:
         num_classes: length of the logits.
         partial: stopped by the time limit; what stands may yet fall, so robust accuracy is an upper bound.
         batch_size: images at a time, as given or as probed.
-        missing: positions of the samples that lack something, where only what was found before was joined.
-        adversarial: the adversarial images, (N, C, H, W), the originals where none was found; None unless kept.
+        adversarial: the adversarial images, (N, C, H, W), the originals where ``has_adversarial`` is false; None unless
+            kept.
+        has_adversarial: (N,) bool, which samples' adversarial images are there.
     """
 
     index: np.ndarray
@@ -106,13 +110,50 @@ class Evaluation:
     seconds: float = 0.0
     partial: bool = False
     batch_size: int = 0
-    missing: list[int] = field(default_factory=list)
     adversarial: Tensor | None = None
+    has_adversarial: np.ndarray | None = None
+
+    @classmethod
+    def begin(cls, index: np.ndarray, label: np.ndarray, clean_pred: np.ndarray, *, num_classes: int) -> Evaluation:
+        """Return what the clean predictions (N,) tell: who is wrong has fallen."""
+        wrong = clean_pred != label
+        return cls(
+            index=index,
+            label=label,
+            clean_pred=clean_pred,
+            broken_by=np.array(["clean" if is_wrong else None for is_wrong in wrong], dtype=object),
+            adv_pred=np.where(wrong, clean_pred, -1),
+            distance=np.where(wrong, 0.0, np.nan),
+            num_classes=num_classes,
+        )
 
     @property
     def n(self) -> int:
         """The number of samples."""
         return len(self.index)
+
+    def keep_images(self, images: Tensor) -> None:
+        """Make room for the adversarial images of ``images`` (N, C, H, W)."""
+        self.adversarial = to_unit(images).cpu().clone()
+        self.has_adversarial = np.zeros(self.n, dtype=bool)
+
+    def put_images(self, positions: np.ndarray, images: Tensor) -> None:
+        """Take in adversarial images (B, C, H, W) of the samples at ``positions`` (B,), if there is room for them."""
+        if self.adversarial is not None and self.has_adversarial is not None:
+            self.adversarial[torch.from_numpy(positions)] = images.cpu()
+            self.has_adversarial[positions] = True
+
+    def add_attack(self, attack: AttackSpec, stages: Sequence[StageResult]) -> None:
+        """Note that an attack is over."""
+        self.attacks.append(
+            AttackResult(
+                label=attack.label,
+                spec=attack.canonical,
+                robust_acc=self.robust_acc,
+                stages=tuple(stages),
+                standing=pack_standing(self.standing),
+            )
+        )
 
     @property
     def standing(self) -> np.ndarray:

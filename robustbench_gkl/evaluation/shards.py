@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from robustbench_gkl.config import EvalConfig, validated
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.job import Outcome
-from robustbench_gkl.evaluation.outcome import Progress
+from robustbench_gkl.evaluation.outcome import Evaluation
+from robustbench_gkl.evaluation.preflight import MOST_IMAGES
+from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
 from robustbench_gkl.evaluation.sharing import Shard, Share
-from robustbench_gkl.evaluation.steps import attack, conclude, known_records, open_journal
-from robustbench_gkl.evaluation.subject import prepare
-from robustbench_gkl.exchange import Exchange
-from robustbench_gkl.results.record import Check
-from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.training import Run, find_run
-from robustbench_gkl.training.checkpoint import WeightsName
+from robustbench_gkl.evaluation.steps import (
+    about,
+    attack,
+    batches_before,
+    check_before,
+    conclude,
+    discard_old,
+    keeps_images,
+    known_records,
+    open_journal,
+    part_name,
+)
+from robustbench_gkl.evaluation.subject import Job, prepare
+from robustbench_gkl.evaluation.workspace import Workspace
+from robustbench_gkl.results.journal import About, Journal
+from robustbench_gkl.runs import Run, find_run, look_for
+from robustbench_gkl.settings import WeightsName
 
 
 @dataclass(frozen=True)
@@ -42,24 +54,19 @@ class ShardOutcome:
 def evaluate_shard(
     config: EvalConfig,
     run: Run,
-    store: ResultStore,
+    workspace: Workspace,
     shard: Shard,
     *,
+    name: str | None = None,
     weights: WeightsName | None = None,
-    device: torch.device,
-    data_dir: Path = Path("data"),
     overwrite: bool = False,
     time_limit: float | None = None,
-    exchange: Exchange | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_checks: Callable[[Sequence[Check]], None] | None = None,
 ) -> ShardOutcome | Outcome:
     """Evaluate a run on a fixed share of the samples, and leave what was found for :func:`merge_parts`.
 
     Args:
         shard: which samples.
-        config, run, store, weights, device, data_dir, overwrite, time_limit, exchange, on_progress, on_checks: as for
-            :func:`evaluate_run`.
+        config, run, workspace, name, weights, overwrite, time_limit: as for :func:`evaluate_run`.
 
     Returns:
         What the shard has come to, or the record of the whole if there is one already.
@@ -67,48 +74,100 @@ def evaluate_shard(
     Raises:
         UserError: as :func:`evaluate_run`; fewer samples than shards.
     """
-    share = Share(exchange or Exchange(), shard)
-    job = prepare(config, run, weights=weights, device=device, data_dir=data_dir, exchange=share.exchange)
+    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange, shard)
+    job = prepare(
+        config,
+        run,
+        name=name,
+        weights=weights,
+        device=workspace.device,
+        data_dir=workspace.data_dir,
+        exchange=exchange,
+    )
     if len(job.samples) < shard.of:
         raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
-    if known := known_records([job], store, share.exchange, overwrite=overwrite):
-        return Outcome(known[0], reused=True)
-    journal = open_journal(job, store, share)
-    _, result = attack(job, share, journal, time_limit=time_limit, on_progress=on_progress, on_checks=on_checks)
+    store.prepare()
+    this = about(job, overwrite=overwrite)
+    if overwrite:
+        with workspace.holding(job.id):
+            exchange.from_leader(lambda: discard_old(job.id, this, store))
+    with workspace.holding(job.id, shared=True, part=part_name(share)):
+        if not overwrite and (known := known_records([job], store, exchange)):
+            return Outcome(known[0], reused=True)
+        exchange.from_leader(lambda: discard_old(job.id, this, store))
+        journal = open_journal(job, store, share, overwrite=overwrite)
+        _, result = attack(job, workspace, share, journal, time_limit=time_limit)
     mine = share.samples(result.n)
     return ShardOutcome(job.id, int(mine.sum()), int((mine & result.standing).sum()), result.partial)
 
 
 def merge_parts(
     record_id: str,
-    store: ResultStore,
+    workspace: Workspace,
     *,
     checkpoints_dir: Path = Path("checkpoints"),
-    device: torch.device,
-    data_dir: Path = Path("data"),
     save_adversarial: int = 0,
 ) -> Outcome:
-    """Make a record of the parts that shards, ranks or interrupted evaluations have left; nothing is attacked again.
+    """Make a record of the parts that shards, ranks or interrupted evaluations have left; nothing is attacked.
 
-    The run must be in ``checkpoints_dir``: the checks before and after the attacks need its model.
+    The run must be in ``checkpoints_dir`` or where it was: the checks before and after the attacks need its model.
 
     Raises:
         UserError: there are no parts, another model has the run's name, or samples are missing; the parts stay.
     """
-    journal = store.joined_journal(record_id)
-    if (about := journal.about) is None:
+    store = workspace.store
+    if not store.parts(record_id):
         raise UserError(f"there are no parts of {record_id} in {store.folder}; evaluate with --shard first")
-    run = find_run(about["run"], checkpoints_dir=checkpoints_dir)
-    config = validated(EvalConfig, about["config"], what=f"evaluation {record_id}")
-    job = prepare(config, run, weights=about["weights"], device=device, data_dir=data_dir)
-    if job.id != record_id:
-        raise UserError(f"the parts of {record_id} are about other weights or images than {run.name} in {run.folder}")
-    checks, result = attack(job, Share(attacks=False), journal)
-    if result.missing:
-        raise UserError(f"{record_id}: {_missing_text(result.missing, result.n, journal.parts)}")
-    record = conclude(job, result, checks, store, journal, save_adversarial=save_adversarial)
-    journal.delete()
+    with workspace.holding(record_id):
+        journal = store.joined_journal(record_id)
+        if (this := journal.about) is None:
+            raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
+        config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
+        job = prepare(
+            config,
+            _run_of(this, checkpoints_dir),
+            name=this.name,
+            weights=this.weights,
+            device=workspace.device,
+            data_dir=workspace.data_dir,
+            exchange=workspace.exchange,
+        )
+        if job.id != record_id:
+            raise UserError(
+                f"the parts of {record_id} are about other weights or images than {job.run.name} in {job.run.folder}"
+            )
+        result, missing = _joined(job, journal)
+        if missing:
+            raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
+        checks = check_before(job, workspace, batches_before(job))
+        record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
+        journal.delete()
     return Outcome(record, reused=False)
+
+
+def _run_of(this: About, checkpoints_dir: Path) -> Run:
+    """Return the run that a journal is about: of that name among the runs here, else in the folder where it was."""
+    folder = Path(this.run)
+    named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
+    return named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
+
+
+def _joined(job: Job, journal: Journal) -> tuple[Evaluation, list[int]]:
+    """Return the outcome that the parts tell, and the positions of the samples that lack something."""
+    result, missing = replayed(
+        job.attacks,
+        job.config.threat.threat(),
+        journal.entries,
+        index=np.arange(len(job.samples)),
+        label=job.samples.labels.numpy(),
+        num_classes=job.model.num_classes,
+    )
+    size = job.config.batch_size
+    result.batch_size = (noted_batch_size(journal.entries) or MOST_IMAGES) if size == "auto" else size
+    if keeps_images(job):
+        result.keep_images(job.samples.images)
+        kept_images(journal, tuple(job.samples.images.shape[1:]), result)
+    return result, missing
 
 
 def _missing_text(missing: Sequence[int], n: int, parts: Iterable[str]) -> str:

@@ -51,12 +51,10 @@ class Share:
     Attributes:
         exchange: the ranks that share the samples.
         shard: the samples that they share; None for all.
-        attacks: whether to run what the journal lacks; if not, the samples that lack something are only named.
     """
 
     exchange: Exchange = field(default_factory=Exchange)
     shard: Shard | None = None
-    attacks: bool = True
 
     def samples(self, n: int) -> np.ndarray:
         """Return (n,) bool: which samples are looked at."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import AttackSpec, SearchSpec
+from robustbench_gkl.attacks import SearchSpec
 from robustbench_gkl.attacks.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.search import Space
 from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.replay import StageLog
 from robustbench_gkl.evaluation.sharing import Tally
 from robustbench_gkl.results.record import StageResult
 
@@ -27,8 +27,6 @@ _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
 _HEAR_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
-_COUNTED = ("rejected", "candidates", "forwards", "backwards")
-"""What journal entries count."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
 
@@ -36,30 +34,24 @@ _SQUEEZED = 1.1
 class Stage:
     """Runs one attack, judges what it finds, and keeps the journal.
 
-    A journal entry has the runs that ended without a success (``done``, pairs of position and run), the positions that
-    fell, and what it took since the entry before. It is written as soon as a run is over.
+    A journal entry is written as soon as a run is over, see :class:`~robustbench_gkl.evaluation.replay.StageLog`.
 
     Several ranks share the runs, see :class:`~robustbench_gkl.evaluation.sharing.Pool`. At the end of the stage they
     tell each other what they found, so that all go into the next one alike.
 
     Args:
         run: the evaluation that this is a part of.
-        attack: what to run.
-        name: what the verdicts say broke a sample.
-        key: names the stage in the journal.
+        log: what to run, and what the journal says of it.
         result: takes the verdicts.
     """
 
-    def __init__(self, run: Run, attack: AttackSpec, *, name: str, key: str, result: Evaluation) -> None:
-        self.run_, self.attack, self.name, self.key, self.result = run, attack, name, key, result
-        self.totals = dict.fromkeys(_COUNTED, 0)
-        self.seconds: dict[str, float] = defaultdict(float)
-        """Spent on the stage by each part of the journal."""
+    def __init__(self, run: Run, log: StageLog, *, result: Evaluation) -> None:
+        self.run_, self.log, self.attack, self.result = run, log, log.attack, result
         self._news: list[dict[str, Any]] = []
         self._verdicts: dict[int, tuple[int, float]] = {}
         self._rejected = self._candidates = 0
         self.attacked = self._standing = 0
-        self._runs, self._runs_before = 1, 0
+        self._runs, self._runs_before = log.runs, 0
         self._tally = Tally(run.share.exchange)
         self._active: Sequence[Driver] = ()
         self._lock, self._stopped = threading.RLock(), threading.Event()
@@ -72,46 +64,13 @@ class Stage:
         run = self.run_
         standing = np.flatnonzero(self.result.standing & run.mine)
         self.attacked = len(standing)
-        if isinstance(self.attack, SearchSpec):
-            self._runs = self.attack.runs(run.threat, num_classes=self.result.num_classes)
-        left = self._replay(dict.fromkeys(standing.tolist(), 0))
+        left = self.log.replay(run.entries, standing.tolist(), self.result)
         self._runs_before = sum(first for first in left.values()) + self._runs * (self.attacked - len(left))
         self._standing = int((self.result.standing & run.mine).sum())
-        if not run.share.attacks:
-            run.set_aside(left)
-        else:
-            search = self._search if isinstance(self.attack, SearchSpec) else self._in_batches
-            self.result.partial = not self._exchange(search(left))
+        search = self._search if isinstance(self.attack, SearchSpec) else self._in_batches
+        self.result.partial = not self._exchange(search(left))
         self._tell(force=True)
-        return StageResult(
-            name=self.name,
-            family=self.attack.family,
-            gradients=self.attack.gradients,
-            targeted=self.attack.targeted,
-            averages=self.attack.averages,
-            minimal=self.attack.minimal,
-            length=self.attack.length,
-            attacked=self.attacked,
-            broken=self.attacked - int(self.result.standing[standing].sum()),
-            rejected=self.totals["rejected"],
-            candidates=self.totals["candidates"],
-            seconds=round(max(self.seconds.values(), default=0.0), 3),
-            forwards=self.totals["forwards"],
-            backwards=self.totals["backwards"],
-        )
-
-    def _replay(self, first_run: dict[int, int]) -> dict[int, int]:
-        """Apply what the journal holds, and return what is left: the samples, and the run that each is at."""
-        for entry in self.run_.entries:
-            if entry.get("stage") != self.key:
-                continue
-            self._apply(entry)
-            for position in entry["fallen"]:
-                first_run.pop(position, None)
-            for position, run in entry["done"]:
-                if position in first_run:
-                    first_run[position] = max(run + 1, first_run[position])
-        return {position: run for position, run in first_run.items() if run < self._runs}
+        return self.log.result(attacked=self.attacked, broken=self.attacked - int(self.result.standing[standing].sum()))
 
     def _exchange(self, whole: bool) -> bool:
         """Take in what other ranks found; return whether all came to their end."""
@@ -119,7 +78,7 @@ class Stage:
         told = exchange.gather((whole, self._news))
         for rank, (_, news) in enumerate(told):
             for entry in news if rank != exchange.world.rank else ():
-                self._apply(entry)
+                self.log.take_in(entry, self.result)
         return all(ended for ended, _ in told)
 
     def _search(self, left: dict[int, int]) -> bool:
@@ -220,7 +179,7 @@ class Stage:
         for place in broken.nonzero()[0].tolist():
             self._verdicts[positions[place]] = (int(prediction[place]), distance[place])
         if broken.any():
-            run.keep(np.asarray(positions)[broken], points[torch.from_numpy(broken).to(points.device)])
+            run.keep(self.result, np.asarray(positions)[broken], points[torch.from_numpy(broken).to(points.device)])
         return broken
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
@@ -232,7 +191,7 @@ class Stage:
         verdicts = [self._verdicts.pop(task.position) for task in fallen]
         meter = self.run_.meter
         entry: dict[str, Any] = {
-            "stage": self.key,
+            "stage": self.log.key,
             "done": [(task.position, task.run) for task in done],
             "fallen": [task.position for task in fallen],
             "adv_pred": [prediction for prediction, _ in verdicts],
@@ -247,7 +206,7 @@ class Stage:
         self._mark()
         if self.run_.journal is not None:
             self.run_.journal.append(entry)
-        self._apply(entry)
+        self.log.take_in(entry, self.result)
         self._news.append({**entry, "done": []})
         runs = len(done) + sum(self._runs - task.run for task in fallen)
         self._tally.add(runs, len(fallen), entry["forwards"] + entry["backwards"])
@@ -270,15 +229,6 @@ class Stage:
         self._rejected = self._candidates = 0
         self._marked = (time.perf_counter(), self.run_.meter.forwards, self.run_.meter.backwards)
 
-    def _apply(self, entry: dict[str, Any]) -> None:
-        fallen, result = entry["fallen"], self.result
-        result.broken_by[fallen] = self.name
-        result.adv_pred[fallen] = entry["adv_pred"]
-        result.distance[fallen] = entry["distance"]
-        for key in self.totals:
-            self.totals[key] += entry[key]
-        self.seconds[entry.get("part", "")] += entry["seconds"]
-
     def _tell(self, *, force: bool = False) -> None:
         now = time.perf_counter()
         if self.run_.on_progress is None or not (force or now - self._told >= _TELL_EVERY):
@@ -290,7 +240,7 @@ class Stage:
         left = seconds * (self._runs * self.attacked - reached) / (reached - before) if reached > before else None
         self.run_.on_progress(
             Progress(
-                stage=self.name,
+                stage=self.log.name,
                 done=min(int(reached / self._runs), self.attacked),
                 total=self.attacked,
                 standing=standing,

@@ -2,50 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from robustbench_gkl.config import EvalConfig
-from robustbench_gkl.evaluation.engine import evaluate
-from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl import __version__
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
+from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.subject import Job, adversarial_bytes, candidates_in_ball, make_record
 from robustbench_gkl.evaluation.verify import verify
+from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.exchange import Exchange
-from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import Check, Record
+from robustbench_gkl.results.journal import About, Journal
+from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 
+_LOGGER = logging.getLogger("robustbench_gkl")
 _MOST_KEPT = 2**31
 """Bytes of adversarial images that are kept to be looked at again."""
 
 
-def known_records(jobs: Sequence[Job], store: ResultStore, exchange: Exchange, *, overwrite: bool) -> list[Record]:
-    """Return the records of ``jobs`` if all are there and to be kept; else make room for them and return none."""
-    store.prepare()
-
-    def settle() -> list[Record]:
-        found = [record for job in jobs if (record := known_record(job, store)) is not None]
-        for record in found if overwrite else ():
-            if record.partial:
-                store.journal(record.id).delete()
-                store.delete(record)
-        whole = len(found) == len(jobs) and not any(record.partial for record in found)
-        return found if whole and not overwrite else []
-
-    return from_leader(exchange, settle)
-
-
 def known_record(job: Job, store: ResultStore) -> Record | None:
     """Return the record that answers a job, under its id or that of version 1; None if there is none."""
-    if (record := store.load(job.id)) is not None:
+    if (record := _whole(job.id, store)) is not None:
         return record
-    earlier = store.load(job.first_id)
+    earlier = _whole(job.first_id, store)
     if earlier is None or earlier.schema_version != 1 or earlier.model.model_sha256 != job.model_sha256:
         return None
     same_batches = job.config.engine == "native" or earlier.batch_size == job.config.batch_size
     return earlier if same_batches else None
+
+
+def _whole(record_id: str, store: ResultStore) -> Record | None:
+    try:
+        return store.load(record_id)
+    except UserError as error:
+        _LOGGER.warning("%s; it is made again", error)
+        return None
+
+
+def known_records(jobs: Sequence[Job], store: ResultStore, exchange: Exchange) -> list[Record]:
+    """Return the records of ``jobs`` if all are there and complete; else none."""
+
+    def find() -> list[Record]:
+        found = [record for job in jobs if (record := known_record(job, store)) is not None]
+        return found if len(found) == len(jobs) and not any(record.partial for record in found) else []
+
+    return from_leader(exchange, find)
 
 
 def from_leader(exchange: Exchange, make: Callable[[], list[Record]]) -> list[Record]:
@@ -54,96 +59,121 @@ def from_leader(exchange: Exchange, make: Callable[[], list[Record]]) -> list[Re
     return [Record.model_validate_json(text) for text in told]
 
 
-def open_journal(job: Job, store: ResultStore, share: Share) -> Journal:
+def about(job: Job, *, overwrite: bool) -> About:
+    """Return the first line of a job's journal."""
+    return About(
+        gklbench=__version__,
+        protocol_sha256=canonical_hash(job.protocol),
+        overwrite=overwrite,
+        run=str(job.run.folder.resolve()),
+        name=job.name,
+        weights=job.weights,
+        config=job.config.model_dump(mode="json"),
+    )
+
+
+def discard_old(record_id: str, this: About, store: ResultStore) -> None:
+    """Delete what another version has left of an evaluation, or what an evaluation is to be made again from scratch.
+
+    What an interrupted ``--overwrite`` has left is gone on with by the next one.
+    """
+    for part in store.parts(record_id):
+        journal = store.journal(record_id, part, shared=False)
+        found = journal.about
+        if found is not None and found.goes_on_as(this):
+            continue
+        if journal.own and not this.overwrite:
+            version = "an earlier version" if found is None else f"version {found.gklbench}"
+            _LOGGER.warning("what %s has left of %s does not fit this one and is dropped", version, record_id)
+        journal.delete()
+
+
+def part_name(share: Share) -> str:
+    """Return the name of the part of a journal that this process writes."""
+    rank, shard = share.exchange.world.rank, share.shard
+    return str(rank) if shard is None else f"{shard.number}of{shard.of}.{rank}"
+
+
+def open_journal(job: Job, store: ResultStore, share: Share, *, overwrite: bool) -> Journal:
     """Open this process's part of the journal, which begins with what it is about."""
-    world, shard = share.exchange.world, share.shard
-    part = str(world.rank) if shard is None else f"{shard.number}of{shard.of}.{world.rank}"
-    about = {"run": job.run.name, "weights": job.weights, "config": job.config.model_dump(mode="json")}
+    leads, part = share.exchange.world.leads, part_name(share)
     journal = store.journal(job.id, part, shared=False)
     if not journal.own:
-        journal.append({"evaluation": about})
+        journal.append(about(job, overwrite=overwrite).entry())
     share.exchange.gather(None)  # rank 0 reads what the others have opened
-    return store.journal(job.id, part) if world.leads else journal
+    return store.journal(job.id, part) if leads else journal
 
 
-def options(config: EvalConfig) -> dict[str, Any]:
-    """Return what ``config`` says of how to search."""
-    keys = ("seed", "batch_size", "search_precision", "compiled")
-    return {key: getattr(config, key) for key in keys}
-
-
-def check_before(
-    job: Job, share: Share, batch_size: int, on_checks: Callable[[Sequence[Check]], None] | None
-) -> list[Check]:
+def check_before(job: Job, workspace: Workspace, batch_size: int) -> list[Check]:
     """Return what rank 0 finds before the attacks; the others wait for it."""
     checks: list[Check] = []
-    if share.exchange.world.leads:
+    if workspace.exchange.world.leads:
         images, labels = job.samples.images, job.samples.labels
         checks = preflight(job.model, images, labels, randomised=job.randomised, batch_size=batch_size)
-        if on_checks is not None:
-            on_checks(checks)
-    share.exchange.gather(None)
+        if workspace.on_checks is not None:
+            workspace.on_checks(checks)
+    workspace.exchange.gather(None)
     return checks
 
 
+def batches_before(job: Job) -> int:
+    """Return the images at a time in the checks before the attacks."""
+    n, size = len(job.samples), job.config.batch_size
+    return min(MOST_IMAGES, n if size == "auto" else size)
+
+
+def keeps_images(job: Job) -> bool:
+    """Return whether adversarial images are kept to be looked at again."""
+    return 4 * job.samples.images.numel() <= _MOST_KEPT
+
+
 def attack(
-    job: Job,
-    share: Share,
-    journal: Journal,
-    *,
-    time_limit: float | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_checks: Callable[[Sequence[Check]], None] | None = None,
+    job: Job, workspace: Workspace, share: Share, journal: Journal, *, time_limit: float | None
 ) -> tuple[list[Check], Evaluation]:
     """Return the checks before the attacks, and what these find."""
-    images, size = job.samples.images, job.config.batch_size
-    checks = check_before(job, share, min(MOST_IMAGES, len(images) if size == "auto" else size), on_checks)
-    result = evaluate(
+    checks = check_before(job, workspace, batches_before(job))
+    result = measure(
         job.model,
-        images,
+        job.samples.images,
         job.samples.labels,
         job.config.threat.threat(),
-        job.attacks,
-        reference=job.config.engine == "reference",
+        [attack for attack, _ in job.attacks],
+        EngineSettings.of(job.config),
         time_limit=time_limit,
         journal=journal,
         share=share,
-        keep_adversarial=4 * images.numel() <= _MOST_KEPT,
-        on_progress=on_progress,
-        **options(job.config),
+        keep_adversarial=keeps_images(job),
+        on_progress=workspace.on_progress,
     )
     return checks, result
 
 
 def conclude(
-    job: Job,
-    result: Evaluation,
-    checks: list[Check],
-    store: ResultStore,
-    journal: Journal,
-    *,
-    save_adversarial: int,
+    job: Job, result: Evaluation, checks: Sequence[Check], store: ResultStore, *, parts: int, save_adversarial: int
 ) -> Record:
     """Check what was found, and write record and verdicts."""
-    images, threat = job.samples.images, job.config.threat.threat()
+    images = job.samples.images
     found = verify(
         result,
         job.model,
         images,
         job.samples.labels,
-        threat,
+        job.config.threat.threat(),
         seed=job.config.seed,
         randomised=job.randomised,
         batch_size=result.batch_size,
     )
     if save_adversarial:
         store.save_adversarial(job.id, adversarial_bytes(result, images, save_adversarial))
-    return save(job, result, checks + candidates_in_ball(result) + found, store, processes=len(journal.parts))
+    return save(job, result, [*checks, *candidates_in_ball(result), *found], store, processes=parts)
 
 
 def save(job: Job, result: Evaluation, checks: Sequence[Check], store: ResultStore, *, processes: int = 1) -> Record:
-    """Write the record and the verdicts of an outcome."""
+    """Write the record and the verdicts of an outcome, in place of what version 1 called by another id."""
     verdicts = verdict_bytes(result.verdicts())
     record = make_record(job, result, checks, verdicts, processes=processes)
+    earlier = known_record(job, store)
     store.save(record, verdicts)
+    if earlier is not None and earlier.id != record.id:
+        store.delete(earlier)
     return record

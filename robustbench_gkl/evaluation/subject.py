@@ -39,8 +39,8 @@ from robustbench_gkl.results.record import (
     pack_standing,
     record_id,
 )
-from robustbench_gkl.training import Run, weights_sha256
-from robustbench_gkl.training.checkpoint import WeightsName, now
+from robustbench_gkl.runs import Run, RunConfig, now, weights_sha256
+from robustbench_gkl.settings import WeightsName, check_name
 
 
 class _Question(TypedDict):
@@ -69,12 +69,15 @@ class Job:
 
     config: EvalConfig
     run: Run
+    saved: RunConfig
+    """The run as it was when its weights were read."""
     name: str
     """The model's name in the record: the run's, or another that was asked for."""
     weights: WeightsName
     model: Classifier
     samples: ImageSet
-    attacks: Sequence[AttackSpec]
+    attacks: Sequence[tuple[AttackSpec, AttackSpec]]
+    """Each attack, and what runs of it: itself or its published implementation."""
     protocol: list[dict[str, Any]]
     weights_sha256: str
     device: torch.device
@@ -82,7 +85,7 @@ class Job:
     @cached_property
     def model_sha256(self) -> str:
         """The model's identity: hash of its weights and its function."""
-        return model_sha256(weights_sha256=self.weights_sha256, arch=self.run.config().arch)
+        return model_sha256(weights_sha256=self.weights_sha256, arch=self.saved.arch)
 
     @cached_property
     def id(self) -> str:
@@ -108,7 +111,7 @@ class Job:
         """Return the same job at one of the radii that are measured together."""
         threat = ThreatConfig(norm=self.config.threat.norm, eps=eps)
         config = self.config.model_copy(update={"threat": threat, "eps_grid": tuple(radii)})
-        protocol = _protocol(self.attacks, config, self.model)
+        protocol = _protocol([variant for _, variant in self.attacks], config, self.model)
         for part in protocol:
             part["eps_grid"] = grid_text(radii)
         return replace(self, config=config, protocol=protocol)
@@ -117,7 +120,7 @@ class Job:
     def randomised(self) -> bool:
         """Whether the attacks average over a model's random answers."""
         threat, classes = self.config.threat, self.model.num_classes
-        return any(stage.averages for attack in self.attacks for stage in attack.stages(threat, num_classes=classes))
+        return any(stage.averages for attack, _ in self.attacks for stage in attack.stages(threat, num_classes=classes))
 
 
 def prepare(
@@ -125,12 +128,21 @@ def prepare(
     run: Run,
     *,
     name: str | None = None,
-    weights: WeightsName | None,
+    weights: WeightsName | None = None,
     device: torch.device,
     data_dir: Path,
-    exchange: Exchange | None = None,
+    exchange: Exchange,
 ) -> Job:
     """Load what ``config`` needs; on each machine one of the ranks of ``exchange`` fetches the data for all.
+
+    Args:
+        config: what to measure.
+        run: the model.
+        name: the model's name in the record; None for the run's.
+        weights: which of the run's weights; None for the preferred ones.
+        device: where the model is put.
+        data_dir: where downloaded data sets are kept.
+        exchange: the ranks that share the samples.
 
     Raises:
         UserError: unknown attacks, or a run or data that cannot be used.
@@ -141,12 +153,23 @@ def prepare(
     for attack in attacks:
         attack.check(threat)
     variants = [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
-    which = run.choose(weights)
+    saved, which = run.config(), run.choose(weights)
     model = run.load_model(which, device=device)
-    exchange = exchange or Exchange()
     samples = exchange.one_first(lambda: load_samples(config, run, model, data_dir=data_dir))
     protocol = _protocol(variants, config, model)
-    return Job(config, run, name or run.name, which, model, samples, attacks, protocol, weights_sha256(model), device)
+    return Job(
+        config=config,
+        run=run,
+        saved=saved,
+        name=run.name if name is None else check_name(name),
+        weights=which,
+        model=model,
+        samples=samples,
+        attacks=list(zip(attacks, variants, strict=True)),
+        protocol=protocol,
+        weights_sha256=weights_sha256(model),
+        device=device,
+    )
 
 
 def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
@@ -184,11 +207,11 @@ def make_record(
 ) -> Record:
     """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by so many processes."""
     where = environment(job.device) | ({"processes": str(processes)} if processes > 1 else {})
-    config, saved = job.config, job.run.config()
+    config, saved = job.config, job.saved
     constants = job.model.normalize.constants()
     resolved = {
         "n": len(job.samples),
-        "attacks": tuple(attack.canonical for attack in job.attacks),
+        "attacks": tuple(attack.canonical for attack, _ in job.attacks),
         "batch_size": result.batch_size,
     }
     return Record(
@@ -234,10 +257,15 @@ def make_record(
 
 
 def adversarial_bytes(result: Evaluation, images: Tensor, count: int) -> bytes:
-    """Return an npz of the first ``count`` broken samples: ``index``, ``images`` float32 in [0, 1], ``original``."""
-    broken = np.flatnonzero(~result.standing & (result.clean_pred == result.label))
-    rows = broken[:count] if result.adversarial is not None else broken[:0]
-    found = images[:0].float() if result.adversarial is None else result.adversarial[rows]
+    """Return an npz of the first ``count`` samples whose adversarial images were kept.
+
+    It holds ``index``, ``images`` float32 in [0, 1] and ``original``.
+    """
+    broken = ~result.standing & (result.clean_pred == result.label)
+    found, rows = images[:0].float(), np.flatnonzero(broken)[:0]
+    if result.adversarial is not None and result.has_adversarial is not None:
+        rows = np.flatnonzero(broken & result.has_adversarial)[:count]
+        found = result.adversarial[rows]
     buffer = io.BytesIO()
     np.savez(buffer, index=result.index[rows], images=found.numpy(), original=images[rows].cpu().numpy())
     return buffer.getvalue()

@@ -99,8 +99,8 @@ class Aftermath:
         if self.result.adversarial is None or not len(broken):
             return torch.empty(0, dtype=torch.long)
         rows = sample_rows(torch.from_numpy(broken), MOST_FALLEN, "verify", "fallen")
-        moved = (self.result.adversarial[rows] != self.originals(rows).cpu()).flatten(1).any(1)
-        rows = rows[moved]
+        assert self.result.has_adversarial is not None
+        rows = rows[torch.from_numpy(self.result.has_adversarial)[rows]]
         # Not the order of the attack: another batch around each sample.
         return rows[permutation(self.seed, "verify", "order", n=len(rows))]
 

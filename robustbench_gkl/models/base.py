@@ -18,7 +18,7 @@ class Normalize(nn.Module):
     """Shift and scale each channel: ``(x - mean) / std``; nothing at all where ``mean`` is None.
 
     The constants are no part of the state dict, whose keys stay those of the published checkpoints: they are
-    written into the header of the weights file (see :mod:`robustbench_gkl.training.checkpoint`).
+    written into the header of the weights file (see :mod:`robustbench_gkl.runs`).
     """
 
     mean: Tensor | None

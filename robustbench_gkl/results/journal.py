@@ -6,10 +6,56 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from robustbench_gkl.files import naming
+from robustbench_gkl.settings import WeightsName
+
+
+@dataclass(frozen=True)
+class About:
+    """The first line of each part of a journal: what the evaluation is about, and who makes it.
+
+    Attributes:
+        gklbench: the version that writes it; another one may search in another way.
+        protocol_sha256: hash of the settings of all stages.
+        overwrite: whether it is made again although there was a record.
+        run: the folder of the run.
+        name: the model's name in the record to be.
+        weights: which of the run's weights.
+        config: the resolved ``EvalConfig`` as plain data.
+        form: the version of the lines that follow.
+    """
+
+    gklbench: str
+    protocol_sha256: str
+    overwrite: bool
+    run: str
+    name: str
+    weights: WeightsName
+    config: dict[str, Any]
+    form: int = 2
+
+    def entry(self) -> dict[str, Any]:
+        """Return the line."""
+        return {"evaluation": asdict(self)}
+
+    @classmethod
+    def read(cls, values: Any) -> About | None:
+        """Return what a line says; None if an earlier version wrote it."""
+        try:
+            return cls(**values)
+        except TypeError:
+            return None
+
+    def goes_on_as(self, other: About) -> bool:
+        """Return whether ``other`` may go on with what this one has begun."""
+        same = all(getattr(self, key) == getattr(other, key) for key in ("gklbench", "protocol_sha256", "form"))
+        return same and (self.overwrite or not other.overwrite)
 
 
 class Journal:
@@ -35,6 +81,7 @@ class Journal:
             os.truncate(path, whole)
         self._foreign = [entry for other in self.others.values() for entry in _read(other)[0]]
         self._synced = float("-inf")
+        self._images_wait = False
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -42,9 +89,10 @@ class Journal:
         return self._foreign + self.own
 
     @property
-    def about(self) -> dict[str, Any] | None:
+    def about(self) -> About | None:
         """What the evaluation is about, as far as a line says so."""
-        return next((entry["evaluation"] for entry in self.entries if "evaluation" in entry), None)
+        found = (About.read(entry["evaluation"]) for entry in self.entries if "evaluation" in entry)
+        return next((about for about in found if about is not None), None)
 
     @property
     def parts(self) -> list[str]:
@@ -53,8 +101,13 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Write one entry through to the disk."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        line = json.dumps(entry, separators=(",", ":")) + "\n"
+        if self._images_wait:
+            with naming(_images(self.path)), _images(self.path).open("rb+") as file:
+                os.fsync(file.fileno())
+            self._images_wait = False
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
             file.flush()
             if time.monotonic() - self._synced > 1:
                 os.fsync(file.fileno())
@@ -62,15 +115,19 @@ class Journal:
         self.own.append(entry)
 
     def append_images(self, positions: Sequence[int], images: np.ndarray) -> None:
-        """Keep adversarial images (B, ...) float32 of the samples at ``positions``; the line about them comes after."""
+        """Keep adversarial images (B, ...) float32 of the samples at ``positions``; the line about them comes after.
+
+        The next line is written only when they are on the disk, so that no power cut leaves it without them.
+        """
         path = _images(self.path)
         record = _record(images.shape[1:])
         rows = np.empty(len(positions), dtype=record)
         rows["position"], rows["image"] = positions, images
-        with path.open("ab") as file:
+        with naming(path), path.open("ab") as file:
             if torn := file.tell() % record.itemsize:
                 file.truncate(file.tell() - torn)
             file.write(rows.tobytes())
+        self._images_wait = True
 
     def images(self, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the positions (n,) and images (n, *shape) that each part holds."""

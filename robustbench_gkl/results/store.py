@@ -7,6 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.lock import locked
 from robustbench_gkl.results.corruptions import CorruptionRecord
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record
@@ -143,8 +145,24 @@ class ResultStore:
         for name in ("records", "verdicts"):
             writable_folder(self.folder / name, what="the results folder")
 
+    def locked(
+        self, record_id: str, *, shared: bool = False, part: str | None = None, wait: Callable[[str], None]
+    ) -> AbstractContextManager[int]:
+        """Return the lock of an evaluation's journal, or of one of its parts, as a context.
+
+        Args:
+            record_id: of the record that it will become.
+            shared: hold it beside the other shards of the evaluation.
+            part: the part to lock; None for the whole.
+            wait: called with a line, at once and then once a minute, while other processes hold it.
+        """
+        name = f"{record_id}.partial.lock" if part is None else f"{record_id}.partial.{part}.lock"
+        return locked(self.folder / "verdicts" / name, shared=shared, wait=wait)
+
     def journal(self, record_id: str, part: str = "0", *, shared: bool = True) -> Journal:
         """Open the journal of an evaluation that is under way or about to begin.
+
+        A part of an earlier version may have no name; it is opened by the name "".
 
         Args:
             record_id: of the record that it will become.
@@ -167,14 +185,15 @@ class ResultStore:
         return {match["part"] or "": path for match, path in named if match is not None}
 
     def under_way(self) -> list[str]:
-        """Return the ids of the records that have parts which say what they are about, in order."""
+        """Return the ids of the records that have parts which can be joined, in order: not those of a grid of radii."""
         found = (self.folder / "verdicts").glob("*.partial*.jsonl")
         named = (path.name.rpartition(".partial") for path in found)
         names = sorted({name for name, _, rest in named if _PART.fullmatch(rest)})
-        return [name for name in names if self.joined_journal(name).about is not None]
+        told = {name: self.joined_journal(name).about for name in names}
+        return [name for name, about in told.items() if about is not None and not about.config.get("eps_grid")]
 
     def _part(self, record_id: str, part: str) -> Path:
-        return self.folder / "verdicts" / f"{record_id}.partial.{part}.jsonl"
+        return self.folder / "verdicts" / ".".join(filter(None, (record_id, "partial", part, "jsonl")))
 
     def save(self, record: Record, verdicts: bytes) -> None:
         """Write the verdicts (parquet), then the record that vouches for them."""

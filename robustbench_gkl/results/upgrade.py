@@ -130,7 +130,7 @@ def _spec(stages: Sequence[Stage], ball: Mapping[str, str], classes: int | None)
             return _single(stages[0], ball, classes)
         return f"autoattack:version={_MEMBERS[names]}" if names in _MEMBERS else None
     if codes == {"torchattacks"}:
-        return _foreign(stages[0])
+        return _foreign(stages[0], ball)
     return None
 
 
@@ -173,8 +173,10 @@ def _targets(stage: Stage, ball: Mapping[str, str], classes: int | None) -> str 
     return None if classes is None else found
 
 
-def _foreign(stage: Stage) -> str | None:
-    """Return the spec of a torchattacks class; None where an option cannot be written."""
+def _foreign(stage: Stage, ball: Mapping[str, str]) -> str | None:
+    """Return the spec of a torchattacks class; None where an option cannot be written, or ran under another ball."""
+    if "max_epsilon" in stage or stage.get("norm", "").lower() not in ("", ball["norm"]):
+        return None
     given = {k: str(v) for k, v in stage.items() if k not in ("attack", "implementation", "eps", "norm")}
     if any(set(value) & set(",=:[]()") or value == "None" for value in given.values()):
         return None

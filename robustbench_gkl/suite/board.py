@@ -72,11 +72,11 @@ class Board:
             return "failed before"
         if not isinstance(cell, TrainCell):
             return "after its training" if self.statuses[cell.key] == "waiting" else "no record"
-        run = self.ledger.run_folder(cell.run)
-        if not run.exists:
+        run = self.ledger.run_of(cell)
+        if not run.exists():
             return "no run"
         if self.ledger.started(cell):
-            return f"goes on after epoch {run.epochs_done} of {cell.config.epochs}"
+            return f"goes on after epoch {run.epochs_done()} of {cell.config.epochs}"
         return f"settings changed: {self.ledger.difference(cell, run)}"
 
     def counts(self) -> Counter[str]:

@@ -64,8 +64,10 @@ class EvalCell:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the cell's content, that of its training included; the batch size decides nothing."""
-        measured = self.config.model_dump(mode="json", exclude={"batch_size"})
+        """A hash of the cell's content, that of its training included; our engine's batch size decides nothing."""
+        measured = self.config.model_dump(mode="json", exclude={"eps_grid", "batch_size"})
+        if self.config.engine == "reference":
+            measured["batch_size"] = self.config.batch_size
         return canonical_hash([self.kind, self.run, self.weights, measured, self.needs])[:16]
 
     @property

@@ -14,8 +14,8 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import writable_folder, write_atomically
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
+from robustbench_gkl.runs import Run, look_for, settled
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
-from robustbench_gkl.suite.runs import RunFolder, weights_sha256
 from robustbench_gkl.suite.sizes import dataset_size
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]
@@ -65,7 +65,6 @@ class Ledger:
         self.folders = folders
         self.folder = folders.results / "suites" / name
         self._records: dict[tuple[str, str], list[Record]] = {}
-        self._hashes: dict[str, list[Any]] = {}
 
     def prepare(self) -> None:
         """Make the folders.
@@ -76,14 +75,15 @@ class Ledger:
         for name in ("cells", "configs", "logs"):
             writable_folder(self.folder / name, what="the suite's folder")
 
-    def run_folder(self, run: str) -> RunFolder:
-        """Return the folder of a run by its name, or of one that is there already by its path."""
-        named = RunFolder(self.folders.checkpoints / run)
-        return named if named.exists or not RunFolder(Path(run)).exists else RunFolder(Path(run))
+    def run_of(self, cell: Cell) -> Run:
+        """Return the run that a cell trains or evaluates; one that no cell trains may be given by its folder."""
+        if isinstance(cell, EvalCell) and cell.train is None:
+            return look_for(cell.run, checkpoints_dir=self.folders.checkpoints)
+        return settled(Run(self.folders.checkpoints / cell.run))
 
     def log_path(self, cell: Cell) -> Path:
         """Return where the output of a cell's command goes."""
-        return self.folder / "logs" / f"{cell.kind}-{Path(cell.run).name}-{cell.key[:8]}.log"
+        return self.folder / "logs" / f"{cell.kind}-{self.run_of(cell).name}-{cell.key[:8]}.log"
 
     def config_path(self, cell: TrainCell) -> Path:
         """Return where the recipe of a training cell is written; the name tells its content."""
@@ -125,7 +125,6 @@ class Ledger:
                 statuses[cell.key] = "waiting"
             else:
                 statuses[cell.key] = self._status(cell, retry=retry)
-        self._save_hashes()
         return statuses
 
     def _status(self, cell: Cell, *, retry: bool) -> Status:
@@ -140,12 +139,12 @@ class Ledger:
 
     def trained(self, cell: TrainCell) -> bool:
         """Whether the run was trained with the cell's settings to its end."""
-        run = self.run_folder(cell.run)
-        return run.epochs_done >= cell.config.epochs and self.started(cell) and run.weights_path("last") is not None
+        run = self.run_of(cell)
+        return run.epochs_done() >= cell.config.epochs and self.started(cell) and "last" in run.available()
 
     def started(self, cell: TrainCell) -> bool:
         """Whether a run of this name was begun with the cell's settings."""
-        config = self.run_folder(cell.run).config
+        config = self.run_of(cell).trained_with()
         return config is not None and training_content(config) == training_content(cell.config)
 
     def refuse_to_overwrite(self, cells: Sequence[Cell]) -> None:
@@ -155,45 +154,47 @@ class Ledger:
             UserError: there is one.
         """
         for cell in cells:
-            run = self.run_folder(cell.run)
-            if not isinstance(cell, TrainCell) or not run.exists or self.started(cell):
+            run = self.run_of(cell)
+            if not isinstance(cell, TrainCell) or not run.exists() or self.started(cell):
                 continue
-            if run.config is not None and self._config_path(cell.run, training_content(run.config)).exists():
+            config = run.trained_with()
+            if config is not None and self._config_path(cell.run, training_content(config)).exists():
                 continue
             raise UserError(
-                f"run {cell.run} exists in {run.path} with other settings ({self.difference(cell, run)}) and was not "
+                f"run {cell.run} exists in {run.folder} with other settings ({self.difference(cell, run)}) and was not "
                 f"made by this suite; give the suite's runs another name, or --overwrite"
             )
 
-    def difference(self, cell: TrainCell, run: RunFolder) -> str:
+    def difference(self, cell: TrainCell, run: Run) -> str:
         """Return the first setting in which a run differs from a cell."""
-        if run.config is None:
+        config = run.trained_with()
+        if config is None:
             return "it was imported"
-        ours, theirs = training_content(cell.config), training_content(run.config)
+        ours, theirs = training_content(cell.config), training_content(config)
         key = next(key for key, value in ours.items() if theirs[key] != value)
         return f"{key} = {theirs[key]}, here {ours[key]}"
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that the cell asks for; None if there is none."""
-        path = self.run_folder(cell.run).weights_path(cell.weights)
-        if path is None:
+        weights = self.weights_hash(cell)
+        if weights is None:
             return None
-        weights = self._hash(path)
         outcome = self.outcome(cell)
-        for record in self._records.get((Path(cell.run).name, weights), ()):
+        for record in self._records.get((self.run_of(cell).name, weights), ()):
             known = outcome is not None and outcome.weights == weights and outcome.record == record.id
             if not record.partial and (known or _answers(record, cell)):
                 return record
         return None
 
     def weights_hash(self, cell: EvalCell) -> str | None:
-        """Return the hash of the model that a cell evaluates."""
-        path = self.run_folder(cell.run).weights_path(cell.weights)
-        return None if path is None else self._hash(path)
+        """Return the hash of the model that a cell evaluates; None if there are no such weights."""
+        run = self.run_of(cell)
+        there = cell.weights in run.available() if cell.weights else run.available()
+        return run.weights_sha256(cell.weights) if there else None
 
     def _read_records(self, cells: Sequence[Cell]) -> None:
         self._records = {}
-        for record in ResultStore(self.folders.results).evaluations.all(of={Path(cell.run).name for cell in cells}):
+        for record in ResultStore(self.folders.results).evaluations.all(of={self.run_of(cell).name for cell in cells}):
             self._note(record)
 
     def _note(self, record: Record) -> None:
@@ -204,24 +205,6 @@ class Ledger:
         record = ResultStore(self.folders.results).load(record_id)
         if record is not None:
             self._note(record)
-
-    def _hash(self, path: Path) -> str:
-        """Return the hash of the model in a weights file, which is read only if it changed since the last time."""
-        if not self._hashes:
-            try:
-                self._hashes = json.loads((self.folder / "weights.json").read_bytes())
-            except (OSError, ValueError):
-                self._hashes = {}
-        stat = path.stat()
-        known = self._hashes.get(str(path))
-        if known is None or known[:2] != [stat.st_mtime_ns, stat.st_size]:
-            known = self._hashes[str(path)] = [stat.st_mtime_ns, stat.st_size, weights_sha256(path)]
-        found: str = known[2]
-        return found
-
-    def _save_hashes(self) -> None:
-        if self._hashes and self.folder.is_dir():
-            write_atomically(self.folder / "weights.json", json.dumps(self._hashes) + "\n")
 
 
 def question(config: EvalConfig) -> EvalConfig:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from robustbench_gkl.errors import UserError
+from robustbench_gkl.lock import HeldError, locked
 from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell
 from robustbench_gkl.suite.overview import Overview, Running
@@ -29,15 +29,12 @@ def only_one(folder: Path) -> Iterator[int]:
     Raises:
         UserError: the suite is running.
     """
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    try:
+    with ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            descriptor = held.enter_context(locked(folder / "lock", keep=True))
+        except HeldError:
             raise UserError(f"this suite is running already ({folder}/lock is held); wait for it or stop it") from None
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def cuda_devices() -> list[str]:

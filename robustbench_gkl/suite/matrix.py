@@ -26,6 +26,7 @@ from robustbench_gkl.config import (
     validated,
 )
 from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.runs import find_run
 from robustbench_gkl.settings import (
     SHORT_KEYS,
     WEIGHTS,
@@ -128,13 +129,8 @@ def _models(values: Mapping[str, Any]) -> list[str]:
 
 
 def _model_defaults(model: str, checkpoints_dir: Path) -> Flat:
-    for folder in (checkpoints_dir / model, Path(model)):
-        if (folder / "config.json").exists():
-            saved = read_mapping(folder / "config.json")
-            trained = saved.get("train")
-            config = None if trained is None else validated(TrainConfig, trained, what=f"{folder}/config.json")
-            return evaluation_defaults(str(saved.get("dataset")), config)
-    raise UserError(f"models: there is no run {model!r} in {checkpoints_dir}; train or import it first")
+    saved = find_run(model, checkpoints_dir=checkpoints_dir).config()
+    return evaluation_defaults(saved.dataset, saved.train)
 
 
 def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[TrainCell]:
@@ -208,8 +204,13 @@ def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Fl
     for key, value in chosen.items():
         put_key(values, SHORT_KEYS.get(key, key), value)
     config = validated(EvalConfig, values, what="eval")
+    if config.eps_grid is not None:
+        raise UserError(
+            "eval: eps_grid makes several records; give a list of radii as eps, or use gklbench eval --eps-grid"
+        )
     for spec in config.attacks:
-        parse_attack(spec)
+        attack = parse_attack(spec)
+        attack.check(config.threat)
     return EvalCell(run, config, weights, training)
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from statistics import median
 
 from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.results import Record, ResultStore
+from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
 from robustbench_gkl.suite.ledger import Folders
-from robustbench_gkl.suite.runs import RunFolder
 from robustbench_gkl.suite.sizes import dataset_size
 
 
@@ -29,10 +28,9 @@ class Rates:
     def _trainings(self) -> dict[tuple[str, str, str], list[float]]:
         """Seconds per pass by model, data set and loss."""
         found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for path in sorted(self._folders.checkpoints.glob("*/metrics.csv")):
-            run = RunFolder(path.parent)
+        for run in runs_in(self._folders.checkpoints):
             try:
-                config, row = run.config, run.last_row
+                config, row = run.trained_with(), run.last_row()
             except UserError:
                 continue  # it will be said where the run itself is asked for
             if config is None or not row.get("seconds"):
@@ -57,8 +55,8 @@ class Rates:
         rates, calls = self._trainings.get((config.model, config.dataset, config.loss)), _calls(config)
         if not rates or not calls:
             return None
-        run = RunFolder(self._folders.checkpoints / cell.run)
-        done = run.epochs_done / config.epochs if run.config == config else 0.0
+        run = Run(self._folders.checkpoints / cell.run)
+        done = run.epochs_done() / config.epochs if run.trained_with() == config else 0.0
         return median(rates) * calls * max(0.0, 1 - done)
 
     def _evaluation(self, cell: EvalCell) -> float | None:
@@ -78,11 +76,13 @@ class Rates:
         return float(median(calls) * median(per_call) * n)
 
     def arch(self, cell: EvalCell) -> str | None:
-        """Return the architecture that a cell evaluates."""
+        """Return the architecture that a cell evaluates; None if there is no such run, or it does not say."""
         if cell.train is not None:
             return cell.train.config.model
-        folders = (self._folders.checkpoints / cell.run, Path(cell.run))
-        return next((arch for arch in (RunFolder(folder).arch for folder in folders) if arch is not None), None)
+        try:
+            return look_for(cell.run, checkpoints_dir=self._folders.checkpoints).config().arch
+        except UserError:
+            return None
 
 
 def same_attacks(record: Record, cell: EvalCell) -> bool:

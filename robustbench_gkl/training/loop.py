@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ from robustbench_gkl.data import ImageSet, train_validation_split
 from robustbench_gkl.device import TensorCores
 from robustbench_gkl.distributed import ALONE, World, agreed, bytes_from_leader, copy_from_leader, on_any_rank
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import write_atomically
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.noise import Noise
+from robustbench_gkl.runs import Draft, Run, begun, writing
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
-from robustbench_gkl.training.checkpoint import Run
 from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
 from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
 from robustbench_gkl.training.probe import overfitting, probe
 from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
-    check_resumable,
+    check_startable,
     fresh_model,
     run_config,
     synthetic_images,
@@ -49,6 +49,7 @@ def train(
     device: torch.device,
     data_dir: Path = Path("data"),
     resume: bool = False,
+    overwrite: bool = False,
     save_every: float = 300.0,
     compiled: bool = False,
     world: World = ALONE,
@@ -64,10 +65,11 @@ def train(
 
     Args:
         config: the resolved recipe.
-        run: must not exist, unless ``resume`` is given.
+        run: must not exist, unless ``resume`` or ``overwrite`` is given. No other process may write it meanwhile.
         device: where to train.
         data_dir: where downloaded data sets are kept.
         resume: go on from the saved state of this run; starts from the beginning if none was saved.
+        overwrite: replace the run that is there; it stays as it is until the new one has saved its first state.
         save_every: seconds between states saved in mid-epoch; one is saved after each epoch anyway.
         compiled: compile the networks with torch.compile, which changes results in the last digits.
         world: the processes that train together, inside :func:`robustbench_gkl.distributed.joined`.
@@ -78,25 +80,29 @@ def train(
         The rows of ``metrics.csv``, one an epoch.
 
     Raises:
-        UserError: the run exists, or was started with another configuration; unknown names; broken data; processes
-            that were given different configurations, or are too many for a batch.
+        UserError: the run exists, is being written by another process, or was started with another configuration;
+            unknown names; broken data; processes that were given different configurations, or are too many for a
+            batch.
         Interrupted: ``should_stop`` said so.
     """
     settings = config.model_dump_json().encode()
     leaders = bytes_from_leader(settings, world)
-    with agreed(world):
-        if leaders != settings:
-            raise UserError(f"rank {world.rank} has other settings than rank 0; start all ranks with the same options")
-        if world.leads and run.exists():
-            check_resumable(run, config, resume=resume)
-        images = training_images(config, data_dir)
-        trainer = _Trainer(config, run, images, device, compiled=compiled, world=world)
-        if world.leads and not run.exists():
-            run.create(run_config(config, run, images, device, world=world))
-    trainer.restore(bytes_from_leader(run.state_bytes() if world.leads else None, world))
-    trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
-    with TensorCores(allowed=config.precision != "float32"):
-        return trainer.fit()
+    with ExitStack() as held:
+        with agreed(world):
+            if leaders != settings:
+                raise UserError(f"rank {world.rank} has other settings than rank 0; give all ranks the same options")
+            if world.leads:
+                held.enter_context(writing(run))
+                check_startable(run, config, resume=resume, overwrite=overwrite)
+            images = training_images(config, data_dir)
+            trainer = _Trainer(config, Draft(run), images, device, compiled=compiled, world=world)
+            if world.leads and (overwrite or not run.exists()):
+                about = run_config(config, run, images, device, world=world)
+                trainer.draft = held.enter_context(begun(run, about, overwrite=overwrite))
+        trainer.restore(bytes_from_leader(trainer.draft.run.state_bytes() if world.leads else None, world))
+        trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
+        with TensorCores(allowed=config.precision != "float32"):
+            return trainer.fit()
 
 
 class _Trainer:
@@ -106,9 +112,9 @@ class _Trainer:
     on_event: Observer | None = None
 
     def __init__(
-        self, config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, compiled: bool, world: World
+        self, config: TrainConfig, draft: Draft, images: ImageSet, device: torch.device, *, compiled: bool, world: World
     ) -> None:
-        self.config, self.run, self.device, self.world = config, run, device, world
+        self.config, self.draft, self.device, self.world = config, draft, device, world
         self.threat = config.threat.threat()
         training, self.validation = train_validation_split(images, config.validation_fraction)
         self.batches = Batches(
@@ -162,7 +168,7 @@ class _Trainer:
 
     def restore(self, content: bytes | None) -> None:
         """Go on from the saved state, whose file this is, if there is one."""
-        state = None if content is None else self.run.load_state(content)
+        state = None if content is None else self.draft.run.load_state(content)
         if state is None:
             return
         self.model.load_state_dict(state["model"])
@@ -248,16 +254,18 @@ class _Trainer:
         self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
 
     def _save_epoch(self, best: Classifier | None) -> None:
+        run = self.draft.run
         if best is not None:
-            self.run.save_weights("best", best)
-        self.run.save_weights("last", self.model)
+            run.save_weights("best", best)
+        run.save_weights("last", self.model)
         if self.average is not None:
-            self.run.save_weights("average", self.average.model)
-        write_atomically(self.run.folder / "metrics.csv", csv_text(self.rows))
+            run.save_weights("average", self.average.model)
+        run.save_metrics(csv_text(self.rows))
 
     def _save_state(self) -> None:
         if self.world.leads:
-            self.run.save_state(self.state())
+            self.draft.run.save_state(self.state())
+            self.draft.keep()
 
     def _merit(self, row: dict[str, float]) -> tuple[float, float]:
         """Return what selects ``best``: robust accuracy, then clean; the other way round without an adversary."""

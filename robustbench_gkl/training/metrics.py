@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from robustbench_gkl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 LoggerName = Literal["tensorboard"]
 
@@ -66,7 +70,7 @@ class TensorBoard:
     """Writes rows as TensorBoard scalars, one tag a column, the epoch as step.
 
     Args:
-        folder: where the event files go.
+        folder: where the event files go; it is made for the first row.
 
     Raises:
         UserError: tensorboard is not installed.
@@ -79,10 +83,13 @@ class TensorBoard:
             raise UserError(
                 "--logger tensorboard needs the extra: pip install 'gklbench[tensorboard]'; metrics.csv needs none"
             ) from None
-        self._writer = SummaryWriter(str(folder))
+        self._open = partial(SummaryWriter, str(folder))
+        self._writer: SummaryWriter | None = None
 
     def log(self, row: dict[str, float]) -> None:
         """Write every column but the epoch."""
+        if self._writer is None:
+            self._writer = self._open()
         for key, value in row.items():
             if key != "epoch":
                 self._writer.add_scalar(key, value, int(row["epoch"]))
@@ -91,4 +98,5 @@ class TensorBoard:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -14,7 +14,7 @@ from robustbench_gkl.device import environment
 from robustbench_gkl.distributed import ALONE, World
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.models import Classifier, create_model
-from robustbench_gkl.training.checkpoint import Run, RunConfig, now
+from robustbench_gkl.runs import Run, RunConfig, now
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 
@@ -32,12 +32,16 @@ def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
     return images.take(torch.arange(config.train_size))
 
 
-def check_resumable(run: Run, config: TrainConfig, *, resume: bool) -> None:
-    """Check that a run that exists is to go on, and with the settings that it was started with.
+def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Check that a run that exists is to be replaced, or to go on with the settings that it was started with.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not, or both.
     """
+    if resume and overwrite:
+        raise UserError("give resume or overwrite, not both")
+    if overwrite or not run.exists():
+        return
     if not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
     if run.config().train != config:

@@ -6,10 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch import nn
 
 from robustbench_gkl.attacks import ATTACKS, AttackSpec, parse_attack
 from robustbench_gkl.attacks.specs.torchattacks import CLASSES
 from robustbench_gkl.errors import UserError
+from robustbench_gkl.evaluation import evaluate
+from robustbench_gkl.exact import Norm
 from robustbench_gkl.threat import ThreatModel
 
 NAMES = [entry.name for entry in ATTACKS.entries() if entry.pattern is None]
@@ -72,7 +76,7 @@ def test_a_spec_knows_what_kind_of_attack_it_is() -> None:
     assert families == ["apgd", "fab", "autoattack"]
 
 
-def reference(text: str, norm: str = "linf") -> AttackSpec:
+def reference(text: str, norm: Norm = "linf") -> AttackSpec:
     return parse_attack(text).reference(ThreatModel(norm, "0.1"))
 
 
@@ -80,7 +84,13 @@ def test_published_implementations_take_the_options() -> None:
     found = reference("pgd:steps=5,random_start=false")
     assert found == parse_attack("torchattacks.PGD:alpha=0.05,steps=5,random_start=false")
     assert reference("apgd:objective=ce").implementation == "pyautoattack"
-    for text, norm in (("pgd", "l1"), ("pgd:restarts=2", "linf"), ("apgd-ce:steps=5", "linf"), ("apgd-margin", "linf")):
+    refused: tuple[tuple[str, Norm], ...] = (
+        ("pgd", "l1"),
+        ("pgd:restarts=2", "linf"),
+        ("apgd-ce:steps=5", "linf"),
+        ("apgd-margin", "linf"),
+    )
+    for text, norm in refused:
         with pytest.raises(UserError, match="--engine"):
             reference(text, norm)
 
@@ -98,6 +108,35 @@ def test_an_attack_for_another_norm_is_refused(text: str, norm: str, message: st
         parse_attack(text).check(ThreatModel(norm, "0.1"))
 
 
+_SLOW = {
+    "SPSA": "nb_iter=1",
+    "CW": "steps=3",
+    "DeepFool": "steps=5",
+    "EADL1": "max_iterations=10",
+    "EADEN": "max_iterations=10",
+    "AutoAttack": "version=rand",
+    "APGDT": "steps=2",
+    "Square": "n_queries=20",
+}
+
+
+@pytest.mark.parametrize(("cls", "norm"), [(cls, norm) for cls, facts in CLASSES.items() for norm in facts.norms])
+def test_a_class_searches_in_the_norms_that_the_table_names(cls: str, norm: Norm) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 30 * 30, 10))
+        images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    threat = ThreatModel(norm, {"linf": "8/255", "l2": "0.5", "l1": "12"}[norm])
+    options = f":{_SLOW[cls]}" if cls in _SLOW else ""
+    result = evaluate(model, images, labels, threat, f"torchattacks.{cls}{options}")
+    (stage,) = result.attacks[0].stages
+    assert stage.candidates == 4
+    assert stage.minimal or stage.rejected == 0
+    assert (stage.backwards == 0) != stage.gradients
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -106,6 +145,7 @@ def test_an_attack_for_another_norm_is_refused(text: str, norm: str, message: st
         ("torchattacks.PGD:alpha=fast", "alpha must be a number"),
         ("torchattacks.PGD:eps=0.3", "eps is the threat model's; give it as --eps"),
         ("torchattacks.Square:norm=L2", "norm is the threat model's; give it as --norm"),
+        ("torchattacks.PIFGSM:max_epsilon=0.1", "max_epsilon is the threat model's; give it as --eps"),
         ("torchattacks.PGD:stps=3", "unknown option of torchattacks.PGD 'stps'; did you mean 'steps'"),
         ("torchattacks.MultiAttack", "wraps other attacks"),
         ("torchattacks.VANILA", "proposes no images"),
@@ -117,6 +157,16 @@ def test_an_attack_for_another_norm_is_refused(text: str, norm: str, message: st
 def test_bad_specs(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_attack(text)
+
+
+def test_an_error_in_other_people_s_code_is_one_line() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images, labels = torch.rand(2, 3, 2, 2), torch.tensor([0, 1])
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    attack = "torchattacks.EADL1:max_iterations=2"
+    with pytest.raises(UserError, match=r"torchattacks.EADL1 ended in an error \(ZeroDivisionError: .*\); look at its"):
+        evaluate(model, images, labels, ThreatModel("l1", "1"), attack)
 
 
 def test_a_typo_costs_no_torch() -> None:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
+from robustbench_gkl.evaluation.subject import candidates_in_ball
+from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.threat import ThreatModel
 
@@ -48,10 +55,19 @@ def _data(n: int, *, channels: int = 1, size: int = 8, model: nn.Module) -> tupl
     return images, labels
 
 
-def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: object) -> Evaluation:
+def measured(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, attacks: Any, **options: Any
+) -> Evaluation:
+    """Evaluate with a journal and other ranks; ``options`` are those of ``measure`` and of the engine's settings."""
+    names = {field.name for field in fields(EngineSettings)} & options.keys()
+    settings = EngineSettings(**{name: options.pop(name) for name in names})
+    return measure(model, images, labels, threat, attacks, settings, **options)
+
+
+def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: Any) -> Evaluation:
     model = _Net()
     images, labels = _data(n, model=model)
-    return evaluate(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    return measured(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)
 
 
 def test_each_attack_breaks_some_and_leaves_some() -> None:
@@ -103,7 +119,39 @@ def _kill_after(steps: int, path: Path) -> None:
 
     model.register_forward_pre_hook(hook)
     with pytest.raises(_KilledError):
-        evaluate(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
+        measured(model, images, labels, THREAT, CHEAP, batch_size=16, journal=Journal(path))
+
+
+class _Astray(AttackSpec):
+    """Steps far out of the ball for most samples."""
+
+    name = "astray"
+
+    def __init__(self, *, minimal: bool) -> None:
+        self.minimal = minimal  # type: ignore[misc]
+
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise) -> Tensor:
+        far = (images + 0.5).clamp(0, 1)
+        return torch.cat([threat.random_start(images, noise)[:1], far[1:]])
+
+    def options(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def brief(self) -> str:
+        return self.name
+
+
+@pytest.mark.parametrize(("minimal", "verdict"), [(False, "FAIL"), (True, "WARN")])
+def test_an_attack_most_of_whose_candidates_are_refused_has_not_attacked(minimal: bool, verdict: str) -> None:
+    model = _Net()
+    images, labels = _data(40, model=model)
+    result = evaluate(model, images, labels, THREAT, [_Astray(minimal=minimal)], batch_size=16)
+    (check,) = candidates_in_ball(result)
+    assert (check.verdict, check.scope) == (verdict, "attack")
+    assert re.match(r"\d+ of \d+ rejected", check.figure)
+    (check,) = candidates_in_ball(evaluate(model, images, labels, THREAT, "pgd:steps=3"))
+    assert check.verdict == "PASS"
 
 
 def test_nothing_is_run_again(tmp_path: Path) -> None:
@@ -218,6 +266,8 @@ sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
 import test_native_engine as t
+from robustbench_gkl.evaluation.subject import candidates_in_ball
+from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.store import verdict_bytes
 result = t._run(200, journal=Journal(Path({journal!r})), batch_size=32)

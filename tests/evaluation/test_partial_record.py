@@ -10,7 +10,7 @@ import torch
 from robustbench_gkl.cli import run
 from robustbench_gkl.models import create_model
 from robustbench_gkl.results import ResultStore
-from robustbench_gkl.training import Run, RunConfig
+from robustbench_gkl.runs import Run, RunConfig
 
 
 @pytest.fixture

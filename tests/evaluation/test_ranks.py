@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytest
-from test_native_engine import CHEAP, THREAT, _data, _Net
+from test_native_engine import CHEAP, THREAT, _data, _Net, measured
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
@@ -21,13 +21,14 @@ from robustbench_gkl.attacks.driver import Task
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.distributed import World
 from robustbench_gkl.errors import RankError, UserError
-from robustbench_gkl.evaluation import Evaluation, evaluate
-from robustbench_gkl.evaluation.curve import evaluate_curve, parse_grid
+from robustbench_gkl.evaluation import Evaluation
+from robustbench_gkl.evaluation.curve import evaluate_curve
 from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
 from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.settings import parse_grid
 from robustbench_gkl.threat import ThreatModel
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def _evaluate(exchange: Exchange | None = None, *, n: int = 60, pause: float = 0
         model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
     attacks = options.pop("attacks", CHEAP)
     share = Share(exchange) if exchange is not None else None
-    return evaluate(model, images, labels, THREAT, attacks, share=share, **{"batch_size": 16, **options})
+    return measured(model, images, labels, THREAT, attacks, share=share, **{"batch_size": 16, **options})
 
 
 def assert_same(one: Evaluation, other: Evaluation) -> None:

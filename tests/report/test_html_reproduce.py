@@ -33,7 +33,7 @@ def parsed(text: str) -> tuple[TrainConfig, str]:
     words = shlex.split(text.replace("\\\n", " "))
     assert words[:2] == ["gklbench", "train"]
     given = cli.command.make_context("train", words[2:]).params
-    return cli._resolve(given.pop("recipe"), given.pop("assignments"), given)
+    return cli._resolve(cli._base(given["recipe"], None), given["assignments"], (), {}, given["name"])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ import pytest
 from synthetic_records import make_record, outcome, verdict_frame
 
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.results.journal import About, Journal
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -196,6 +197,30 @@ class TestJournal:
         journal.delete()
         assert not journal.path.exists()
 
+    @pytest.mark.parametrize("what", ["line", "images"])
+    def test_a_full_disk_names_the_file(self, tmp_path: Path, what: str) -> None:
+        journal = Journal(tmp_path / "x.jsonl")
+        (tmp_path / ("x.jsonl" if what == "line" else "x.images")).symlink_to("/dev/full")
+        image = np.zeros((1, 1, 2, 2), dtype=np.float32)
+        with pytest.raises(OSError, match="No space left") as caught:
+            journal.append({"a": 1}) if what == "line" else journal.append_images([0], image)
+        assert Path(caught.value.filename).name == ("x.jsonl" if what == "line" else "x.images")
+
+    def test_images_are_on_the_disk_before_their_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[str] = []
+        original = os.fsync
+
+        def note(descriptor: int) -> None:
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            assert (tmp_path / "x.jsonl").exists() == (synced != ["x.images"])
+            original(descriptor)
+
+        monkeypatch.setattr(os, "fsync", note)
+        journal = Journal(tmp_path / "x.jsonl")
+        journal.append_images([0], np.zeros((1, 1, 2, 2), dtype=np.float32))
+        journal.append({"fallen": [0]})
+        assert synced == ["x.images", "x.jsonl"]
+
     def test_each_entry_is_synced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[bytes] = []
         path = tmp_path / "x.jsonl"
@@ -204,13 +229,18 @@ class TestJournal:
         assert synced == [b'{"a":1}\n']
 
 
+def about(number: int, **config: Any) -> About:
+    return About("1", "hash", overwrite=False, run="x", name=str(number), weights="best", config=config)
+
+
 class TestParts:
     def begun(self, tmp_path: Path) -> ResultStore:
         store = ResultStore(tmp_path)
         store.prepare()
         for number, part in enumerate(("0", "1", "2of3.0")):
-            store.journal("net-1", part).append({"evaluation": number})
-        store.journal("net-10", "0").append({"evaluation": 10})
+            store.journal("net-1", part).append(about(number).entry())
+        store.journal("net-10", "0").append(about(10).entry())
+        store.journal("grid-2", "0").append(about(0, eps_grid=["0", "0.1"]).entry())
         store.journal("grid-1").append({"stages": []})
         return store
 
@@ -219,9 +249,9 @@ class TestParts:
         (tmp_path / "verdicts/net-1.partial.jsonl").write_text('{"old": 1}\n')
         assert list(store.parts("net-1")) == ["0", "1", "2of3.0", ""]
         journal = store.journal("net-1", "1")
-        assert [entry["evaluation"] for entry in journal.own] == [1]
+        assert [entry["evaluation"]["name"] for entry in journal.own] == ["1"]
         assert len(journal.entries) == 4
-        assert [entry["evaluation"] for entry in store.journal("net-1", "3", shared=False).entries] == []
+        assert store.journal("net-1", "3", shared=False).entries == []
         assert store.under_way() == ["net-1", "net-10"]
 
     def test_a_part_that_another_process_is_writing_to_is_left_alone(self, tmp_path: Path) -> None:
@@ -259,4 +289,5 @@ class TestParts:
         assert {path.name for path in (tmp_path / "verdicts").iterdir()} == {
             "net-10.partial.0.jsonl",
             "grid-1.partial.0.jsonl",
+            "grid-2.partial.0.jsonl",
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_records import make_record, outcome
+from synthetic_records import make_record, outcome, without_second_version
 
 from robustbench_gkl.attacks import ATTACKS, parse_attack, protocol_of
 from robustbench_gkl.config import EvalConfig
@@ -37,22 +37,9 @@ def first_version(store: ResultStore, spec: str, norm: Norm, engine: str = "nati
     protocol = protocol_of([attack.reference(threat) if engine == "reference" else attack], threat, num_classes=10)
     for part in protocol:
         part.update(more)
-    values |= {"schema_version": 1, "protocol": protocol, "protocol_sha256": canonical_hash(protocol)}
+    values |= {"protocol": protocol, "protocol_sha256": canonical_hash(protocol)}
     values["engine"] = engine
-    for key in ("config", "teacher", "certified", "draws", "sha256"):
-        del values[key]
-    for key in ("preprocessing", "code_sha256", "model_sha256"):
-        del values["model"][key]
-    for key in ("sample_set", "blocks"):
-        del values["data"][key]
-    for check in values["checks"]:
-        del check["scope"]
-    for result in values["attacks"]:
-        del result["spec"], result["standing"]
-        for stage in result["stages"]:
-            for key in ("family", "gradients", "targeted", "averages", "minimal", "length", "candidates", "nonfinite"):
-                del stage[key]
-    return values
+    return without_second_version(values)
 
 
 def read(values: dict[str, Any]) -> Record:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.runs import Run, RunConfig
 from robustbench_gkl.suite import Suite, TrainCell, read_suite
 
 QUICK = """\
@@ -45,16 +45,24 @@ def train_config(suite: Suite, run: str) -> TrainConfig:
     return cell.config
 
 
-def finished_run(checkpoints: Path, cell: TrainCell, *, epochs: int | None = None) -> Path:
-    """Write the files of a run that ended (or stopped after ``epochs``) and return that of its weights."""
+def finished_run(checkpoints: Path, cell: TrainCell, *, epochs: int | None = None) -> Run:
+    """Write the files of a run that ended (or stopped after ``epochs``)."""
     folder = checkpoints / cell.run
     folder.mkdir(parents=True)
-    config: dict[str, Any] = {"name": cell.run, "arch": cell.config.model, "dataset": cell.config.dataset}
-    config["train"] = cell.config.model_dump(mode="json")
-    (folder / "config.json").write_text(json.dumps(config))
+    config = RunConfig(
+        name=cell.run,
+        arch=cell.config.model,
+        num_classes=10,
+        input_shape=(1, 8, 8),
+        dataset=cell.config.dataset,
+        train=cell.config,
+        created="2026-01-01T00:00:00+00:00",
+        environment={},
+    )
+    (folder / "config.json").write_text(config.model_dump_json())
     done = cell.config.epochs if epochs is None else epochs
     rows = [f"{epoch},{2.0 * epoch},100.0" for epoch in range(1, done + 1)]
     (folder / "metrics.csv").write_text("\n".join(["epoch,seconds,images_per_second", *rows]) + "\n")
     weights = np.frombuffer(cell.key.encode(), dtype=np.uint8).astype(np.float32)
     save_file({"fc.weight": weights.reshape(4, 4)}, folder / "last.safetensors")
-    return folder / "last.safetensors"
+    return Run(folder)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from command_line import CommandLine
 from suite_files import finished_run, suite_of
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.config import TrainConfig
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.models import create_model
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.suite import Suite, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
-from robustbench_gkl.suite.runs import weights_sha256
-from robustbench_gkl.training import Run
-from robustbench_gkl.training import weights_sha256 as torch_weights_sha256
 
 TWO = """
 [train]
@@ -47,28 +43,14 @@ def ledger_of(folders: Folders) -> Ledger:
 def complete(suite: Suite, folders: Folders) -> None:
     """Write all runs and records of a suite, as if made by hand."""
     for cell in suite.trainings:
-        weights = finished_run(folders.checkpoints, cell)
-        make_record(
-            ResultStore(folders.results), outcome(stands=4), model=cell.run, weights_sha256=weights_sha256(weights)
-        )
+        digest = finished_run(folders.checkpoints, cell).weights_sha256()
+        make_record(ResultStore(folders.results), outcome(stands=4), model=cell.run, weights_sha256=digest)
 
 
 def pending(suite: Suite, folders: Folders) -> list[str]:
     """Return the cells that are not done, in short."""
     statuses = ledger_of(folders).survey(suite.cells)
     return [" ".join(str(cell).split()[:2]) for cell in suite.cells if statuses[cell.key] != "done"]
-
-
-@pytest.mark.parametrize("normalised", [False, True])
-def test_the_hash_of_a_weights_file_is_that_of_the_model(normalised: bool, tmp_path: Path) -> None:
-    constants = {"mean": (0.4914, 0.4824, 0.4467), "std": (0.225,)} if normalised else {}
-    model = create_model("preact-resnet18", num_classes=10, **constants)  # type: ignore[arg-type]
-    run = Run(tmp_path)
-    run.save_weights("last", model)
-    assert weights_sha256(run.weights_path("last")) == torch_weights_sha256(model)
-    with torch.no_grad():
-        next(model.parameters()).view(-1)[0] += 1
-    assert weights_sha256(run.weights_path("last")) != torch_weights_sha256(model)
 
 
 def test_runs_and_records_made_by_hand_are_recognised(
@@ -118,9 +100,56 @@ def test_a_partial_record_and_one_of_other_attacks_do_not_count(folders: Folders
     suite = suite_of(tmp_path, TWO)
     store = ResultStore(folders.results)
     for cell, options in zip(suite.trainings, ({"partial": True}, {"attacks": ("autoattack",)}), strict=True):
-        digest = weights_sha256(finished_run(folders.checkpoints, cell))
+        digest = finished_run(folders.checkpoints, cell).weights_sha256()
         make_record(store, outcome(stands=4), model=cell.run, weights_sha256=digest, **options)  # type: ignore[arg-type]
     assert pending(suite, folders) == ["eval trades", "eval gkl"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "how"),
+    [
+        ("pgd", "pgd:steps=20", {}),
+        ("pgd:steps=20,restarts=1", "pgd-20", {}),
+        ("apgd-ce:steps=100", "apgd-ce", {}),
+        ("apgd:objective=margin", "apgd-margin:steps=100", {}),
+        ("autoattack:version=standard", "autoattack", {}),
+        ("pgd", "pgd", {"search_precision": "bf16"}),
+        ("pgd", "pgd", {"compiled": True}),
+    ],
+)
+def test_a_record_counts_however_its_attack_is_written(
+    asked: str, made: str, how: dict[str, object], folders: Folders, tmp_path: Path
+) -> None:
+    lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in how.items())
+    suite = suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{asked}"') + lines)
+    store = ResultStore(folders.results)
+    for cell in suite.trainings:
+        digest = finished_run(folders.checkpoints, cell).weights_sha256("last")
+        record = make_record(store, outcome(stands=4), model=cell.run, weights_sha256=digest, attacks=(made,))
+        assert record.config is not None
+        store.evaluations.save(record.model_copy(update={"config": record.config.model_copy(update=how)}).sealed())
+    assert pending(suite, folders) == []
+    other = suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{asked}"') + 'search_precision = "tf32"\n')
+    assert pending(other, folders) == ["eval trades", "eval gkl"]
+
+
+def test_the_batch_size_of_the_published_packages_counts(folders: Folders, tmp_path: Path) -> None:
+    suites = [
+        suite_of(tmp_path, TWO + f'engine = "{engine}"\nbatch_size = {size}\n')
+        for engine in ("native", "reference")
+        for size in (10, 20)
+    ]
+    keys = [suite.evaluations[0].key for suite in suites]
+    assert len(set(keys)) == 3
+    assert keys[0] == keys[1]
+
+
+def test_typos_of_attacks_are_found_before_anything_runs(tmp_path: Path) -> None:
+    for attack, message in (("pgd:stesp=3", "did you mean 'steps'"), ("torchattacks.PGDL2", "searches in l2")):
+        with pytest.raises(UserError, match=message):
+            suite_of(tmp_path, TWO.replace('"pgd:steps=20"', f'"{attack}"'))
+    with pytest.raises(UserError, match="eps_grid makes several records"):
+        suite_of(tmp_path, TWO + 'eps_grid = [["0.1", "0.2"]]\n')
 
 
 def test_a_run_that_did_not_end_goes_on(folders: Folders, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from synthetic_records import make_record, outcome
 
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.suite.local import only_one, worker_environments
-from robustbench_gkl.suite.runs import weights_sha256
 
 
 def save_digits(path: Path) -> None:
@@ -118,14 +117,14 @@ def test_the_time_is_foretold_from_what_was_measured(gklbench: CommandLine, here
     text = f"[train]\n{QUICK}seed = [0, 1]\nloss = ['trades', 'gkl']\nname = '{{loss}}{{seed}}'\n{EVAL}"
     suite = suite_of(here, text.replace("epochs = 1", "epochs = 10"))
     done = {cell.run: cell for cell in suite.trainings}["trades0"]
-    weights = finished_run(here / "checkpoints", done)
+    run = finished_run(here / "checkpoints", done)
     make_record(
         ResultStore(here / "results"),
         outcome(stands=8, by="pgd-2"),
         model="trades0",
         attacks=("pgd-2",),
         seconds=70.0,
-        weights_sha256=weights_sha256(weights),
+        weights_sha256=run.weights_sha256(),
     )
     result = gklbench("suite", here / "suite.toml", "--dry-run")
     assert result.code == 0
@@ -152,7 +151,7 @@ def test_of_many_cells_only_those_that_are_not_done_are_run(here: Path) -> None:
     store = ResultStore(here / "results")
     record = make_record(store, outcome(stands=8), attacks=("pgd-2",))
     for number, cell in enumerate(suite.trainings):
-        digest = weights_sha256(finished_run(here / "checkpoints", cell))
+        digest = finished_run(here / "checkpoints", cell).weights_sha256()
         if number % 50 != 7:
             model = record.model.model_copy(update={"name": cell.run, "weights_sha256": digest})
             other = record.model_copy(update={"id": f"{cell.run}-{digest[:12]}", "model": model})

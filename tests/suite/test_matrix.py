@@ -147,7 +147,7 @@ def suite_of_example(name: str) -> Suite:
         ('[train]\n[[eval]]\neps = "9"', "eps is in the .0, 1. image scale"),
         ('[train]\n[[eval]]\nweights = "first"', "unknown weights 'first'"),
         ("eval = 3\ntrain = {}", "eval must be a table"),
-        ('models = ["no-such"]\n[[eval]]', "there is no run 'no-such'"),
+        ('models = ["no-such"]\n[[eval]]', "no run 'no-such' in checkpoints"),
         ('models = ["no-such"]', r"need an \[\[eval\]\] table"),
         ("[variants.a]\nseed = 1", r"variants of a \[train\] table"),
     ],

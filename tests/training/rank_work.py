@@ -15,7 +15,8 @@ from robustbench_gkl.distributed import ALONE, World, joined, sum_over_ranks, wo
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import create_model
 from robustbench_gkl.noise import Noise
-from robustbench_gkl.training import Interrupted, Run, train
+from robustbench_gkl.runs import Run
+from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.optimizer import build_optimizer
 from robustbench_gkl.training.step import Stepper

@@ -22,7 +22,8 @@ from torch import nn
 from robustbench_gkl.cli import run as gklbench
 from robustbench_gkl.distributed import ALONE, World, rank_device
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.training import Interrupted, Run, train
+from robustbench_gkl.runs import Run, writing
+from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 COMMON = (
@@ -154,6 +155,27 @@ def test_what_is_wrong_is_said_once_and_ends_all_ranks(tmp_path: Path) -> None:
     assert message.startswith("Error: run taken exists in ")
     assert err.count("exitcode  : 2 ") == 2
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_ranks_end_together_if_another_process_writes_the_run(plain: Run, tmp_path: Path) -> None:
+    run = Run(tmp_path / "net")
+    config = plain.config()
+    command = ("-m", "robustbench_gkl", "train", *PLAIN, "--name", "net", "--checkpoints-dir", tmp_path)
+    with writing(run):
+        out, err = torchrun(*command, cwd=tmp_path).communicate(timeout=120)
+    assert out == ""
+    (message,) = re.findall("^Error: .*", err, re.MULTILINE)
+    assert message.startswith(f"Error: run net is being written by process {os.getpid()} on ")
+    assert err.count("exitcode  : 2 ") == 2
+    assert not list(tmp_path.iterdir())
+
+    run.create(config.model_copy(update={"arch": "old"}))
+    process = torchrun(*command, "--overwrite", cwd=tmp_path)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert run.config().environment["ranks"] == "2"
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_every_row_has_one_rank() -> None:

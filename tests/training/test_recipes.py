@@ -24,7 +24,8 @@ from robustbench_gkl.config import (
     validated,
 )
 from robustbench_gkl.errors import UserError
-from robustbench_gkl.training import EpochReport, Run, StepReport, train
+from robustbench_gkl.runs import Run
+from robustbench_gkl.training import EpochReport, StepReport, train
 
 IMAGES = 10
 """The training images in a generated data set."""

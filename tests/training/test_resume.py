@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from robustbench_gkl.config import TrainConfig, validated
-from robustbench_gkl.training import Interrupted, Run, train
+from robustbench_gkl.runs import Run
+from robustbench_gkl.training import Interrupted, train
 
 EVERYTHING: dict[str, Any] = {
     "dataset": "digits",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robustbench_gkl.cli import run as gklbench
-from robustbench_gkl.training import Run
+from robustbench_gkl.runs import Run
 
 SHORT = ["--epochs", "1", "--set", "train_size=80", "--set", "probe.steps=1", "--device", "cpu"]
 

@@ -10,15 +10,31 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
 from robustbench_gkl.attacks.specs.torchattacks import TorchAttack
+from robustbench_gkl.errors import UserError
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
+
+_THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+"""What bad options or sizes lead to in the package's code."""
 
 
 def propose(
     spec: TorchAttack, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
 ) -> Tensor:
-    """Return torchattacks' images (B, C, H, W); ``eps`` and ``norm`` are the threat's wherever the class takes them."""
+    """Return torchattacks' images (B, C, H, W); ``eps`` and ``norm`` are the threat's wherever the class takes them.
+
+    Raises:
+        UserError: its code ends in an error, as some classes do for some options, norms or image sizes.
+    """
     cls = getattr(importlib.import_module("torchattacks"), spec.cls)
     with quiet_and_seeded(noise.at(spec.name), images.device):
-        attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))
-        return torch.as_tensor(attack(images.contiguous(), labels)).detach()
+        try:
+            attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))
+            return torch.as_tensor(attack(images.contiguous(), labels)).detach()
+        except _THEIRS as error:
+            if isinstance(error, UserError):
+                raise  # the model's
+            kind, text = type(error).__name__, " ".join(str(error).split())
+            raise UserError(
+                f"{spec.name} ended in an error ({kind}: {text}); look at its options, or use an attack of our own"
+            ) from error

@@ -49,7 +49,7 @@ CLASSES: dict[str, Facts] = {
     "APGDT": Facts(("linf", "l2"), targeted=True),
     "AutoAttack": Facts(("linf", "l2"), targeted=True),
     "Square": Facts(("linf", "l2"), gradients=False),
-    "FAB": Facts(("linf", "l2", "l1"), minimal=True),
+    "FAB": Facts(("linf", "l2"), minimal=True),  # its l1 form ends in an error
 }
 """The classes that can be evaluated."""
 
@@ -62,8 +62,8 @@ _REFUSED = {
 }
 """The classes that cannot, and why."""
 
-_FROM_THREAT = ("eps", "norm")
-"""Options that the threat model gives."""
+_FROM_THREAT = {"eps": "eps", "max_epsilon": "eps", "norm": "norm"}
+"""Options that the threat model gives, and the option of the command line that asks for them."""
 _PUBLISHED_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
@@ -111,7 +111,8 @@ class TorchAttack(AttackSpec):
     @property
     def length(self) -> int | None:
         """The number of steps, if the class has such an option."""
-        steps = dict(self.arguments).get("steps")
+        arguments = dict(self.arguments)
+        steps = arguments.get("steps", arguments.get("num_iter_set"))
         return steps if isinstance(steps, int) and self.gradients else None
 
     @property
@@ -129,17 +130,15 @@ class TorchAttack(AttackSpec):
         """Return the class and all arguments, defaults included, as text."""
         defaults = _parameters(self.cls)
         values = {key: str(value) for key, value in (defaults | dict(self.arguments)).items()}
-        if "eps" in defaults:
-            values["eps"] = format_fraction(threat.eps)
-        if "norm" in defaults:
-            values["norm"] = _PUBLISHED_NORM[threat.norm]
+        given = {"eps": format_fraction(threat.eps), "norm": _PUBLISHED_NORM[threat.norm]}
+        values |= {key: given[option] for key, option in _FROM_THREAT.items() if key in defaults}
         return {"attack": self.name, "implementation": self.implementation, **values}
 
     def keywords(self, threat: Ball) -> dict[str, Any]:
         """Return the keyword arguments of the class, with those that the threat model gives."""
         given = {"eps": float(threat.eps), "norm": _PUBLISHED_NORM[threat.norm]}
         known = _parameters(self.cls)
-        return dict(self.arguments) | {key: value for key, value in given.items() if key in known}
+        return dict(self.arguments) | {key: given[option] for key, option in _FROM_THREAT.items() if key in known}
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -209,7 +208,7 @@ def torch_attack(cls: str, **options: str) -> TorchAttack:
     values = {key: default for key, default in defaults.items() if key not in _FROM_THREAT and _written(default)}
     for key, text in options.items():
         if key in _FROM_THREAT and key in defaults:
-            raise UserError(f"torchattacks.{cls}: {key} is the threat model's; give it as --{key}")
+            raise UserError(f"torchattacks.{cls}: {key} is the threat model's; give it as --{_FROM_THREAT[key]}")
         if key not in defaults:
             raise unknown(f"option of torchattacks.{cls}", key, set(defaults) - set(_FROM_THREAT))
         values[key] = _checked(cls, key, text, defaults[key])

@@ -1,0 +1,34 @@
+"""``config.json``: what a run is."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from robustbench_gkl.config import TrainConfig
+
+
+class RunConfig(BaseModel):
+    """``config.json``: what is needed to build the model and to train it again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str
+    arch: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    dataset: str
+    train: TrainConfig | None = None
+    """None for imported models."""
+    source: dict[str, str] | None = None
+    """Where an imported model came from."""
+    created: str
+    environment: dict[str, str]
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601 to the microsecond."""
+    return datetime.now(timezone.utc).isoformat()
