@@ -176,13 +176,15 @@ def entries_of(
 def _entry(
     board: BoardKey, records: Sequence[Record], models: Models, store: ResultStore, reference: str | None
 ) -> Entry:
+    if board.eps == "0":
+        reference = None  # there are no attacks on the board of clean accuracy
     sha256 = records[0].model.model_sha256
     randomised = sha256 in models.randomised
     reached = [tiers.record_tier(record, randomised=randomised, reference=reference) for record in records]
     tier = min((found for found in reached if found is not None), default=UNRANKED)
     counted = [record for record, found in zip(records, reached, strict=True) if found == tier]
     lacks = "" if counted else tiers.lacking(records, randomised=randomised, reference=reference)
-    if reference is None or tier == tiers.CLEAN:
+    if reference is None:
         stands: NDArray[np.bool_] | None = np.logical_and.reduce([store.standing(record) for record in records])
     else:
         stands = _after_reference(counted, reference, store)

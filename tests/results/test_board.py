@@ -303,6 +303,14 @@ class TestReference:
         assert pd.isna(row["rank"])
         assert row["lacks"] == f"per-sample verdicts after {square}"
 
+    def test_clean_accuracy_has_no_reference(self, store: ResultStore, add: Add) -> None:
+        add("a")
+        add("a", broken_by=[None] * 9, attacks=("none",), eps="0", created="2025")
+        add("b", broken_by=[None] * 9, attacks=("none",), eps="0", partial=True)
+        frame = leaderboard(store.folder, reference=self.SPEC, eps="0")
+        assert frame["rank"].fillna(0).tolist() == [1, 0]
+        assert frame["lacks"].tolist() == ["", "a complete attack (none stopped early)"]
+
     def test_a_reference_that_no_record_has(self, store: ResultStore, add: Add) -> None:
         add("a")
         with pytest.raises(UserError, match="no record has the attack pgd:steps=20; there are pgd:steps=20,restarts"):
