@@ -27,9 +27,15 @@ _PATH = click.Path(path_type=Path)
 @options.eps
 @click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
 @click.option("--sort", metavar="COLUMN", help="Order by this column; -COLUMN puts the largest first.")
-@click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the seed only.")
+@click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the training seed only.")
+@click.option("--all", "all_models", is_flag=True, help="Superseded models of a name too.")
+@click.option(
+    "--reference",
+    metavar="SPEC",
+    help="Rank by this attack alone, which worst_case_acc is then the accuracy under; models without it have no rank.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
-@click.option("--published", is_flag=True, help="Add the published results on the same data sets.")
+@click.option("--published", is_flag=True, help="Add the published results on the table's data sets, or --dataset.")
 @click.option("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
 @options.strict
 @options.results_dir
@@ -42,6 +48,8 @@ def command(
     filters: tuple[str, ...],
     sort: str | None,
     average_seeds: bool,
+    all_models: bool,
+    reference: str | None,
     top: int,
     published: bool,
     corruptions: bool,
@@ -50,22 +58,45 @@ def command(
     quiet: bool,
     **paths: Path | None,
 ) -> None:
-    """Rank all evaluated models: a table on the terminal, and files where asked for."""
+    """Rank all evaluated models: a table on the terminal, and files where asked for.
+
+    A board is a data set, split, sample set and threat. Its models stand in tiers by the strongest attack that they
+    have completed, and are ranked in their tier by what nothing known has broken. A rank is 1 + the number of models
+    that are significantly better. Filters choose rows and change no ranks.
+    """
+    from robustbench_gkl.attacks import parse_attack
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
     from robustbench_gkl.results.corruption_board import corruption_leaderboard
-    from robustbench_gkl.results.export import save_model_info, save_table, with_published
+    from robustbench_gkl.results.export import published_datasets, save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
-    if corruptions and (eps is not None or average_seeds or published or model_info):
-        raise UserError("--corruptions goes with none of --eps, --seeds, --published and --model-info")
+    ours = eps is not None or average_seeds or all_models or reference is not None or published or model_info
+    if corruptions and ours:
+        raise UserError(
+            "--corruptions goes with none of --eps, --seeds, --all, --reference, --published and --model-info"
+        )
+    if model_info and (average_seeds or reference is not None):
+        raise UserError("--model-info is of single models under AutoAttack; leave out --seeds and --reference")
     if corruptions:
         frame = corruption_leaderboard(results_dir, dataset=dataset, strict=strict)
     else:
-        frame = leaderboard(results_dir, dataset=dataset, eps=eps, average_seeds=average_seeds, strict=strict)
-    if published:
-        frame = with_published(frame)
-    frame = _selected(frame, filters, sort)
+        frame = leaderboard(
+            results_dir,
+            dataset=dataset,
+            eps=eps,
+            average_seeds=average_seeds,
+            strict=strict,
+            all_models=all_models,
+            reference=None if reference is None else parse_attack(reference).canonical,
+        )
     console = make_console(quiet=quiet)
+    if published:
+        before = len(frame)
+        frame = with_published(frame, dataset=dataset)
+        if len(frame) == before:
+            known = ", ".join(published_datasets())
+            console.print(f"no published results on these data sets; there are some on {known}", markup=False)
+    frame = _selected(frame, filters, sort)
     written = []
     for form, path in paths.items():
         if path is not None:

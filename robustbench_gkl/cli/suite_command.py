@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
 @click.option("--slurm", "slurm_file", type=_PATH, metavar="FILE.json", help="Partition, time limit and the like.")
 @click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
-@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite as CSV.")
+@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite's own records as CSV.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -131,7 +131,10 @@ def _show_failures(board: Board, overview: Overview) -> None:
 
 
 def _finish(suite: Suite, board: Board, csv: Path | None, console: Console) -> None:
-    """Print the leaderboard and what is missing from it, and exit with 1 if anything is."""
+    """Print the leaderboard and what is missing from it, and exit with 1 if anything is.
+
+    Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
+    """
     from robustbench_gkl.report.terminal import leaderboard_table
     from robustbench_gkl.results.export import save_table
     from robustbench_gkl.results.leaderboard import leaderboard

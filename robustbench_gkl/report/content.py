@@ -15,6 +15,7 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.exact import parse_fraction
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.statistics import wilson_interval
+from robustbench_gkl.results.tiers import CLEAN, UNRANKED, answers_at_random, record_tier
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,17 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
 def headline(records: Sequence[Record]) -> Record:
     """Return the record that speaks for a model.
 
-    It is that of most attacks; among such, of the threat trained for, of most samples, the newest.
+    It is that of the strongest tier, clean accuracy alone last; among such, of the threat trained for, of most
+    samples, the newest.
     """
+    randomised = any(map(answers_at_random, records))
 
     def weight(record: Record) -> tuple[int, bool, int, str]:
         trained_for = (record.model.train_config or {}).get("threat", {})
         fits = (trained_for.get("norm"), trained_for.get("eps")) == (record.threat.norm, record.threat.eps)
-        stages = sum(len(attack.stages) for attack in record.attacks)
-        return stages, fits, record.data.n, record.created
+        tier = record_tier(record, randomised=randomised)
+        strength = -UNRANKED.place if tier is None or tier == CLEAN else -tier.place
+        return strength, fits, record.data.n, record.created
 
     return max(records, key=weight)
 

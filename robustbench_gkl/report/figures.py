@@ -68,12 +68,13 @@ def clean_against_robust(frame: pd.DataFrame, *, links: Mapping[str, str]) -> li
     """Return clean against robust accuracy with 95 % intervals, one figure per data set and threat.
 
     Args:
-        frame: a leaderboard; rows without both accuracies are left out.
+        frame: a leaderboard; rows without both accuracies are left out, and those of clean accuracy alone.
         links: the page of each model that has one, to which its point leads.
     """
     numbers = frame.assign(
         **{key: pd.to_numeric(frame[key], errors="coerce") for key in ("n", "clean_acc", "worst_case_acc")}
     ).dropna(subset=["n", "clean_acc", "worst_case_acc"])
+    numbers = numbers[numbers["threat"] != "clean"]
     groups = sorted(
         numbers.groupby(["dataset", "threat"]),
         key=lambda group: (-len(group[1]), str(group[0][0]), threat_order(str(group[0][1]))),

@@ -20,6 +20,7 @@ from robustbench_gkl.report.content import ClassAccuracy, Point
 from robustbench_gkl.report.figures import Figure
 from robustbench_gkl.report.gallery import Exhibit, read_gallery
 from robustbench_gkl.results import Record, ResultStore, leaderboard
+from robustbench_gkl.results.board import Models
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -180,6 +181,7 @@ class _Site:
         for record in records:
             self.models.setdefault(record.model.name, []).append(record)
         self.slugs = page_names(list(self.models))
+        self.known = Models.of(sorted(records, key=lambda record: record.created))
         self.links = {name: f"models/{slug}.html" for name, slug in self.slugs.items()}
         self.env = environment()
 
@@ -226,7 +228,8 @@ class _Site:
     def model_page(self, name: str) -> str:
         """Return the page of one model."""
         records = self.models[name]
-        main = content.headline(records)
+        current = [record for record in records if name in self._names(record.model.model_sha256)]
+        main = content.headline(current or records)
         metrics = content.read_metrics(main, self.checkpoints_dir)
         drawn = [] if isinstance(metrics, str) else [curves.accuracy_curves(metrics), curves.loss_curves(metrics)]
         config = main.model.train_config
@@ -249,10 +252,15 @@ class _Site:
         )
 
     def _rows_of(self, name: str) -> pd.DataFrame:
-        """Return the leaderboard's rows of one model, smaller radii first."""
-        rows = self.frame[self.frame["model"] == name].drop(columns="model")
+        """Return the leaderboard's rows of one model, under whatever name they are, smaller radii first."""
+        listed = [names[0] for names in map(self._names, self.known.names) if name in names]
+        rows = self.frame[self.frame["model"].isin(listed)].drop(columns="model")
         place = rows["dataset"] + " " + rows["threat"].map(tables.threat_order)
         return rows.loc[place.sort_values(kind="stable").index]
+
+    def _names(self, model_sha256: str) -> list[str]:
+        """Return the names of a model that no newer one has."""
+        return self.known.names[model_sha256] if model_sha256 in self.known.current else []
 
     def _record_view(self, record: Record) -> RecordView:
         classes = self.classes[record.id]

@@ -17,12 +17,12 @@ FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "
 """What is wanted first, above all on a phone; the other columns follow in the frame's order."""
 
 LABELS: Mapping[str, tuple[str, str]] = {
-    "rank": ("Rank", "Among rows with the same data, samples, threat model and protocol"),
+    "rank": ("Rank", "1 + the number of models of the tier on the board that are significantly better"),
     "model": ("Model", "The run or imported checkpoint"),
     "clean_acc": ("Clean %", "Accuracy without an attack"),
-    "worst_case_acc": ("Robust %", "Samples that stand after all attacks, pointwise"),
+    "worst_case_acc": ("Robust %", "Samples that nothing known has broken, pointwise over all evaluations"),
     "interval": ("95 % interval", "Wilson interval of the robust accuracy"),
-    "checks": ("Checks", "The worst verdict of the evaluation's passport"),
+    "checks": ("Checks", "The worst verdict of the checks that the rank rests on"),
     "loss": ("Loss", "The training loss"),
     "arch": ("Architecture", ""),
     "dataset": ("Data set", ""),
@@ -30,11 +30,22 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "n": ("n", "Evaluated samples"),
     "params": ("Parameters", ""),
     "eval_seconds": ("Seconds", "Wall time of the evaluations"),
+    "tier": ("Tier", "The strongest attack that the model has completed; ranks are counted within a tier"),
+    "split": ("Split", ""),
+    "samples": ("Samples", "How the hash of pixels and labels begins"),
+    "weights": ("Weights", "Which file of the run"),
+    "engine": ("Engine", "Whose code ran the attacks of the tier"),
+    "attack_seeds": ("Attack seeds", "Seeds under which the attack of the tier was completed"),
+    "seeds": ("Seeds", "Trainings that differ in nothing but the seed"),
+    "spread": ("Spread", "Standard deviation of the robust accuracy over the trainings, in points"),
+    "lacks": ("No rank for want of", ""),
 }
 """Heading and explanation of the columns we know; others are headed by their names."""
 
 _VERDICTS = frozenset({"PASS", "WARN", "FAIL"})
 _MOST_CHOICES = 40
+_BOARD = ("dataset", "split", "samples", "threat", "n", "tier")
+"""The columns in which rows must agree to be ranked against each other."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +136,19 @@ def _choices(values: pd.Series) -> tuple[str, ...]:
 
 
 def _apart(before: Mapping[str, object], values: Mapping[str, object]) -> bool:
-    """Whether two neighbours are ranked apart: other samples or threat, or ranks that begin again."""
-    if any(before.get(key) != values.get(key) for key in ("dataset", "threat", "n")):
+    """Whether two neighbours are ranked apart: another board or tier, or, without tiers, ranks that begin again."""
+    if any(_text(before.get(key)) != _text(values.get(key)) for key in _BOARD):
         return True
+    if "tier" in values:
+        return False
     rank, above = values.get("rank"), before.get("rank")
     if _missing(rank):
         return False
     return _missing(above) or float(str(rank)) < float(str(above))
+
+
+def _text(value: object) -> str:
+    return "" if _missing(value) else str(value)
 
 
 def _missing(value: object) -> bool:

@@ -18,8 +18,14 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 1000
 """Characters in a line where there is no terminal, so that nothing in logs and files is cut or broken."""
-_DISPENSABLE = ("params", "eval_seconds", "arch", "loss", "ci_low", "ci_high", "n", "threat", "dataset")
+_BOARD = ("samples", "split", "n", "threat", "dataset")
+_DISPENSABLE = (
+    *("params", "eval_seconds", "arch", "loss", "lacks", "attack_seeds", "engine", "ci_low", "ci_high", "weights"),
+    *_BOARD,
+)
 """Columns that a narrow terminal does without, in the order in which they go."""
+
+_MOST_NOTES = 5
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -44,13 +50,15 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
     columns = {name: [_cell(name, value) for value in frame[name]] for name in frame.columns}
     widths = {name: max(map(len, [name, *map(str, cells)])) for name, cells in columns.items()}
     left_out = []
-    for name in _DISPENSABLE:
+    for name in _dispensable(frame):
         if _total(widths) <= width:
             break
         if columns.pop(name, None) is not None:
             del widths[name]
             left_out.append(name)
-    caption = f"no room here for {', '.join(left_out)}; --csv writes all columns" if left_out else None
+    notes = [f"no room here for {', '.join(left_out)}; --csv writes all columns"] if left_out else []
+    notes += _lacking(frame) if "lacks" in left_out else []
+    caption = Text("\n".join(notes)) if notes else None
     table = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
@@ -63,6 +71,25 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
         for row in zip(*columns.values(), strict=True):
             table.add_row(*row)
     return table
+
+
+def _dispensable(frame: pd.DataFrame) -> list[str]:
+    """Return what a narrow terminal does without, in the order in which it goes.
+
+    A tier that all rows share goes first; attacks after others, and what tells boards apart, go last.
+    """
+    alike = ["tier"] if "tier" in frame and frame["tier"].nunique() <= 1 else []
+    apart = [name for name in _BOARD if name in frame and frame[name].nunique() > 1]
+    after = [name for name in map(str, frame) if name.startswith("after ")]
+    return [*alike, *(name for name in _DISPENSABLE if name not in apart), *after, *apart]
+
+
+def _lacking(frame: pd.DataFrame) -> list[str]:
+    """Return what the first few models without a rank lack, a line each."""
+    without = frame[frame["lacks"].fillna("") != ""]
+    known = list(zip(without["model"], without["lacks"], strict=True))
+    more = [f"and {len(known) - _MOST_NOTES} more have no rank"] if len(known) > _MOST_NOTES else []
+    return [f"{model} has no rank for want of: {lacks}" for model, lacks in known[:_MOST_NOTES]] + more
 
 
 def _total(widths: Mapping[str, int]) -> int:

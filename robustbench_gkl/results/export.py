@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
+from robustbench_gkl.results.tiers import AUTOATTACK
 
 _PUBLISHED = Path(__file__).parent / "published.csv"
+_AFTER_AUTOATTACK = re.compile(r"(after .*\+)?autoattack(?P<how>( \(reference\))?( \[(?!grid)\w+\])*)")
+"""The columns that standard AutoAttack ends, but for those over several radii."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -92,16 +96,18 @@ FORMS: dict[str, Callable[[pd.DataFrame], str]] = {"csv": _csv, "markdown": mark
 def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write one RobustBench ``model_info`` file for each row that has an AutoAttack accuracy, and return their paths.
 
-    The layout is ``DATASET/NORM/MODEL.json``, the keys are RobustBench's, accuracies are text as theirs are. What a
-    record cannot know (authors, venue, link) is left empty.
+    The accuracy is that after ``autoattack``, the standard version, alone or after others; our own engine in float32
+    goes before other ways to run it. Models that have not completed it have no file. The layout is
+    ``DATASET/NORM/MODEL.json``, the keys are RobustBench's, accuracies are text as theirs are. What a record cannot
+    know (authors, venue, link) is left empty.
 
     Raises:
         UserError: a file cannot be written.
     """
     written = []
     for row in table.to_dict("records"):
-        accuracy = row.get("autoattack")
-        if accuracy is None or pd.isna(accuracy):
+        accuracy = _autoattack(row)
+        if accuracy is None:
             continue
         norm, eps = row["threat"].split()
         info = {
@@ -131,22 +137,40 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
     return written
 
 
+def _autoattack(row: Mapping[Hashable, Any]) -> float | None:
+    """Return the accuracy after standard AutoAttack of a row of the tier that has completed it, if it has one."""
+    if row.get("tier") != AUTOATTACK.name:
+        return None
+    found = [_AFTER_AUTOATTACK.fullmatch(str(name)) for name in row]
+    ways = sorted((match for match in found if match is not None), key=lambda match: (len(match["how"]), match[0]))
+    known = (row[match[0]] for match in ways)
+    return next((float(value) for value in known if not pd.isna(value)), None)
+
+
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
 
 
-def with_published(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the leaderboard with the published results on its data sets appended.
+def published_datasets() -> list[str]:
+    """Return the data sets that there are published results on."""
+    return sorted(pd.read_csv(_PUBLISHED)["dataset"].unique())
+
+
+def with_published(table: pd.DataFrame, *, dataset: str | None = None) -> pd.DataFrame:
+    """Return the leaderboard with the published results on its data sets, or on ``dataset``, appended.
 
     They carry no rank and ``published`` in place of checks: they were measured elsewhere, on full test sets, by other
-    code (sources in the package's ``results/published.csv``). A table without rows gets all of them.
+    code (sources in the package's ``results/published.csv``). A table without rows gets all of them, unless
+    ``dataset`` is given.
     """
     rows = pd.read_csv(_PUBLISHED)
-    if not table.empty:
-        rows = rows[rows["dataset"].isin(table["dataset"])]
+    if dataset is not None or not table.empty:
+        rows = rows[rows["dataset"].isin(table["dataset"] if dataset is None else [dataset])]
     rows["model"] = rows["method"] + " (" + rows["setting"] + ")"
     rows = rows.assign(checks="published", worst_case_acc=rows["autoattack"], n=10_000, params=0)
     rows = rows.sort_values(["dataset", "autoattack"], ascending=[True, False])
-    columns = [*table.columns, *(["autoattack"] if "autoattack" not in table.columns else [])]
+    columns = list(table.columns)
+    if "autoattack" not in columns:
+        columns.insert(columns.index("worst_case_acc"), "autoattack")
     joined = pd.concat([table, rows.reindex(columns=columns).astype({"rank": "Int64"})], ignore_index=True)
     return joined[columns]

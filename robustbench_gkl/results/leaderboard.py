@@ -1,79 +1,28 @@
-"""Leaderboards: views over records."""
+"""Leaderboards: boards as data frames."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, takewhile
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from robustbench_gkl.errors import UserError
 from robustbench_gkl.exact import format_fraction, parse_fraction
-from robustbench_gkl.results.paired import PairedCounts
-from robustbench_gkl.results.record import AttackResult, Record, canonical_hash
-from robustbench_gkl.results.statistics import t_quantile, wilson_interval
+from robustbench_gkl.results.board import BoardKey, Entry, Ranking, entries_of
+from robustbench_gkl.results.columns import attack_columns
+from robustbench_gkl.results.record import Record
+from robustbench_gkl.results.seeds import Family, families_of
+from robustbench_gkl.results.statistics import wilson_interval
 from robustbench_gkl.results.store import ResultStore
+from robustbench_gkl.results.tiers import UNRANKED
 
 LEADING = ("rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc")
 TRAILING = ("worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds")
-
-_Samples = tuple[str, str, str, str]
-_Subject = tuple[str, str]
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One model on one set of samples under one threat, from all its records that hold there."""
-
-    records: tuple[Record, ...]
-    stands: NDArray[np.bool_]
-    """(n,): which samples stand after all attacks of all records."""
-
-    @property
-    def newest(self) -> Record:
-        """The record that was made last."""
-        return self.records[-1]
-
-    @property
-    def standing(self) -> int:
-        """How many samples stand."""
-        return int(self.stands.sum())
-
-    @property
-    def attacks(self) -> dict[str, AttackResult]:
-        """The attacks by label; the newest record's where several have one."""
-        return {attack.label: attack for record in self.records for attack in record.attacks}
-
-    @property
-    def group(self) -> tuple[str, ...]:
-        """What must agree for two rows to be ranked against each other."""
-        data, threat = self.newest.data, self.newest.threat
-        protocols = "+".join(sorted(record.protocol_sha256 for record in self.records))
-        return (data.dataset, data.split, str(threat), f"{data.n:09}", data.sha256, protocols)
-
-    @property
-    def recipe(self) -> str:
-        """What the row's model shares with those that differ from it in nothing but the seed."""
-        trained = self.newest.model.train_config
-        if trained is None:
-            return self.newest.model.weights_sha256
-        return canonical_hash([self.newest.model.weights, {k: v for k, v in trained.items() if k != "seed"}])
-
-    @property
-    def verdict(self) -> str:
-        """The worst check of all records."""
-        return max((record.verdict for record in self.records), key=["PASS", "WARN", "FAIL"].index)
-
-    @property
-    def ranked(self) -> bool:
-        """Whether the row may carry a rank."""
-        return self.verdict != "FAIL" and not any(record.partial for record in self.records)
+DIFFERING = ("split", "samples", "weights", "engine", "attack_seeds")
+"""Columns that are shown where rows differ in them."""
 
 
 def leaderboard(
@@ -84,162 +33,153 @@ def leaderboard(
     ids: Collection[str] | None = None,
     average_seeds: bool = False,
     strict: bool = False,
+    all_models: bool = False,
+    reference: str | None = None,
 ) -> pd.DataFrame:
-    """Return the leaderboard over the records in a results folder, one row a model.
+    """Return the leaderboard over the records in a results folder, one row a model and board.
 
-    Only rows with the same data set, split, samples, threat model and protocol are ranked against each other; each
-    such group has its own ranks from 1. Rows share a rank with the best row that a paired test on the same samples
-    (exact McNemar at 5 %) cannot tell them from. A row whose checks FAIL comes last in its group without a rank.
+    A board is a data set, split, sample set and threat (``clean`` without an attack). On it a model is judged by
+    ``worst_case_acc``, the samples that nothing known has broken: pointwise over all its records, whatever attack,
+    seed or engine, partial ones included. It stands in the tier of the strongest attack that it has completed, and
+    its rank is 1 + the number of models of that tier that are significantly better (exact McNemar on the same
+    samples, Holm over all pairs of the tier: the chance of any false split is at most 5 %).
 
     Args:
         results_dir: the folder with ``records/`` and ``verdicts/``.
-        dataset: only rows on this data set.
-        eps: only rows at this radius (``"8/255"``).
-        ids: only the records of these ids.
-        average_seeds: one row for all models that differ in nothing but the training seed, see :func:`over_seeds`.
+        dataset: only rows on this data set. Ranks are as without it.
+        eps: only rows at this radius (``"8/255"``; ``"0"`` for clean accuracy). Ranks are as without it.
+        ids: build the boards from the records of these ids alone, as if there were no others.
+        average_seeds: one row for all models that differ in nothing but the training seed, see
+            :mod:`robustbench_gkl.results.seeds`.
         strict: refuse broken records instead of passing them by.
+        all_models: superseded models too: those of whose names there is a newer model.
+        reference: judge by this one attack alone, a canonical spec (:func:`robustbench_gkl.attacks.canonical_specs`);
+            ``worst_case_acc`` is then the accuracy after it, and models that have not completed it have no rank.
 
     Returns:
-        Columns ``rank model loss arch dataset threat n clean_acc``, one per attack, ``worst_case_acc ci_low ci_high
-        checks params eval_seconds``; accuracies and interval ends (95 % Wilson on ``worst_case_acc``) in percent.
+        Columns ``rank model loss arch dataset threat n clean_acc``, one per attack (its accuracy alone, or
+        ``after FIRST+SECOND`` where it ran on what others had left), ``worst_case_acc ci_low ci_high checks params
+        eval_seconds tier``, then those of ``split samples weights engine attack_seeds`` in which rows differ, and
+        ``lacks`` if a model has no rank. Accuracies and interval ends (95 % Wilson on ``worst_case_acc``) in percent.
 
     Raises:
-        UserError: no such folder, a broken record, or an eps that is no number.
+        UserError: no such folder, a broken record if ``strict``, an eps that is no number, or a reference that no
+            record has.
     """
     store = ResultStore(Path(results_dir), strict=strict)
     wanted_eps = None if eps is None else format_fraction(parse_fraction(eps))
-    records = [
-        record
-        for record in store.records()
-        if (dataset is None or record.data.dataset == dataset)
-        and (wanted_eps is None or record.threat.eps == wanted_eps)
-        and (ids is None or record.id in ids)
+    records = [record for record in store.records() if ids is None or record.id in ids]
+    if reference is not None:
+        _require(reference, records)
+    entries = [
+        entry
+        for entry in entries_of(records, store, reference=reference, all_models=all_models and not average_seeds)
+        if dataset in (None, entry.board.dataset) and wanted_eps in (None, entry.board.eps)
     ]
-    rows = list(_rows(records, store))
-    return over_seeds(rows) if average_seeds else _frame(rows)
+    if average_seeds:
+        return _family_frame(families_of(entries), store)
+    placed = Ranking.of(entries).placed
+    names, cells = attack_columns([found.entry for found in placed], store)
+    samples = _sample_sets(entries)
+    table = [
+        {"rank": found.rank, **_cells(found.entry, samples), **accuracies}
+        for found, accuracies in zip(placed, cells, strict=True)
+    ]
+    return _frame(table, [*names, *TRAILING])
 
 
-def _rows(records: Iterable[Record], store: ResultStore) -> Iterable[Row]:
-    """Join the records that speak of the same model, samples and threat; the newest of each protocol counts.
-
-    A partial record counts only where there is no complete one.
-    """
-    joined: dict[tuple[_Subject, _Samples], dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: (not record.partial, record.created)):
-        subject = (record.model.name, record.model.weights_sha256)
-        samples = (record.data.dataset, record.data.split, record.data.sha256, str(record.threat))
-        by_protocol = joined[subject, samples]
-        by_protocol.pop(record.protocol_sha256, None)
-        by_protocol[record.protocol_sha256] = record
-    for by_protocol in joined.values():
-        kept = tuple(sorted(by_protocol.values(), key=lambda record: record.created))
-        yield Row(kept, np.logical_and.reduce([store.standing(record) for record in kept]))
+def _require(reference: str, records: Sequence[Record]) -> None:
+    known = {attack.spec for record in records for attack in record.attacks if attack.spec is not None}
+    if reference not in known and known:
+        raise UserError(f"no record has the attack {reference}; there are {', '.join(sorted(known))}")
 
 
-def _ranks(rows: Sequence[Row]) -> Iterator[int | None]:
-    """Yield the rank of each of ``rows``, which are sorted by group and accuracy."""
-    place, leader, rank = 0, None, 0
-    for row in rows:
-        if leader is None or leader.group != row.group:
-            place, leader = 0, None
-        place += 1
-        if leader is None or PairedCounts.of(leader.stands, row.stands).significant:
-            leader, rank = row, place
-        yield rank if row.ranked else None
+def _sample_sets(entries: Collection[Entry]) -> Mapping[BoardKey, str]:
+    """Return how a sample set is told from others of the same name and size; empty where there is just one."""
+    same = defaultdict(set)
+    for entry in entries:
+        same[entry.board._replace(sha256="", threat="")].add(entry.board.sha256)
+    boards = {entry.board for entry in entries}
+    return {board: board.sha256[:8] if len(same[board._replace(sha256="", threat="")]) > 1 else "" for board in boards}
 
 
-def _sorted(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (row.group, not row.ranked, -row.standing, row.newest.model.name))
-
-
-def _labels(rows: Iterable[Row]) -> list[str]:
-    return sorted(dict.fromkeys(label for row in rows for label in row.attacks), key=_column_order)
-
-
-def _typed(table: list[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(table, columns=list(columns)).astype({"rank": "Int64", "n": "int64", "params": "int64"})
-
-
-def _frame(rows: Iterable[Row]) -> pd.DataFrame:
-    ordered = _sorted(rows)
-    labels = _labels(ordered)
-    table = [_cells(row, labels, rank) for row, rank in zip(ordered, _ranks(ordered), strict=True)]
-    return _typed(table, [*LEADING, *labels, *TRAILING])
-
-
-def over_seeds(rows: Iterable[Row]) -> pd.DataFrame:
-    """Return one row for all models that differ in nothing but the training seed.
-
-    Accuracies are means over the models. Two columns follow ``worst_case_acc``: ``spread``, its standard deviation
-    over the models (of a sample; absent for one model), and ``seeds``, their number. The interval is that of the mean
-    over seeds (Student's t) where there are several, else Wilson's over samples. The rank is that of the mean.
-    """
-    rows = list(rows)
-    labels = _labels(rows)
-    families: dict[tuple[tuple[str, ...], bool, str], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.newest.model.name):
-        families[row.group, not row.ranked, row.recipe].append(row)
-    entries = [(group, unranked, _family_cells(family, labels)) for (group, unranked, _), family in families.items()]
-    entries.sort(key=lambda entry: (*entry[:2], -entry[2]["worst_case_acc"]))
-    table = []
-    for _, members in groupby(entries, key=lambda entry: entry[0]):
-        for place, (_, unranked, cells) in enumerate(members, start=1):
-            table.append(cells | {"rank": None if unranked else place})
-    return _typed(table, [*LEADING, *labels, "worst_case_acc", "spread", "seeds", *TRAILING[1:]])
-
-
-def _family_cells(family: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
-    cells = pd.DataFrame([_cells(row, labels, None) for row in family])
-    first: dict[str, Any] = {str(key): value for key, value in cells.iloc[0].items()}
-    if len(family) == 1:
-        return first | {"spread": None, "seeds": 1}
-    means = {name: round(float(cells[name].mean()), 2) for name in ("clean_acc", *labels, "worst_case_acc")}
-    spread = float(cells["worst_case_acc"].std())
-    half = t_quantile(len(family) - 1) * spread / len(family) ** 0.5
-    return (
-        first
-        | means
-        | {
-            "model": _shared_name([row.newest.model.name for row in family]),
-            "spread": round(spread, 2),
-            "seeds": len(family),
-            "ci_low": round(max(0.0, means["worst_case_acc"] - half), 2),
-            "ci_high": round(min(100.0, means["worst_case_acc"] + half), 2),
-            "checks": max((row.verdict for row in family), key=["PASS", "WARN", "FAIL"].index),
-            "eval_seconds": round(float(cells["eval_seconds"].sum()), 1),
-        }
-    )
-
-
-def _shared_name(names: Sequence[str]) -> str:
-    """Return how all ``names`` begin, without the digits and marks that set the seed apart."""
-    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    return "".join(letters[0] for letters in same).rstrip("-_.0123456789") or names[0]
-
-
-def _column_order(label: str) -> tuple[bool, list[tuple[str, int]]]:
-    """Put ``pgd-20`` before ``pgd-100``, and AutoAttack last."""
-    parts = re.findall(r"(\D*)(\d*)", label)
-    return label.startswith("autoattack"), [(text, int(number or 0)) for text, number in parts]
-
-
-def _cells(row: Row, labels: Sequence[str], rank: int | None) -> dict[str, object]:
-    record, attacks = row.newest, row.attacks
-    low, high = wilson_interval(row.standing, record.data.n)
+def _cells(entry: Entry, samples: Mapping[BoardKey, str]) -> dict[str, Any]:
+    record, model, board = entry.newest, entry.newest.model, entry.board
+    ranked = entry.tier != UNRANKED
     return {
-        "rank": rank,
-        "model": record.model.name,
-        "loss": record.model.loss or "",
-        "arch": record.model.arch,
-        "dataset": record.data.dataset,
-        "threat": str(record.threat),
-        "n": record.data.n,
+        "model": entry.name,
+        "loss": model.loss or "",
+        "arch": model.arch,
+        "dataset": board.dataset,
+        "threat": board.threat,
+        "n": board.n,
         "clean_acc": round(record.clean_acc, 2),
-        **{label: round(attacks[label].robust_acc, 2) if label in attacks else None for label in labels},
-        "worst_case_acc": round(100 * row.standing / record.data.n, 2),
+        **_accuracy_cells(entry),
+        "checks": entry.verdict,
+        "params": model.params,
+        "eval_seconds": round(sum(record.seconds for record in entry.records), 1),
+        "tier": entry.tier.name,
+        "split": board.split,
+        "samples": samples[board],
+        "weights": model.weights or "",
+        "engine": "+".join(sorted({record.engine for record in entry.counted})),
+        "attack_seeds": len({record.seed for record in entry.counted}) if ranked else None,
+        "lacks": entry.lacks,
+    }
+
+
+def _accuracy_cells(entry: Entry) -> dict[str, float | None]:
+    if entry.accuracy is None:
+        return dict.fromkeys(("worst_case_acc", "ci_low", "ci_high"))
+    low, high = wilson_interval(entry.standing, entry.board.n)
+    return {
+        "worst_case_acc": round(entry.accuracy, 2),
         "ci_low": round(100 * low, 2),
         "ci_high": round(100 * high, 2),
-        "checks": row.verdict,
-        "params": record.model.params,
-        "eval_seconds": round(sum(record.seconds for record in row.records), 1),
     }
+
+
+def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    differing = [name for name in DIFFERING if len({row[name] for row in table if row.get(name) is not None}) > 1]
+    lacks = ["lacks"] if any(row["lacks"] for row in table) else []
+    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *differing, *lacks])
+    whole = {"rank": "Int64", "n": "int64", "params": "int64", "seeds": "int64", "attack_seeds": "Int64"}
+    numbers = dict.fromkeys(("clean_acc", "worst_case_acc", "ci_low", "ci_high", "spread"), "float64")
+    return frame.astype({name: dtype for name, dtype in (whole | numbers).items() if name in frame})
+
+
+def _family_frame(families: Sequence[Family], store: ResultStore) -> pd.DataFrame:
+    members = [entry for family in families for entry in family.entries]
+    names, cells = attack_columns(members, store)
+    accuracies = dict(zip(map(id, members), cells, strict=True))
+    samples = _sample_sets(members)
+    table = [_family_cells(family, [accuracies[id(entry)] for entry in family.entries], samples) for family in families]
+    return _frame(table, [*names, TRAILING[0], "spread", "seeds", *TRAILING[1:]])
+
+
+def _family_cells(
+    family: Family, accuracies: Sequence[Mapping[str, float]], samples: Mapping[BoardKey, str]
+) -> dict[str, Any]:
+    rows = [_cells(entry, samples) for entry in family.entries]
+    cells = rows[0] | {"rank": family.rank, "model": family.name, "seeds": len(rows), "lacks": family.lacks}
+    # A mean over some of the seeds only would not be comparable with those beside it.
+    shared = [name for name in accuracies[0] if all(name in other for other in accuracies)]
+    cells |= {name: _mean([other[name] for other in accuracies]) for name in shared}
+    if family.mean is None:
+        return cells
+    low, high = family.mean.interval()
+    return cells | {
+        "clean_acc": _mean([row["clean_acc"] for row in rows]),
+        "worst_case_acc": round(family.mean.mean, 2),
+        "spread": round(family.spread, 2),
+        "ci_low": round(low, 2),
+        "ci_high": round(high, 2),
+        "checks": max((row["checks"] for row in rows), key=["PASS", "WARN", "FAIL"].index),
+        "eval_seconds": round(sum(row["eval_seconds"] for row in rows), 1),
+        "engine": "+".join(sorted({row["engine"] for row in rows})),
+        "attack_seeds": None,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 2)

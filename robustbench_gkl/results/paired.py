@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_gkl.results.statistics import Z95, wilson_interval
+from robustbench_gkl.results.statistics import SIGNIFICANCE, Z95, mcnemar_p, wilson_interval
 
-SIGNIFICANCE = 0.05
 _POWER_QUANTILE = 0.8416212335729143
 """The 80 % quantile of the standard normal distribution."""
 
@@ -58,10 +57,8 @@ class PairedCounts:
 
     @property
     def p_value(self) -> float:
-        """The exact two-sided McNemar test of equal accuracy (McNemar 1947; binomial with chance 1/2)."""
-        discordant = self.first_only + self.second_only
-        fewer = min(self.first_only, self.second_only)
-        return min(1.0, 2 * _binomial_half_cdf(int(fewer), int(discordant)))
+        """The p-value in (0, 1] of equal accuracy, see :func:`~robustbench_gkl.results.statistics.mcnemar_p`."""
+        return float(mcnemar_p(np.array(self.first_only), np.array(self.second_only)))
 
     @property
     def significant(self) -> bool:
@@ -91,15 +88,6 @@ class PairedCounts:
             return None
         root = Z95 * math.sqrt(discordant) + _POWER_QUANTILE * math.sqrt(discordant - difference**2)
         return math.ceil((root / difference) ** 2)
-
-
-def _binomial_half_cdf(k: int, n: int) -> float:
-    """Return P(X <= k) for X heads in n throws of a fair coin; exact integers up to the last division."""
-    ways = term = 1
-    for i in range(1, k + 1):
-        term = term * (n - i + 1) // i
-        ways += term
-    return ways / (1 << n)
 
 
 def _hypotenuse(one: float, other: float, correlation: float) -> float:

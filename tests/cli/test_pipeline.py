@@ -95,14 +95,15 @@ def test_the_leaderboard_shows_all_models(workplace: Path, gklbench: CommandLine
         "threat",
         "n",
         "clean_acc",
-        "fgsm",
         "pgd-3",
+        "after pgd-3+fgsm",
         "worst_case_acc",
         "ci_low",
         "ci_high",
         "checks",
         "params",
         "eval_seconds",
+        "tier",
     ]
     assert table["rank"].tolist() == sorted(table["rank"])
     assert table["worst_case_acc"].is_monotonic_decreasing

@@ -109,6 +109,7 @@ def test_rows_without_numbers_and_metrics_without_columns_draw_nothing() -> None
     assert figures.clean_against_robust(frame, links={}) == []
     (drawn,) = figures.clean_against_robust(frame.assign(n=10), links={})
     assert drawn.data[0]["name"] == "trained elsewhere"
+    assert figures.clean_against_robust(frame.assign(n=10, threat="clean"), links={}) == []
     assert curves.accuracy_curves(METRICS[["epoch", "loss"]]) is None
     assert curves.loss_curves(METRICS[["epoch", "val_clean_acc"]]) is None
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from command_line import CommandLine
 from report_samples import HOSTILE, save_many, save_record
+from synthetic_records import make_record, outcome
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.report import assets
@@ -216,7 +218,53 @@ def test_pictures_join_only_what_is_comparable(store: ResultStore) -> None:
     smaller_newest = sorted(records, key=lambda record: (record.threat.eps == "4/255", record.created))
     dated = [record.model_copy(update={"created": f"{i:04}"}) for i, record in enumerate(smaller_newest)]
     main = headline(dated)
-    assert (len(main.attacks), main.threat.eps) == (2, "8/255")  # most attacks, and the threat trained for
+    assert (len(main.attacks), main.threat.eps) == (2, "8/255")  # the stronger attack, and the threat trained for
+
+
+def test_full_autoattack_goes_before_more_but_weaker_stages(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    full = make_record(store, outcome(stands=4, broken=6, by="square"), attacks=("autoattack",))
+    others: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        (("autoattack:version=quick",), {}),
+        (("pgd-20", "autoattack:version=quick", "apgd-t"), {}),
+        (("autoattack",), {"partial": True, "seed": 1}),
+        (("none",), {"eps": "0"}),
+    ]
+    for attacks, options in others:
+        by = "clean" if attacks == ("none",) else "apgd-ce"
+        other = make_record(store, outcome(stands=5, broken=5, by=by), attacks=attacks, created="2027", **options)
+        assert headline([full, other]) is headline([other, full]) is full
+
+
+def test_a_page_headlines_the_current_model_and_shows_the_rows_of_a_copy(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    old = make_record(store, outcome(stands=9, broken=1), model="a", weights="old", attacks=("autoattack",))
+    new = make_record(store, outcome(stands=3, broken=7), model="a", weights="new", created="2027")
+    make_record(
+        store, outcome(stands=3, broken=7), model="b", weights_sha256=new.model.weights_sha256, seed=1, created="2028"
+    )
+    pages = written(tmp_path / "out", store)
+    lead = re.search(r'<p class="lead">.*?</p>', pages["models/a.html"].decode(), flags=re.DOTALL)
+    assert lead is not None
+    assert new.id in lead[0]
+    assert old.id not in lead[0]
+    assert '<td class="number" data-order="30.0">' in pages["models/b.html"].decode()
+
+
+def test_a_line_parts_boards_and_tiers(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    for model, attack, samples, eps in (
+        *(("a", "autoattack", "", "0.1"), ("b", "autoattack", "", "0.1"), ("c", "pgd-20", "", "0.1")),
+        *(("d", "pgd-20", "replaced", "0.1"), ("e", "pgd-20", "replaced", "0.2")),
+    ):
+        make_record(store, [None] * 9, model=model, attacks=(attack,), samples=samples, eps=eps)
+    make_record(store, [None] * 9, model="f", partial=True)
+    frame = leaderboard(tmp_path)
+    view = table_view(frame, links={})
+    starts = dict(zip(frame["model"], [row.starts_group for row in view.rows], strict=True))
+    boards = [frame["model"].tolist().index(model) for model in ("a", "d")]
+    first = frame["model"].iloc[min(boards)]
+    assert {model for model, begins in starts.items() if begins} == {"a", "c", "d", "e", "f"} - {first}
 
 
 def test_threats_are_sorted_by_the_size_of_their_radius() -> None:

@@ -20,8 +20,9 @@ from robustbench_gkl.results import ResultStore, leaderboard
 def frame(tmp_path: Path) -> pd.DataFrame:
     store = ResultStore(tmp_path)
     for model, verdict in (("alpha", "PASS"), ("beta", "WARN"), ("gamma", "FAIL")):
-        attacks = ("pgd-20", "autoattack") if model == "alpha" else ("pgd-20",)
-        make_record(store, outcome(stands=5, broken=4, wrong=1), model=model, verdict=verdict, attacks=attacks)  # type: ignore[arg-type]
+        make_record(store, outcome(stands=5, broken=4, wrong=1), model=model, verdict=verdict)  # type: ignore[arg-type]
+        if model == "alpha":
+            make_record(store, outcome(stands=5, broken=4, wrong=1, by="square"), model=model, attacks=("autoattack",))
     return leaderboard(tmp_path)
 
 
@@ -40,8 +41,9 @@ class TestTable:
         by_model = {row.split()[1]: row.split() for row in rows}
         assert by_model["alpha"] == [
             *("1", "alpha", "gkl", "tiny-cnn", "digits", "linf", "0.1", "10", "90.00", "50.00", "50.00", "50.00"),
-            *("23.66", "76.34", "PASS", "1234", "1.5"),
+            *("23.66", "76.34", "PASS", "1234", "3.0", "autoattack"),
         ]
+        assert rows[-1].endswith("checks fail: some-check")
         assert by_model["gamma"][0] == "-"  # not ranked
         assert by_model["beta"][10] == "-"  # no AutoAttack
 
@@ -61,7 +63,7 @@ class TestTable:
         head, *rest = text.splitlines()
         rows = rest[: len(frame)]
         kept = head.split()
-        assert {"rank", "model", "clean_acc", "worst_case_acc", "checks"} <= set(kept) < set(frame)
+        assert {"rank", "model", "clean_acc", "worst_case_acc", "checks", "tier"} <= set(kept) < set(frame)
         assert max(map(len, text.splitlines())) <= width
         for name, row in zip(frame["model"], rows, strict=True):
             assert str(name) in row
@@ -69,6 +71,19 @@ class TestTable:
         caption = " ".join(" ".join(rest[len(frame) :]).split())
         assert caption.startswith("no room here for params")
         assert all(str(name) in caption for name in set(frame) - set(kept))
+
+    def test_what_tells_boards_apart_and_what_a_model_lacks_stays(self, tmp_path: Path) -> None:
+        store = ResultStore(tmp_path)
+        for eps in ("1/255", "2/255"):
+            make_record(store, [None] * 9, attacks=("pgd-20", "fgsm"), eps=eps)
+            make_record(store, [None] * 9, model="half[b]", attacks=("pgd-20", "fgsm"), eps=eps, partial=True)
+        text = rendered(leaderboard(tmp_path), width=80)
+        head, *rows = text.splitlines()
+        assert {"threat", "tier"} <= set(head.split())
+        assert "n" not in head.split()
+        assert [row.split()[3] for row in rows[:4]] == ["1/255", "1/255", "2/255", "2/255"]
+        told = " ".join(" ".join(rows[4:]).split())
+        assert told.count("half[b] has no rank for want of: a complete attack (fgsm stopped early)") == 2
 
     def test_a_very_narrow_one_folds_and_loses_nothing(self, frame: pd.DataFrame) -> None:
         text = rendered(frame, width=40)

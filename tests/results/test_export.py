@@ -6,12 +6,12 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from command_line import CommandLine
-from scipy import stats
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.results import ResultStore, leaderboard
@@ -28,6 +28,16 @@ def test_a_rank_is_shared_where_the_paired_test_sees_no_difference(store: Result
     for model, stands in (("a", 80), ("b", 77), ("c", 60), ("d", 59), ("e", 20)):
         make_record(store, outcome(stands=stands, broken=100 - stands), model=model)
     assert leaderboard(store.folder)["rank"].tolist() == [1, 1, 3, 3, 5]
+
+
+@pytest.mark.parametrize("options", [("--seeds",), ("--reference", "autoattack")])
+def test_model_info_is_of_single_models_under_autoattack(
+    options: tuple[str, ...], store: ResultStore, gklbench: CommandLine, tmp_path: Path
+) -> None:
+    make_record(store, outcome(stands=5, broken=5, by="autoattack"), attacks=("autoattack",))
+    result = gklbench("leaderboard", "--results-dir", store.folder, "--model-info", tmp_path, *options)
+    assert result.code == 2
+    assert "leave out --seeds and --reference" in result.err
 
 
 def test_latex_is_escaped_and_complete(store: ResultStore) -> None:
@@ -61,6 +71,22 @@ def test_model_info_has_the_keys_that_robustbench_reads(store: ResultStore, tmp_
     assert (info["eps"], info["clean_acc"], info["autoattack_acc"]) == ("8/255", "100.00", "50.00")
 
 
+def test_model_info_takes_autoattack_wherever_it_ran_and_nothing_else(store: ResultStore, tmp_path: Path) -> None:
+    def add(model: str, by: str, *attacks: str, **options: Any) -> None:
+        make_record(store, outcome(stands=50, broken=50, by=by), model=model, attacks=attacks, **options)
+
+    add("after", "autoattack", "pgd-20", "autoattack")
+    add("quick", "apgd-ce", "autoattack:version=quick")
+    add("partial", "autoattack", "autoattack", partial=True)
+    add("plus", "apgd-ce", "autoattack:version=plus")
+    add("plus", "autoattack", "autoattack", partial=True)
+    add("clean", "clean", "none", eps="0")
+    add("both", "autoattack", "autoattack", engine="reference")
+    make_record(store, outcome(stands=40, broken=60, by="autoattack"), model="both", attacks=("autoattack",))
+    found = {path.stem: json.loads(path.read_text()) for path in save_model_info(leaderboard(store.folder), tmp_path)}
+    assert {name: info["autoattack_acc"] for name, info in found.items()} == {"after": "50.00", "both": "40.00"}
+
+
 def test_published_rows_are_marked_and_not_ranked(store: ResultStore) -> None:
     make_record(
         store, outcome(stands=5, broken=5, by="autoattack"), model="mine", dataset="cifar10", attacks=("autoattack",)
@@ -75,19 +101,20 @@ def test_published_rows_are_marked_and_not_ranked(store: ResultStore) -> None:
     assert (ours["clean_acc"], ours["autoattack"]) == (85.31, 57.13)
 
 
-def test_models_that_differ_in_the_seed_are_averaged(store: ResultStore) -> None:
-    standing = [50, 53, 59]
-    for seed, stands in enumerate(standing):
-        make_record(store, outcome(stands=stands, broken=100 - stands), model=f"gkl-seed{seed}", train_seed=seed)
-    make_record(store, outcome(stands=40, broken=60), model="other", train_seed=0, loss="trades")
-    first, second = leaderboard(store.folder, average_seeds=True).to_dict("records")
-    assert (first["model"], first["seeds"], first["rank"]) == ("gkl-seed", 3, 1)
-    assert first["worst_case_acc"] == pytest.approx(np.mean(standing))
-    assert first["spread"] == pytest.approx(np.std(standing, ddof=1), abs=0.01)
-    interval = stats.t.interval(0.95, 2, loc=np.mean(standing), scale=stats.sem(standing))
-    assert (first["ci_low"], first["ci_high"]) == pytest.approx(interval, abs=0.02)
-    assert (second["model"], second["seeds"], second["rank"]) == ("other", 1, 2)
-    assert pd.isna(second["spread"])
+def test_published_rows_are_those_of_the_data_set_asked_for(
+    store: ResultStore, gklbench: CommandLine, tmp_path: Path
+) -> None:
+    make_record(store, outcome(stands=5, broken=5), model="mine")
+    arguments = ("leaderboard", "--published", "--results-dir", store.folder, "--csv", tmp_path / "t.csv")
+    none = gklbench(*arguments)
+    assert "no published results on these data sets; there are some on cifar10, cifar100" in none.out
+    assert pd.read_csv(tmp_path / "t.csv")["model"].tolist() == ["mine"]
+    some = gklbench(*arguments, "--dataset", "cifar10", "--sort", "-clean_acc")
+    assert "no published" not in some.out
+    frame = pd.read_csv(tmp_path / "t.csv")
+    assert set(frame["dataset"]) == {"cifar10"}
+    assert frame["clean_acc"].is_monotonic_decreasing
+    assert list(frame).index("autoattack") == list(frame).index("worst_case_acc") - 1
 
 
 def test_standing_is_packed_into_the_record_and_back(store: ResultStore) -> None:

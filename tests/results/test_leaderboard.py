@@ -1,4 +1,4 @@
-"""Leaderboards: who is ranked against whom, what is joined, and what the files say."""
+"""Leaderboards: who is ranked against whom, which columns there are, and what the files say."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
@@ -16,6 +17,7 @@ from synthetic_records import BrokenBy, make_record, outcome
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.export import markdown, save_table
+from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record
 
 Add = Callable[..., Record]
@@ -55,17 +57,9 @@ class TestCells:
         add("a", attacks=("autoattack",))
         add("b", attacks=("pgd-20", "autoattack"))
         leading = ["rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc"]
-        trailing = ["worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds"]
-        assert list(table(store)) == [*leading, "pgd-20", "autoattack", *trailing]
-
-    def test_attacks_stand_in_a_natural_order(self, store: ResultStore, add: Add) -> None:
-        attacks = ("square", "autoattack", "pgd-100", "pgd-20", "autoattack:version=rand", "fgsm", "pgd-20:restarts=5")
-        add("a", attacks=attacks)
-        columns = list(table(store))
-        assert columns[8:-6] == [
-            *("fgsm", "pgd-20", "pgd-20:restarts=5", "pgd-100", "square"),
-            *("autoattack", "autoattack-rand"),
-        ]
+        trailing = ["worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds", "tier"]
+        attacks = ["pgd-20", "autoattack", "after pgd-20+autoattack"]
+        assert list(table(store)) == [*leading, *attacks, *trailing]
 
     def test_values(self, store: ResultStore, add: Add) -> None:
         broken_by = [None] * 7 + ["autoattack"] * 2 + ["pgd-20"] * 3 + ["clean"] * 1
@@ -82,13 +76,14 @@ class TestCells:
             "n": 13,
             "clean_acc": round(1200 / 13, 2),
             "pgd-20": round(900 / 13, 2),
-            "autoattack": round(700 / 13, 2),
+            "after pgd-20+autoattack": round(700 / 13, 2),
             "worst_case_acc": round(700 / 13, 2),
             "ci_low": round(100 * interval.low, 2),
             "ci_high": round(100 * interval.high, 2),
             "checks": "PASS",
             "params": 1234,
             "eval_seconds": 12.3,
+            "tier": "autoattack",
         }
 
     def test_types(self, store: ResultStore, add: Add) -> None:
@@ -99,6 +94,25 @@ class TestCells:
         assert frame["n"].dtype == frame["params"].dtype == "int64"
         assert frame["worst_case_acc"].dtype == "float64"
 
+    def test_what_differs_between_rows_is_shown(self, store: ResultStore, add: Add) -> None:
+        add("a", attacks=("autoattack",))
+        assert "lacks" not in table(store)
+        add("b", attacks=("autoattack",), which="last", engine="reference")
+        add("b", attacks=("autoattack",), which="last", seed=1)
+        add("b", attacks=("pgd-20",), which="last", seed=2)
+        add("c", split="train")
+        add("d", samples="others", partial=True)
+        frame = table(store)
+        columns = ["tier", "split", "samples", "weights", "engine", "attack_seeds", "lacks"]
+        assert list(frame)[list(frame).index("tier") :] == columns
+        rows = {str(row["model"]): row for row in frame.to_dict("records")}
+        assert [rows["a"][key] for key in ("split", "weights", "engine", "attack_seeds")] == [
+            *("test", "best", "native", 1),
+        ]
+        assert [rows["b"][key] for key in ("weights", "engine", "attack_seeds")] == ["last", "native+reference", 2]
+        assert [rows["c"][key] for key in ("split", "samples")] == ["train", ""]
+        assert rows["d"]["samples"] != rows["a"]["samples"] != ""
+
 
 class TestRanks:
     def test_by_worst_case_accuracy(self, store: ResultStore, add: Add) -> None:
@@ -107,9 +121,28 @@ class TestRanks:
         assert ranks(store) == [("b", 1), ("c", 2), ("a", 3)]
 
     def test_equals_share_a_rank_and_the_next_one_is_free(self, store: ResultStore, add: Add) -> None:
-        for model, stands in (("a", 3), ("b", 8), ("c", 5), ("d", 5), ("e", 5), ("f", 2)):
+        for model, stands in (("a", 3), ("b", 8), ("c", 5), ("d", 5), ("e", 5), ("f", 1)):
             add(model, stands)
         assert ranks(store) == [("b", 1), ("c", 2), ("d", 2), ("e", 2), ("a", 5), ("f", 6)]
+
+    def test_a_rank_counts_who_is_significantly_better_and_no_one_else(self, store: ResultStore, add: Add) -> None:
+        """A and C cannot be told apart, nor B and C; so C is first too, although B, which is better, is not."""
+        a = np.ones(2000, dtype=bool)
+        b, c = a.copy(), a.copy()
+        a[:100] = b[:110] = False
+        c[300:411] = False
+        c[:98] = True
+        outcomes = {"A": a, "B": b, "C": c}
+        for name, stands in outcomes.items():
+            add(name, broken_by=[None if right else "pgd-20" for right in stands])
+
+        def p(one: str, other: str) -> float:
+            return PairedCounts.of(outcomes[one], outcomes[other]).p_value
+
+        assert p("A", "B") == pytest.approx(0.002, abs=1e-4)
+        assert p("A", "C") > 0.3
+        assert p("B", "C") > 0.9
+        assert ranks(store) == [("A", 1), ("C", 1), ("B", 2)]
 
     @pytest.mark.parametrize(
         "difference",
@@ -119,101 +152,70 @@ class TestRanks:
             {"samples": "other pixels"},
             {"norm": "l2"},
             {"eps": "8/255"},
-            {"attacks": ("pgd-50",)},
-            {"attacks": ("pgd-20", "autoattack")},
+            {"attacks": ("autoattack",)},
             {"broken_by": outcome(stands=9, broken=2)},
         ],
     )
     def test_only_like_is_ranked_with_like(self, store: ResultStore, add: Add, difference: dict[str, Any]) -> None:
         add("a", 5)
-        add("b", 4)
+        add("b", 2)
         add("c", **({"stands": 7} | difference))
         assert dict(ranks(store)) == {"a": 1, "b": 2, "c": 1}
+
+    @pytest.mark.parametrize("attacks", [("pgd-50",), ("pgd-20", "fgsm"), ("apgd-ce",), ("torchattacks.PGD",)])
+    def test_attacks_of_one_tier_are_ranked_together(
+        self, store: ResultStore, add: Add, attacks: tuple[str, ...]
+    ) -> None:
+        if attacks[0].startswith("torchattacks"):
+            pytest.importorskip("torchattacks")
+        add("a", 8)
+        add("b", 3, attacks=attacks)
+        assert ranks(store) == [("a", 1), ("b", 2)]
 
     def test_0_031_is_not_8_255(self, store: ResultStore, add: Add) -> None:
         add("a", 5, eps="0.031")
         add("b", 4, eps="8/255")
         assert dict(ranks(store)) == {"a": 1, "b": 1}
 
-    def test_groups_stay_together(self, store: ResultStore, add: Add) -> None:
+    def test_boards_stay_together_smaller_radii_first(self, store: ResultStore, add: Add) -> None:
         for model, stands, dataset in (("a", 1, "x"), ("b", 9, "y"), ("c", 5, "x"), ("d", 3, "y")):
             add(model, stands, dataset=dataset)
-        assert ranks(store) == [("c", 1), ("a", 2), ("b", 1), ("d", 2)]
+        for eps in ("16/255", "2/255"):
+            add("e", 5, dataset="z", eps=eps)
+        assert ranks(store) == [("c", 1), ("a", 2), ("b", 1), ("d", 2), ("e", 1), ("e", 1)]
+        assert table(store)["threat"].tolist()[-2:] == ["linf 2/255", "linf 16/255"]
 
-    def test_failed_checks_are_shown_last_and_not_ranked(self, store: ResultStore, add: Add) -> None:
-        add("a", 9, verdict="FAIL")
-        add("b", 5, verdict="WARN")
-        add("c", 3)
-        assert ranks(store) == [("b", 1), ("c", 2), ("a", None)]
-        assert list(table(store)["checks"]) == ["WARN", "PASS", "FAIL"]
-
-    def test_partial_records_are_shown_and_not_ranked(self, store: ResultStore, add: Add) -> None:
-        add("a", 9, partial=True)
-        add("b", 5)
-        assert ranks(store) == [("b", 1), ("a", None)]
-
-
-class TestJoining:
-    def test_the_worst_case_is_pointwise(self, store: ResultStore, add: Add) -> None:
-        """Each attack leaves half; together they leave a quarter."""
-        add("a", broken_by=[None, None, "pgd-20", "pgd-20"], attacks=("pgd-20",), created="2026-01-01")
-        add("a", broken_by=[None, "autoattack", None, "autoattack"], attacks=("autoattack",), created="2026-01-02")
-        (row,) = table(store).to_dict("records")
-        assert (row["pgd-20"], row["autoattack"], row["worst_case_acc"]) == (50.0, 50.0, 25.0)
-        assert row["eval_seconds"] == 3.0
-        assert row["ci_low"] == pytest.approx(100 * stats.binomtest(1, 4).proportion_ci(method="wilson").low, abs=0.01)
-
-    def test_joined_rows_are_ranked_with_rows_of_the_same_attacks(self, store: ResultStore, add: Add) -> None:
-        for model, stands in (("a", 6), ("b", 4)):
-            add(model, stands, attacks=("pgd-20",))
-            add(model, stands, attacks=("autoattack",))
-        add("c", 5, attacks=("pgd-20",))
-        assert dict(ranks(store)) == {"a": 1, "b": 2, "c": 1}
-
-    def test_the_newest_of_each_protocol_counts(self, store: ResultStore, add: Add) -> None:
-        add("a", 9, seed=2, created="2026-01-03")
-        add("a", 3, seed=0, created="2026-01-01")
-        add("a", 6, seed=1, created="2026-01-02")
-        (row,) = table(store).to_dict("records")
-        assert row["worst_case_acc"] == 90.0
-        assert row["eval_seconds"] == 1.5
-
-    def test_the_column_of_an_attack_is_the_newest_record_s(self, store: ResultStore, add: Add) -> None:
-        add("a", 3, attacks=("pgd-20", "autoattack"), created="2026-01-02")
-        add("a", 6, attacks=("pgd-20",), created="2026-01-01")
-        (row,) = table(store).to_dict("records")
-        assert row["worst_case_acc"] == 30.0
-        assert row["pgd-20"] == 30.0
-
-    def test_a_complete_record_counts_before_a_newer_partial_one(self, store: ResultStore, add: Add) -> None:
-        add("a", 5, seed=0, created="2026-01-01")
-        add("a", 9, seed=1, created="2026-01-02", partial=True)
-        assert ranks(store) == [("a", 1)]
-        assert table(store)["worst_case_acc"].tolist() == [50.0]
-
-    def test_one_bad_check_taints_the_row(self, store: ResultStore, add: Add) -> None:
-        add("a", 5, attacks=("pgd-20",), verdict="FAIL")
-        add("a", 5, attacks=("autoattack",))
-        assert ranks(store) == [("a", None)]
-        assert table(store)["checks"].tolist() == ["FAIL"]
-
-    @pytest.mark.parametrize("difference", [{"weights": "retrained"}, {"eps": "0.2"}, {"samples": "others"}])
-    def test_other_weights_threats_and_samples_stay_apart(
-        self, store: ResultStore, add: Add, difference: dict[str, Any]
-    ) -> None:
-        add("a", 5, attacks=("pgd-20",))
-        add("a", 5, attacks=("autoattack",), **difference)
-        assert len(table(store)) == 2
-
-    def test_verdicts_that_do_not_belong_are_refused(self, store: ResultStore, add: Add) -> None:
-        record = add("a", 5, attacks=("pgd-20",))
-        add("a", 5, attacks=("autoattack",))
-        store.verdicts_path(record.id).write_bytes(b"other")
-        with pytest.raises(UserError, match="not the file that its record was written with"):
-            table(store)
+    def test_the_same_samples_stay_apart_from_others_of_their_name(self, store: ResultStore, add: Add) -> None:
+        add("a", 5)
+        add("b", 3, samples="replaced")
+        assert dict(ranks(store)) == {"a": 1, "b": 1}
+        assert table(store)["samples"].nunique() == 2
 
 
 class TestFilters:
+    def test_filters_change_no_rank(self, store: ResultStore, add: Add) -> None:
+        """30 models make 435 pairs, two of them one: what Holm asks for shows where there are many."""
+        add("a", broken_by=outcome(stands=60, broken=40))
+        add("b", broken_by=outcome(stands=52, broken=48))
+        first = leaderboard(store.folder)
+        assert first["rank"].tolist() == [1, 2]
+        for i in range(28):
+            add(f"m{i}", broken_by=outcome(stands=56, broken=44))
+        everything = leaderboard(store.folder)
+        assert set(everything["rank"]) == {1}
+        some = leaderboard(store.folder, dataset="digits", eps="0.1")
+        pd.testing.assert_frame_equal(some, everything)
+
+    def test_a_suite_s_board_is_built_from_its_records_alone(self, store: ResultStore, add: Add) -> None:
+        mine = [add("a", 8).id, add("b", 5).id]
+        add("c", 9)
+        add("a", 1, seed=1)
+        frame = leaderboard(store.folder, ids=mine)
+        assert list(zip(frame["model"], frame["rank"], frame["worst_case_acc"], strict=True)) == [
+            ("a", 1, 80.0),
+            ("b", 2, 50.0),
+        ]
+
     def test_dataset_and_eps(self, store: ResultStore, add: Add) -> None:
         add("a", dataset="digits", eps="8/255")
         add("b", dataset="mnist", eps="8/255")
@@ -241,7 +243,7 @@ class TestFiles:
     @pytest.fixture
     def frame(self, store: ResultStore, add: Add) -> pd.DataFrame:
         add("a", 9)
-        add("b", 5, attacks=("pgd-20", "autoattack"), dataset="npz:a|b.npz")
+        add("b", 5, attacks=("autoattack",), dataset="npz:a|b.npz")
         add("c", 3, verdict="FAIL")
         return table(store)
 
@@ -253,7 +255,8 @@ class TestFiles:
         assert [row["rank"] for row in rows] == ["1", "", "1"]
         assert [row["autoattack"] for row in rows] == ["", "", "50.0"]
         assert list(rows[0]) == list(frame)
-        pd.testing.assert_frame_equal(pd.read_csv(path).astype(frame.dtypes.to_dict()), frame)
+        read = pd.read_csv(path).fillna({"tier": "", "lacks": ""})
+        pd.testing.assert_frame_equal(read.astype(frame.dtypes.to_dict()), frame)
 
     def test_json(self, frame: pd.DataFrame, tmp_path: Path) -> None:
         save_table(frame, tmp_path / "table.json", form="json")

@@ -1,0 +1,127 @@
+"""The columns of a leaderboard that attacks have: which they are, what they mean, and what is in them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from robustbench_gkl.errors import UserError
+from robustbench_gkl.results import tiers
+from robustbench_gkl.results.board import Entry
+from robustbench_gkl.results.record import Record
+from robustbench_gkl.results.store import ResultStore
+
+
+class Column(NamedTuple):
+    """An attack, what ran before it on the same samples, and how it was run.
+
+    Attributes:
+        labels: of the attacks up to this one, in the order run.
+        specs: their canonical specs; empty if one of them is not known.
+        how: what sets the run apart from a native one in float32.
+    """
+
+    labels: tuple[str, ...]
+    specs: tuple[str, ...]
+    how: str
+
+    @property
+    def name(self) -> str:
+        """The attack's label where it ran first, else all labels after ``after``."""
+        return self._named(self.labels)
+
+    @property
+    def exact_name(self) -> str:
+        """The name with specs for labels, for columns whose labels are alike."""
+        return self._named(self.specs or self.labels)
+
+    def _named(self, parts: Sequence[str]) -> str:
+        return ("after " if len(parts) > 1 else "") + "+".join(parts) + self.how
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What columns are sorted by: attacks alone first, ``pgd-20`` before ``pgd-100``, AutoAttack last."""
+        last = self.labels[-1]
+        return (len(self.labels) > 1, last.startswith("autoattack"), _natural(last), _natural(self.name))
+
+
+def attack_columns(entries: Iterable[Entry], store: ResultStore) -> tuple[list[str], list[dict[str, float]]]:
+    """Return the names of the columns in order and, for each entry, its accuracies in percent by column."""
+    cells = [_cells(entry, store) for entry in entries]
+    columns = sorted({column for row in cells for column in row}, key=lambda column: column.place)
+    names = _names(columns)
+    return list(dict.fromkeys(names.values())), [
+        {names[column]: value for column, value in row.items()} for row in cells
+    ]
+
+
+def _names(columns: Sequence[Column]) -> Mapping[Column, str]:
+    """Return what each column is called: two whose specs differ never share a name."""
+    specs: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for column in columns:
+        specs[column.name].add(column.specs)
+    return {column: column.exact_name if len(specs[column.name] - {()}) > 1 else column.name for column in columns}
+
+
+def _cells(entry: Entry, store: ResultStore) -> dict[Column, float]:
+    """Return an entry's accuracies. Attacks that were not completed show where there is nothing better."""
+    if entry.board.eps == "0":
+        return {}
+    sound, all_of = defaultdict(list), defaultdict(list)
+    for record in entry.records:
+        complete = not record.partial and not record.failed("attack")
+        for place in range(len(record.attacks)):
+            column = _column(record, place)
+            all_of[column].append((record, place))
+            if complete:
+                sound[column].append((record, place))
+    shown = sound if entry.tier != tiers.UNRANKED else {**all_of, **sound}
+    return {column: _accuracy(runs, store) for column, runs in shown.items()}
+
+
+def _column(record: Record, place: int) -> Column:
+    attacks = record.attacks[: place + 1]
+    specs = tuple(attack.spec for attack in attacks if attack.spec is not None)
+    return Column(tuple(attack.label for attack in attacks), specs if len(specs) == len(attacks) else (), _how(record))
+
+
+def _how(record: Record) -> str:
+    if record.config is not None:
+        precision, compiled = record.config.search_precision, record.config.compiled
+    else:
+        settings = record.protocol[0] if record.protocol else {}
+        precision, compiled = settings.get("search_precision", "float32"), bool(settings.get("compiled"))
+    marks = [
+        " (reference)" if record.engine == "reference" else "",
+        f" [{precision}]" if precision != "float32" else "",
+        " [compiled]" if compiled else "",
+        " [grid]" if tiers.over_radii(record) else "",
+    ]
+    return "".join(marks)
+
+
+def _accuracy(runs: Sequence[tuple[Record, int]], store: ResultStore) -> float:
+    """Return the accuracy in percent after an attack, pointwise over several runs of it, the newest last."""
+    record, place = runs[-1]
+    accuracy = record.attacks[place].robust_acc
+    if len(runs) > 1:
+        known = []
+        for run, at in runs:
+            try:
+                stands = tiers.standing_after(run, at, store)
+            except UserError:  # a cell is not worth a table: the newest record speaks for itself
+                continue
+            if stands is not None:
+                known.append(stands)
+        if known:
+            accuracy = 100 * float(np.logical_and.reduce(known).mean())
+    return round(accuracy, 2)
+
+
+def _natural(label: str) -> list[tuple[str, int]]:
+    parts = re.findall(r"(\D*)(\d*)", label)
+    return [(text, int(number or 0)) for text, number in parts]

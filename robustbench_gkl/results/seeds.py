@@ -1,0 +1,116 @@
+"""Families: models that differ in nothing but the training seed, as one row of a leaderboard."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from robustbench_gkl.results.board import BoardKey, Entry
+from robustbench_gkl.results.record import canonical_hash
+from robustbench_gkl.results.statistics import SeedMean, ranks_by_welch
+from robustbench_gkl.results.tiers import UNRANKED, Tier
+
+_Key = tuple[BoardKey, Tier, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The models of one recipe in one tier of a board, one for each training seed.
+
+    Attributes:
+        entries: one a seed, by name.
+        name: what their names share.
+        mean: of their accuracies; None for one seed, or where an accuracy is not known.
+        rank: 1 + the number of families of the tier whose mean is significantly higher, by Welch's t on seed means
+            with Holm over all pairs; None for a family of one seed, or whose models have no rank.
+        lacks: what it lacks for a rank.
+    """
+
+    entries: tuple[Entry, ...]
+    name: str
+    mean: SeedMean | None
+    rank: int | None
+    lacks: str
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of the accuracies over seeds, of a sample, in points."""
+        return float(np.std([entry.accuracy for entry in self.entries], ddof=1))  # type: ignore[arg-type]
+
+
+def families_of(entries: Collection[Entry]) -> list[Family]:
+    """Return the families in the order in which they are shown.
+
+    Superseded models are left out, and of several models of one recipe and seed the newest counts.
+    """
+    groups = _groups(entries)
+    ranks = _ranks(groups)
+    found = [_family(group, ranks.get(key)) for key, group in groups.items()]
+    return sorted(found, key=_place)
+
+
+def _groups(entries: Collection[Entry]) -> dict[_Key, list[Entry]]:
+    newest: dict[tuple[_Key, Any], Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.newest.created):
+        if entry.current:
+            recipe, seed = _recipe(entry)
+            newest[(entry.board, entry.tier, recipe), seed] = entry
+    groups = defaultdict(list)
+    for (key, _), entry in sorted(newest.items(), key=lambda item: item[1].name):
+        groups[key].append(entry)
+    return groups
+
+
+def _recipe(entry: Entry) -> tuple[str, Any]:
+    """Return what the entry's model shares with those that differ in the training seed alone, and this seed."""
+    model = entry.newest.model
+    if model.train_config is None:
+        return model.model_sha256, None
+    settings = {key: value for key, value in model.train_config.items() if key != "seed"}
+    return canonical_hash([model.weights, model.arch, settings]), model.train_config.get("seed")
+
+
+def _ranks(groups: dict[_Key, list[Entry]]) -> dict[_Key, int]:
+    compared: dict[tuple[BoardKey, Tier], dict[_Key, SeedMean]] = defaultdict(dict)
+    for key, group in groups.items():
+        mean = _mean(group)
+        if mean is not None and key[1] != UNRANKED:
+            compared[key[:2]][key] = mean
+    return {
+        key: rank
+        for means in compared.values()
+        for key, rank in zip(means, ranks_by_welch(list(means.values())), strict=True)
+    }
+
+
+def _family(group: Sequence[Entry], rank: int | None) -> Family:
+    lacks = "; ".join(sorted({entry.lacks for entry in group} - {""}))
+    return Family(
+        entries=tuple(group),
+        name=_shared_name([entry.name for entry in group]) if len(group) > 1 else group[0].name,
+        mean=_mean(group),
+        rank=rank,
+        lacks=lacks or ("" if rank is not None else "more training seeds"),
+    )
+
+
+def _mean(group: Sequence[Entry]) -> SeedMean | None:
+    known = [entry.accuracy for entry in group if entry.accuracy is not None]
+    return SeedMean.of(known, n=group[0].board.n) if len(known) == len(group) > 1 else None
+
+
+def _place(family: Family) -> tuple[Any, ...]:
+    entry = family.entries[0]
+    accuracy = family.mean.mean if family.mean is not None else entry.accuracy or 0.0
+    return (entry.board.place, family.rank is None, entry.tier, family.rank or 0, -accuracy, family.name)
+
+
+def _shared_name(names: Sequence[str]) -> str:
+    """Return how all ``names`` begin, without the digits and marks that set the seed apart."""
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same).rstrip("-_.0123456789") or names[0]
