@@ -27,7 +27,7 @@ _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
 _HEAR_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
-_COUNTED = ("rejected", "candidates", "forwards", "backwards")
+_COUNTED = ("rejected", "candidates", "nonfinite", "forwards", "backwards")
 """What journal entries count."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
@@ -95,6 +95,7 @@ class Stage:
             broken=self.attacked - int(self.result.standing[standing].sum()),
             rejected=self.totals["rejected"],
             candidates=self.totals["candidates"],
+            nonfinite=self.totals["nonfinite"],
             seconds=round(max(self.seconds.values(), default=0.0), 3),
             forwards=self.totals["forwards"],
             backwards=self.totals["backwards"],
@@ -149,7 +150,7 @@ class Stage:
 
     def _begin(self, drivers: Sequence[Driver]) -> None:
         """Note where the pace is measured from."""
-        self._active = drivers
+        self._active, self._nonfinite = drivers, 0
         self._start = (time.perf_counter(), *self._reached())
 
     def _reached(self) -> tuple[float, int, int]:
@@ -239,6 +240,7 @@ class Stage:
             "distance": [distance for _, distance in verdicts],
             "rejected": self._rejected,
             "candidates": self._candidates,
+            "nonfinite": self._nonfinite_since(),
             "seconds": time.perf_counter() - self._marked[0],
             "forwards": meter.forwards - self._marked[1],
             "backwards": meter.backwards - self._marked[2],
@@ -252,6 +254,11 @@ class Stage:
         runs = len(done) + sum(self._runs - task.run for task in fallen)
         self._tally.add(runs, len(fallen), entry["forwards"] + entry["backwards"])
         self._tell()
+
+    def _nonfinite_since(self) -> int:
+        """Return how many gradients were not finite since the entry before; those of other packages are not seen."""
+        before, self._nonfinite = self._nonfinite, sum(driver.nonfinite for driver in self._active)
+        return self._nonfinite - before
 
     def should_stop(self) -> bool:
         """Return whether time is up; report progress, and hear of other ranks, on the way."""
@@ -276,7 +283,7 @@ class Stage:
         result.adv_pred[fallen] = entry["adv_pred"]
         result.distance[fallen] = entry["distance"]
         for key in self.totals:
-            self.totals[key] += entry[key]
+            self.totals[key] += entry.get(key, 0)
         self.seconds[entry.get("part", "")] += entry["seconds"]
 
     def _tell(self, *, force: bool = False) -> None:
