@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.results.record import AttackResult
 from robustbench_gkl.results.store import VERDICT_COLUMNS
 
@@ -41,9 +41,9 @@ class Progress:
 class Meter:
     """The model as attacks see it: float32 logits out, images counted on the way in and back."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self.searched: Callable[[Tensor], Tensor] = model
+        self.searched: Model = model
         """The model that searches ask, which may be compiled."""
         self.forwards = 0
         self.backwards = 0
