@@ -145,6 +145,22 @@ def ask(
     return logits.detach(), value, total
 
 
+def _fetched(logits: Tensor, slope: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits (B, K) on the host, and (B,) bool: which gradients hold NaN or infinite values.
+
+    Both come in one transfer. A sum over finite values can overflow: the few gradients whose sum is not finite are
+    looked at value by value.
+    """
+    if slope is None:
+        return logits.cpu().numpy(), np.zeros(len(logits), dtype=bool)
+    both = torch.cat([logits, slope.flatten(1).sum(1, keepdim=True)], 1).cpu().numpy()
+    broken = ~np.isfinite(both[:, -1])
+    if broken.any():
+        rows = torch.from_numpy(broken.nonzero()[0]).to(slope.device)
+        broken[broken] = (~slope[rows].isfinite()).flatten(1).any(1).cpu().numpy()
+    return both[:, :-1], broken
+
+
 def precision_context(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which the model runs while searching."""
     if precision == "bf16":
@@ -212,6 +228,8 @@ class Driver:
         self.context = precision_context(precision, search.space.device)
         self.doubtful: dict[int, int] = {}
         """Samples (and their run) whose success in low precision was not confirmed; to be searched in float32."""
+        self.nonfinite = 0
+        """Gradients with NaN or infinite values under finite logits, so far; where they are such, they count as 0."""
         self._late = _LastWrong(search.query) if search.evaluations > 1 else None
         # Random numbers pass through 64-bit types: all starts at once would take more memory than the search.
         self._starts = -(-search.space.slots // 8)
@@ -289,13 +307,16 @@ class Driver:
             logits, value, slope = ask(search, self.model, rows, gradient=gradient, context=self.context)
             with torch.no_grad():
                 # On the host, where all decisions fall: a few numbers a sample cost less to fetch than to judge there.
-                answer = logits.cpu().numpy()
+                answer, broken = _fetched(logits, slope)
                 usable = np.isfinite(answer).all(1)
                 if not usable.all():
                     raise UserError(
                         f"the model gives NaN or infinite logits for {int((~usable).sum())} of {len(answer)} images "
                         f"under attack by {self.name}; robustness cannot be judged: look at its layers and its range"
                     )
+                if slope is not None and broken.any():
+                    self.nonfinite += int(broken.sum())
+                    slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
                 wrong = answer.argmax(1) != search.labels[rows.device].cpu().numpy()
                 hits = search.counts(rows, wrong) if wrong.any() else wrong
                 if hits.any():
@@ -323,6 +344,8 @@ class Driver:
         Those that are none were found in low precision, or lie within rounding of the boundary: the former are
         ``doubted``, the latter searched on.
         """
+        if not len(slots):
+            return
         positions = [self._tasks[slot].position for slot in slots]
         accepted = self.referee.confirm(positions, points)
         fallen += slots[accepted].tolist()

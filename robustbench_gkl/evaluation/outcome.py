@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
 from robustbench_gkl.results.store import VERDICT_COLUMNS
@@ -44,9 +45,9 @@ class Progress:
 class Meter:
     """The model as attacks see it: float32 logits out, images counted on the way in and back."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self.searched: Callable[[Tensor], Tensor] = model
+        self.searched: Model = model
         """The model that searches ask, which may be compiled."""
         self.forwards = 0
         self.backwards = 0

@@ -19,6 +19,8 @@ ROUNDING = 1e-3
 
 Sums in another order differ by about 1e-6; a dropout layer or a batch's own statistics by more than 1e-2.
 """
+RARE = 0.01
+"""Share of exceptions above which, beyond chance, a check fails instead of warning."""
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ class Stage:
 
     def _begin(self, drivers: Sequence[Driver]) -> None:
         """Note where the pace is measured from."""
-        self._active = drivers
+        self._active, self._nonfinite = drivers, 0
         self._start = (time.perf_counter(), *self._reached())
 
     def _reached(self) -> tuple[float, int, int]:
@@ -198,6 +198,7 @@ class Stage:
             "distance": [distance for _, distance in verdicts],
             "rejected": self._rejected,
             "candidates": self._candidates,
+            "nonfinite": self._nonfinite_since(),
             "seconds": time.perf_counter() - self._marked[0],
             "forwards": meter.forwards - self._marked[1],
             "backwards": meter.backwards - self._marked[2],
@@ -211,6 +212,11 @@ class Stage:
         runs = len(done) + sum(self._runs - task.run for task in fallen)
         self._tally.add(runs, len(fallen), entry["forwards"] + entry["backwards"])
         self._tell()
+
+    def _nonfinite_since(self) -> int:
+        """Return how many gradients were not finite since the entry before; those of other packages are not seen."""
+        before, self._nonfinite = self._nonfinite, sum(driver.nonfinite for driver in self._active)
+        return self._nonfinite - before
 
     def should_stop(self) -> bool:
         """Return whether time is up; report progress, and hear of other ranks, on the way."""

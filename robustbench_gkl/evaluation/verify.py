@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,101 +12,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.attacks.model import Model, attack_mode
-from robustbench_gkl.attacks.objectives import margin
-from robustbench_gkl.data import to_unit
+from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.device import full_precision
+from robustbench_gkl.evaluation.aftermath import Aftermath
+from robustbench_gkl.evaluation.black_box import black_box
 from robustbench_gkl.evaluation.outcome import Evaluation
-from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows, surely_above
-from robustbench_gkl.noise import Noise, permutation
+from robustbench_gkl.evaluation.passport import RARE, ROUNDING, Finding, count, judge, sample_rows, surely_above
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.threat import ThreatModel
 
-MOST_FALLEN = 500
-"""Adversarial images predicted again."""
 MOST_STANDING = 250
 """Samples that random noise is tried on."""
 DRAWS = 4
 """Of noise, for each."""
-MOST_ATTACKED = 48
-"""Samples that PGD is run on again, with few and many steps and in a large ball."""
 STEPS = 10
 """Of the shorter PGD; the longer one has four times as many."""
-RARE = 0.01
-"""Share of exceptions above which, beyond chance, a check fails instead of warning."""
-
-
-@dataclass
-class Aftermath:
-    """An evaluation that is over, and the model and samples that it was about.
-
-    Attributes:
-        model: in eval mode.
-        images: (N, C, H, W), uint8, or float32 in [0, 1].
-        labels: (N,) int64 on the CPU.
-        threat: the threat model.
-        result: what the attacks found.
-        seed: of the random numbers.
-        batch_size: images at a time.
-        device: where the model is.
-        randomised: the model answers at random, as the attacks took into account.
-    """
-
-    model: Model
-    images: Tensor
-    labels: Tensor
-    threat: ThreatModel
-    result: Evaluation
-    seed: int
-    batch_size: int
-    device: torch.device
-    randomised: bool
-
-    def originals(self, rows: Tensor) -> Tensor:
-        """Return the images (n, C, H, W) at ``rows``, in [0, 1] on the device."""
-        return to_unit(self.images[rows.to(self.images.device)].to(self.device))
-
-    @torch.no_grad()
-    def margins(self, images: Tensor, rows: Tensor) -> tuple[Tensor, float]:
-        """Return the margins (n,) of ``images`` on the CPU, above zero where they fool, and the logits' scale."""
-        parts = images.split(self.batch_size)  # type: ignore[no-untyped-call]
-        logits = torch.cat([self.model(part.to(self.device)).float().cpu() for part in parts])
-        return margin(logits, self.labels[rows]), float(logits.std()) if logits.numel() > 1 else 1.0
-
-    def noise(self, rows: Tensor) -> Noise:
-        """Return the random numbers of the samples at ``rows``, other than those of the attacks."""
-        index = torch.from_numpy(self.result.index)[rows].to(self.device)
-        return Noise(self.seed, index).at("verify")
-
-    def survivors(self, rows: Tensor, threat: ThreatModel, *, steps: int) -> np.ndarray:
-        """Return (n,) bool: which of the samples at ``rows`` PGD does not break under ``threat``."""
-        attack = parse_attack(f"pgd:steps={steps}")
-        stand = []
-        for part in rows.split(self.batch_size):  # type: ignore[no-untyped-call]
-            images, labels = self.originals(part), self.labels[part].to(self.device)
-            found = attack(self.model, images, labels, threat, noise=self.noise(part)).detach()
-            stand.append(self.margins(found, part)[0] <= 0)
-        return torch.cat(stand).numpy()
-
-    @cached_property
-    def fallen(self) -> Tensor:
-        """Rows of at most 500 samples that an attack broke and whose adversarial image was kept, in random order."""
-        broken = np.flatnonzero(~self.result.standing & (self.result.clean_pred == self.result.label))
-        if self.result.adversarial is None or not len(broken):
-            return torch.empty(0, dtype=torch.long)
-        rows = sample_rows(torch.from_numpy(broken), MOST_FALLEN, "verify", "fallen")
-        assert self.result.has_adversarial is not None
-        rows = rows[torch.from_numpy(self.result.has_adversarial)[rows]]
-        # Not the order of the attack: another batch around each sample.
-        return rows[permutation(self.seed, "verify", "order", n=len(rows))]
-
-    @cached_property
-    def attacked(self) -> Tensor:
-        """Rows of at most 48 samples, and at most a tenth of all or 8, that are right without an attack."""
-        right = torch.from_numpy(np.flatnonzero(self.result.clean_pred == self.result.label))
-        return sample_rows(right, min(MOST_ATTACKED, max(8, self.result.n // 10)), "verify", "attacked")
 
 
 def _still_fool(after: Aftermath, adversarial: Tensor, what: str) -> Finding:
@@ -198,19 +117,16 @@ def _large_eps(after: Aftermath) -> Finding | None:
     )
 
 
-def _black_box(after: Aftermath) -> Finding | None:
-    """Count what Square broke of what a gradient attack had left; of no use where there was none before it."""
+def _finite_gradients(after: Aftermath) -> Finding | None:
     stages = [stage for attack in after.result.attacks for stage in attack.stages]
-    first = next((place for place, stage in enumerate(stages) if stage.name != "square"), len(stages))
-    squares = [stage for stage in stages[first:] if stage.name == "square"]
-    attacked, broken = sum(stage.attacked for stage in squares), sum(stage.broken for stage in squares)
-    if not attacked:
+    if not sum(stage.backwards for stage in stages):
         return None
+    broken = {stage.name: stage.nonfinite for stage in stages if stage.nonfinite}
+    where = f", under {', '.join(broken)}" if broken else ""
     return Finding.graded(
-        f"Square broke {count(broken, attacked)} samples that gradient attacks had left",
-        "Attack adaptively: an attack without gradients must not find what attacks with them miss.",
-        fail=surely_above(5 * RARE, broken, attacked),
-        warn=surely_above(RARE, broken, attacked),
+        f"{sum(broken.values())} gradients of our own attacks held NaN or infinite values{where}",
+        "Mend the layer whose gradient is not finite (a root or a logarithm at 0): attacks stop where they meet one.",
+        fail=bool(broken),
     )
 
 
@@ -220,10 +136,15 @@ CHECKS: dict[str, Callable[[Aftermath], Finding | None]] = {
     "noise-baseline": _noise_baseline,
     "more-steps": _more_steps,
     "large-eps": _large_eps,
-    "black-box": _black_box,
+    "black-box": black_box,
+    "finite-gradients": _finite_gradients,
 }
 OF_ATTACKS = frozenset(CHECKS) - {"reverified", "stored"}
-"""The checks whose failure speaks against the attacks; images that fool no longer speak against the model."""
+"""The checks whose failure speaks against the attacks; images that fool no longer speak against the model.
+
+Gradients that are not finite are among them: they stopped these attacks at some points, and what fell has fallen.
+A model that has no finite gradients to speak of fails the check ``gradients`` before the attacks.
+"""
 
 
 def verify(
@@ -241,7 +162,8 @@ def verify(
     """Check an evaluation that is over.
 
     The model is put in eval mode for the time of the call. The checks cost at most 2,000 forward passes for what fell
-    and stands, and 140 steps of PGD on each of at most 48 samples (and at most a tenth of all, or 8).
+    and stands, 140 steps of PGD on each of at most 48 samples (and at most a tenth of all, or 8), and for the check
+    ``black-box`` no more than the attacks did.
 
     Args:
         result: what :func:`~robustbench_gkl.evaluation.evaluate` returned, best with ``keep_adversarial=True``.
@@ -252,7 +174,7 @@ def verify(
         device: where to run; None for where the model's parameters are.
 
     Returns:
-        The checks that apply, in a fixed order; a black-box check, for one, needs a black-box attack.
+        The checks that apply, in a fixed order; a black-box check, for one, needs attacks with gradients.
     """
     parameter = next(model.parameters(), None)
     where = device if device is not None else parameter.device if parameter is not None else "cpu"

@@ -104,7 +104,7 @@ class TestOverwrite:
             "distance": [0.0],
             "part": "0",
         }
-        lie |= dict.fromkeys(("rejected", "candidates", "forwards", "backwards", "seconds"), 0)
+        lie |= dict.fromkeys(("rejected", "candidates", "nonfinite", "forwards", "backwards", "seconds"), 0)
         path.write_text("".join(json.dumps(entry) + "\n" for entry in (*entries, lie)))
         kept = path.read_text()
         # ... and --overwrite does not.

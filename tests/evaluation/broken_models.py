@@ -150,6 +150,22 @@ class Rounded(Wrapped):
         return (7 * images).round() / 7
 
 
+class Rippled(Wrapped):
+    """The input is rounded, whose gradient is zero, and a faint ripple gives a gradient that misleads."""
+
+    def before(self, images: Tensor) -> Tensor:
+        return (32 * images).round() / 32 + 0.002 * torch.sin(200 * images)
+
+
+class RootOfZero(Wrapped):
+    """The logits are as they were; a root at 0 makes the gradient of bright images NaN."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = images.mean((1, 2, 3))
+        logits: Tensor = self.net(images)
+        return logits + torch.where(mean > 0.3, 0 * mean, 1 + 0 * mean).sqrt()[:, None]
+
+
 class Detached(Wrapped):
     def before(self, images: Tensor) -> Tensor:
         return images.detach()
