@@ -354,6 +354,8 @@ class EvalConfig(_Frozen):
     def _own_attacks(self) -> EvalConfig:
         if self.engine == "reference" and (self.compiled or self.search_precision != "float32"):
             raise ValueError("search precision and compilation belong to the native engine; use --engine native")
+        if self.engine == "reference" and self.batch_size == "auto":
+            raise ValueError("the verdicts of the reference engine depend on its batch_size, which must be a number")
         return self
 
 

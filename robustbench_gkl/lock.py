@@ -148,11 +148,25 @@ def _sign(descriptor: int) -> None:
         os.ftruncate(descriptor, len(content))
 
 
+def _alive(holder: Holder) -> bool:
+    """Return False where it is known that the process has ended: of several that share a lock, the latest signs."""
+    if holder.host != socket.gethostname():
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _holder(path: Path) -> Holder | None:
     """Return who holds the lock, as its file tells; None if it does not, also after the moment that writing takes."""
     for _ in range(5):
         try:
-            return Holder(**json.loads(path.read_bytes()))
+            holder = Holder(**json.loads(path.read_bytes()))
+            return holder if _alive(holder) else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError):

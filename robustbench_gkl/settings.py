@@ -93,12 +93,20 @@ def word(value: object) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
 
 
+_LONGEST_NAME = 200
+"""Letters of a name that leave room for what a record's files have beside it."""
+
+
 def check_name(name: str) -> str:
     """Return ``name`` if it can name a run's folder.
 
     Raises:
         UserError: it cannot.
     """
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"a run's name must be at most {_LONGEST_NAME} characters long, got {len(name)}: {name[:20]}..."
+        )
     if not name or name[0] in ".-" or not all(letter.isalnum() or letter in "._-" for letter in name):
         raise UserError(
             f"a run's name must be letters, digits, '.', '_' or '-' and not begin with '.' or '-', got {name!r}"

@@ -246,6 +246,12 @@ def outcome(*, stands: int, broken: int = 0, wrong: int = 0, by: str = "pgd-20")
     return [None] * stands + [by] * broken + ["clean"] * wrong
 
 
+_STAGE_FACTS = (
+    *("family", "gradients", "targeted", "averages", "minimal", "length"),
+    *("candidates", "unmoved", "nonfinite"),
+)
+
+
 def without_second_version(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a record without what version 2 has added."""
     values = json.loads(json.dumps(values)) | {"schema_version": 1}
@@ -260,6 +266,6 @@ def without_second_version(values: dict[str, Any]) -> dict[str, Any]:
     for result in values["attacks"]:
         del result["spec"], result["standing"]
         for stage in result["stages"]:
-            for key in ("family", "gradients", "targeted", "averages", "minimal", "length", "candidates", "nonfinite"):
+            for key in _STAGE_FACTS:
                 del stage[key]
     return values

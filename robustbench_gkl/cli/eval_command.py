@@ -310,7 +310,7 @@ def report_outcome(outcome: Outcome, console: Console) -> None:
     bound = "robust accuracy <= " if record.partial else "robust accuracy    "
     console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
     if record.partial:
-        console.print("partial: stopped by --time-limit; give the command again to go on. It is not ranked.")
+        console.print("partial: stopped by --time-limit; give the command again to go on. A complete record stays.")
     for check in record.checks:
         if check.verdict != "PASS":
             console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)

@@ -65,6 +65,10 @@ def command(
         call(evaluation, ["--overwrite", *folders, "--results-dir", str(results_dir)])
     for record in chosen if not dry_run else ():
         again = [found for found in store.records(of={name}) if _same(found, record)]
+        if not again:
+            raise UserError(
+                f"{record.data.dataset} holds other images now than those of {record.id}, so no figures compare"
+            )
         new = max(again, key=lambda found: found.created)
         console.print(f"{name}: {new.worst_case_acc:.2f} %, before {record.worst_case_acc:.2f} %", markup=False)
 

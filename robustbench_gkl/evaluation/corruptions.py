@@ -96,7 +96,7 @@ def evaluate_corruptions(
         raise UserError(f"--n must lie in 1..{folder.per_severity}, the images of each severity; got {n}")
     n = n or folder.per_severity
     which = run.choose(weights)
-    model = run.load_model(which, device=device)
+    config, model = run.load_whole(which, device=device)
     if folder.shape != model.input_shape or folder.most_labels > model.num_classes:
         takes, holds = "x".join(map(str, model.input_shape)), "x".join(map(str, folder.shape))
         raise UserError(
@@ -111,7 +111,6 @@ def evaluate_corruptions(
         return existing, True
     started = time.perf_counter()
     correct = count_correct(model, folder, n=n, batch_size=batch_size, device=device, on_progress=on_progress)
-    config = run.config()
     record = CorruptionRecord(
         id=identity,
         created=now(),

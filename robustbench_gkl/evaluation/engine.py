@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import AttackSpec, parse_attack
+from robustbench_gkl.attacks import AttackSpec, attacks_to_run
 from robustbench_gkl.attacks.driver import Load, Precision
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.native import runners_up
@@ -155,11 +155,7 @@ def measure(
     started = time.perf_counter()
     share = share or Share()
     specs = [attacks] if isinstance(attacks, str) else list(attacks)
-    parsed = [parse_attack(spec) if isinstance(spec, str) else spec for spec in specs]
-    refuse_duplicates(parsed)
-    for attack in parsed:
-        attack.check(threat)
-    chosen = [attack.reference(threat) if settings.reference else attack for attack in parsed]
+    chosen = attacks_to_run(specs, threat, reference=settings.reference)
     where = torch.device(device) if device is not None else _device_of(model)
     _check_samples(images, labels)
     positions = torch.arange(len(labels)) if index is None else index.cpu()
@@ -179,15 +175,7 @@ def measure(
         if settings.compiled:
             meter.searched = torch.compile(model, dynamic=True)
         run.keeps = keep_adversarial
-        return run.run(parsed, chosen)
-
-
-def refuse_duplicates(attacks: Sequence[AttackSpec]) -> None:
-    """Raise UserError where two attacks would have the same name in the results."""
-    labels = [attack.label for attack in attacks]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"the attack {label} is given twice; give each once")
+        return run.run(chosen)
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -245,15 +233,15 @@ class Run:
         """The name of this process's part of the journal."""
         return self.journal.part if self.journal is not None else str(self.share.exchange.world.rank)
 
-    def run(self, attacks: Sequence[AttackSpec], chosen: Sequence[AttackSpec]) -> Evaluation:
-        """Run all attacks."""
+    def run(self, attacks: Sequence[tuple[AttackSpec, AttackSpec]]) -> Evaluation:
+        """Run all attacks, given with what runs of each."""
         started = time.perf_counter()
         self.entries = self.share.exchange.from_leader(lambda: self.journal.entries if self.journal is not None else [])
         result = self._clean()
         result.batch_size = self.batch_size
         if self.keeps and self.share.exchange.world.leads and self.share.shard is None:
             result.keep_images(self.images)
-        for attack, variant in zip(attacks, chosen, strict=True):
+        for attack, variant in attacks:
             logs = stage_logs(attack, variant, self.threat, num_classes=result.num_classes)
             done = []
             for log in logs:

@@ -58,7 +58,7 @@ def evaluate_run(
         workspace: where.
         name: the model's name in the record; None for the run's.
         weights: which of the run's weights; None for the preferred ones.
-        overwrite: measure again even if the record exists; it is replaced when the new one is there.
+        overwrite: measure again even if the record exists; it is replaced when the new one is complete.
         time_limit: seconds after which to stop with a partial record; None for no limit.
         save_adversarial: how many adversarial images to write beside the verdicts, for reports.
 
@@ -81,6 +81,11 @@ def evaluate_run(
     store.prepare()
     with workspace.holding(job.id):
         if not overwrite and (known := known_records([job], store, exchange)):
+            if save_adversarial and not store.adversarial_path(known[0].id).exists():
+                raise UserError(
+                    f"{known[0].id} is there already, and its adversarial images were not kept; give --overwrite to "
+                    "make them again"
+                )
             return Outcome(known[0], reused=True)
         exchange.from_leader(lambda: discard_old(job.id, about(job, overwrite=overwrite), store))
         journal = open_journal(job, store, share, overwrite=overwrite)

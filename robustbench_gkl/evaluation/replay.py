@@ -15,7 +15,7 @@ from robustbench_gkl.results.record import StageResult
 
 Entry = Mapping[str, Any]
 
-COUNTED = ("rejected", "candidates", "nonfinite", "forwards", "backwards")
+COUNTED = ("rejected", "candidates", "unmoved", "nonfinite", "forwards", "backwards")
 """What journal entries count."""
 
 

@@ -26,6 +26,7 @@ from robustbench_gkl.evaluation.steps import (
     known_records,
     open_journal,
     part_name,
+    unfit_parts,
 )
 from robustbench_gkl.evaluation.subject import Job, prepare
 from robustbench_gkl.evaluation.workspace import Workspace
@@ -88,13 +89,12 @@ def evaluate_shard(
         raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
     store.prepare()
     this = about(job, overwrite=overwrite)
-    if overwrite:
+    if exchange.from_leader(lambda: bool(unfit_parts(job.id, this, store))):
         with workspace.holding(job.id):
             exchange.from_leader(lambda: discard_old(job.id, this, store))
     with workspace.holding(job.id, shared=True, part=part_name(share)):
         if not overwrite and (known := known_records([job], store, exchange)):
             return Outcome(known[0], reused=True)
-        exchange.from_leader(lambda: discard_old(job.id, this, store))
         journal = open_journal(job, store, share, overwrite=overwrite)
         _, result = attack(job, workspace, share, journal, time_limit=time_limit)
     mine = share.samples(result.n)
@@ -119,6 +119,8 @@ def merge_parts(
     if not store.parts(record_id):
         raise UserError(f"there are no parts of {record_id} in {store.folder}; evaluate with --shard first")
     with workspace.holding(record_id):
+        if not store.parts(record_id) and (record := store.load(record_id)) is not None:
+            return Outcome(record, reused=True)  # another process has joined them, or gone on to the end
         journal = store.joined_journal(record_id)
         if (this := journal.about) is None:
             raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
@@ -135,6 +137,11 @@ def merge_parts(
         if job.id != record_id:
             raise UserError(
                 f"the parts of {record_id} are about other weights or images than {job.run.name} in {job.run.folder}"
+            )
+        if unfit := unfit_parts(record_id, about(job, overwrite=False), store):
+            names = ", ".join(part or "the first" for part, _ in unfit)
+            raise UserError(
+                f"parts of {record_id} ({names}) were left by another version; give their eval commands again"
             )
         result, missing = _joined(job, journal)
         if missing:

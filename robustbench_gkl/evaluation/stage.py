@@ -49,7 +49,7 @@ class Stage:
         self.run_, self.log, self.attack, self.result = run, log, log.attack, result
         self._news: list[dict[str, Any]] = []
         self._verdicts: dict[int, tuple[int, float]] = {}
-        self._rejected = self._candidates = 0
+        self._rejected = self._candidates = self._unmoved = 0
         self.attacked = self._standing = 0
         self._runs, self._runs_before = log.runs, 0
         self._tally = Tally(run.share.exchange)
@@ -155,6 +155,8 @@ class Stage:
             raise RuntimeError(
                 f"{self.attack.name} returned {tuple(candidates.shape)} for images {tuple(load.images.shape)}"
             )
+        if self.attack.returns_failures:
+            self._unmoved += int((candidates == load.images).flatten(1).all(1).sum())
         broken = self.confirm(batch, candidates.detach().float())
         tasks = [Task(0, position) for position in batch]
         stood = [task for task, fell in zip(tasks, broken, strict=True) if not fell]
@@ -198,6 +200,7 @@ class Stage:
             "distance": [distance for _, distance in verdicts],
             "rejected": self._rejected,
             "candidates": self._candidates,
+            "unmoved": self._unmoved,
             "nonfinite": self._nonfinite_since(),
             "seconds": time.perf_counter() - self._marked[0],
             "forwards": meter.forwards - self._marked[1],
@@ -232,7 +235,7 @@ class Stage:
         return self.run_.out_of_time or self._stopped.is_set()
 
     def _mark(self) -> None:
-        self._rejected = self._candidates = 0
+        self._rejected = self._candidates = self._unmoved = 0
         self._marked = (time.perf_counter(), self.run_.meter.forwards, self.run_.meter.backwards)
 
     def _tell(self, *, force: bool = False) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
 
 from robustbench_gkl import __version__
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
+from robustbench_gkl.evaluation.replay import COUNTED, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.subject import Job, adversarial_bytes, candidates_in_ball, make_record
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.exchange import Exchange
-from robustbench_gkl.results.journal import About, Journal
+from robustbench_gkl.results.journal import About, Journal, about_part, delete_part
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 
@@ -72,20 +76,51 @@ def about(job: Job, *, overwrite: bool) -> About:
     )
 
 
-def discard_old(record_id: str, this: About, store: ResultStore) -> None:
-    """Delete what another version has left of an evaluation, or what an evaluation is to be made again from scratch.
+def unfit_parts(record_id: str, this: About, store: ResultStore) -> list[tuple[str, About | None]]:
+    """Return the parts of a journal that ``this`` cannot go on with, and what they say that they are about.
 
-    What an interrupted ``--overwrite`` has left is gone on with by the next one.
+    They are an earlier version's, or hold what is to be made again from scratch. What an interrupted ``--overwrite``
+    has left is gone on with by the next one. The files are only looked at: their owners may be at work.
     """
-    for part in store.parts(record_id):
-        journal = store.journal(record_id, part, shared=False)
-        found = journal.about
-        if found is not None and found.goes_on_as(this):
-            continue
-        if journal.own and not this.overwrite:
+    told = {part: about_part(path) for part, path in store.parts(record_id).items()}
+    return [
+        (part, found)
+        for part, (lines, found) in told.items()
+        if lines and (found is None or not found.goes_on_as(this))
+    ]
+
+
+def discard_old(record_id: str, this: About, store: ResultStore) -> None:
+    """Delete the parts that ``this`` cannot go on with; the caller holds the journal for itself."""
+    for part, found in unfit_parts(record_id, this, store):
+        if not this.overwrite:
             version = "an earlier version" if found is None else f"version {found.gklbench}"
             _LOGGER.warning("what %s has left of %s does not fit this one and is dropped", version, record_id)
-        journal.delete()
+        delete_part(store.parts(record_id)[part])
+
+
+def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) -> None:
+    """Write into a new journal what a partial record knows to be broken: no evaluation without it may replace it."""
+    record = known_record(job, store)
+    if record is None or not record.partial or any("stage" in entry or "clean" in entry for entry in journal.entries):
+        return
+    try:
+        verdicts = store.verdicts(record).sort_values("index")
+    except UserError as error:
+        _LOGGER.warning("%s; what it has broken is not known", error)
+        return
+    mine = share.samples(len(verdicts))
+    broken_by = np.where(mine, verdicts["broken_by"].fillna("").to_numpy(), "")
+    predicted = verdicts["clean_pred"].to_numpy()
+    journal.append({"clean": [(place, int(predicted[place])) for place in np.flatnonzero(mine).tolist()]})
+    for attack, variant in job.attacks:
+        for log in stage_logs(attack, variant, job.config.threat, num_classes=job.model.num_classes):
+            fallen = np.flatnonzero(broken_by == log.name)
+            broken_by[fallen] = ""
+            entry: dict[str, Any] = {"stage": log.key, "done": [], "fallen": fallen.tolist(), "part": journal.part}
+            entry["adv_pred"] = verdicts["adv_pred"].iloc[fallen].astype(int).tolist()
+            entry["distance"] = verdicts["distance"].iloc[fallen].tolist()
+            journal.append(entry | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0})
 
 
 def part_name(share: Share) -> str:
@@ -101,7 +136,12 @@ def open_journal(job: Job, store: ResultStore, share: Share, *, overwrite: bool)
     if not journal.own:
         journal.append(about(job, overwrite=overwrite).entry())
     share.exchange.gather(None)  # rank 0 reads what the others have opened
-    return store.journal(job.id, part) if leads else journal
+    if not leads:
+        return journal
+    journal = store.journal(job.id, part)
+    if not overwrite:
+        keep_evidence(job, journal, share, store)
+    return journal
 
 
 def check_before(job: Job, workspace: Workspace, batch_size: int) -> list[Check]:
@@ -169,10 +209,15 @@ def conclude(
 
 
 def save(job: Job, result: Evaluation, checks: Sequence[Check], store: ResultStore, *, processes: int = 1) -> Record:
-    """Write the record and the verdicts of an outcome, in place of what version 1 called by another id."""
+    """Write the record and the verdicts of an outcome, in place of what version 1 called by another id.
+
+    A partial record replaces no complete one; it is returned and not written.
+    """
     verdicts = verdict_bytes(result.verdicts())
     record = make_record(job, result, checks, verdicts, processes=processes)
     earlier = known_record(job, store)
+    if record.partial and earlier is not None and not earlier.partial:
+        return record
     store.save(record, verdicts)
     if earlier is not None and earlier.id != record.id:
         store.delete(earlier)

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import AttackSpec, parse_attack, protocol_of
+from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
 from robustbench_gkl.config import EvalConfig, ThreatConfig
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.curve import grid_text
-from robustbench_gkl.evaluation.engine import refuse_duplicates
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import (
     Check,
+    CheckVerdict,
     DataInfo,
     ModelInfo,
     Preprocessing,
@@ -52,15 +52,6 @@ class _Question(TypedDict):
     protocol: list[dict[str, Any]]
     engine: str
     seed: int
-
-
-def _fixed_batch_size(config: EvalConfig) -> int:
-    """Return the batch size as far as it decides something: that of the published packages, which must be a number."""
-    if config.engine != "reference":
-        return 0
-    if config.batch_size == "auto":
-        raise UserError("--engine reference needs a --batch-size that is a number: its verdicts depend on it")
-    return config.batch_size
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,8 @@ class Job:
     @cached_property
     def id(self) -> str:
         """The id of the record."""
-        return record_id(model_sha256=self.model_sha256, batch_size=_fixed_batch_size(self.config), **self._question())
+        size = 0 if self.config.batch_size == "auto" else self.config.batch_size
+        return record_id(model_sha256=self.model_sha256, batch_size=size, **self._question())
 
     @cached_property
     def first_id(self) -> str:
@@ -147,16 +139,11 @@ def prepare(
     Raises:
         UserError: unknown attacks, or a run or data that cannot be used.
     """
-    threat = config.threat.threat()
-    attacks = [parse_attack(spec) for spec in config.attacks]
-    refuse_duplicates(attacks)
-    for attack in attacks:
-        attack.check(threat)
-    variants = [attack.reference(threat) for attack in attacks] if config.engine == "reference" else attacks
-    saved, which = run.config(), run.choose(weights)
-    model = run.load_model(which, device=device)
+    attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
+    which = run.choose(weights)
+    saved, model = run.load_whole(which, device=device)
     samples = exchange.one_first(lambda: load_samples(config, run, model, data_dir=data_dir))
-    protocol = _protocol(variants, config, model)
+    protocol = _protocol([variant for _, variant in attacks], config, model)
     return Job(
         config=config,
         run=run,
@@ -165,7 +152,7 @@ def prepare(
         weights=which,
         model=model,
         samples=samples,
-        attacks=list(zip(attacks, variants, strict=True)),
+        attacks=attacks,
         protocol=protocol,
         weights_sha256=weights_sha256(model),
         device=device,
@@ -222,6 +209,7 @@ def make_record(
             arch=saved.arch,
             loss=saved.train.loss if saved.train is not None else None,
             params=sum(parameter.numel() for parameter in job.model.parameters()),
+            run=None if job.name == job.run.name else job.run.name,
             weights=job.weights,
             weights_sha256=job.weights_sha256,
             preprocessing=Preprocessing() if constants is None else Preprocessing(mean=constants[0], std=constants[1]),
@@ -283,7 +271,7 @@ def _ranges(index: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def candidates_in_ball(result: Evaluation) -> list[Check]:
-    """Return what is to be said of candidates that the engine refused.
+    """Return what is to be said of candidates that the engine refused, and of attacks that proposed nothing.
 
     An attack most of whose candidates are refused searches elsewhere, so it has not attacked; one that looks for the
     nearest adversarial image finds it outside the ball wherever the model is robust.
@@ -291,12 +279,13 @@ def candidates_in_ball(result: Evaluation) -> list[Check]:
     stages = [stage for attack in result.attacks for stage in attack.stages]
     rejected, candidates = (sum(getattr(stage, key) or 0 for stage in stages) for key in ("rejected", "candidates"))
     astray = [stage.name for stage in stages if 2 * stage.rejected > (stage.candidates or 0) and not stage.minimal]
-    return [
-        Check(
-            name="candidates-in-ball",
-            verdict="FAIL" if astray else "WARN" if rejected else "PASS",
-            figure=f"{rejected} of {candidates} rejected" + (f", most of {', '.join(astray)}" if astray else ""),
-            advice="An attack left the threat model; its images were not counted." if rejected else "",
-            scope="attack",
-        )
-    ]
+    idle = [stage.name for stage in stages if stage.candidates and stage.unmoved == stage.candidates]
+    figure, advice = f"{rejected} of {candidates} rejected", ""
+    if rejected:
+        figure += f", most of {', '.join(astray)}" if astray else ""
+        advice = "An attack left the threat model; its images were not counted."
+    if idle:
+        figure += f"; {', '.join(idle)} proposed nothing but the originals"
+        advice = f"{advice} Give an attack that moves the images.".strip()
+    verdict: CheckVerdict = "FAIL" if astray or idle else "WARN" if rejected else "PASS"
+    return [Check(name="candidates-in-ball", verdict=verdict, figure=figure, advice=advice, scope="attack")]

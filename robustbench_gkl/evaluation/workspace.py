@@ -60,3 +60,4 @@ class Workspace:
 
             self.exchange.from_leader(take)
             yield
+            self.exchange.gather(None)  # the lock goes when all ranks have put their parts away

@@ -56,16 +56,24 @@ def eval_command(record: Record, *, model: str | None = None, name: str | None =
     """
     if record.config is None:
         return None
-    brief = tuple(parse_attack(spec).brief for spec in record.config.attacks)
+    try:
+        brief = tuple(parse_attack(spec).brief for spec in record.config.attacks)
+    except UserError:
+        return None
     options = eval_options(record.config.model_copy(update={"attacks": brief}), weights=record.model.weights)
     named = [] if name is None else [["--name", name]]
-    return [["gklbench", "eval", record.model.name if model is None else model], *named, *options]
+    return [["gklbench", "eval", model or record.model.run or record.model.name], *named, *options]
 
 
 def unknown_question(record: Record) -> str:
     """Return why a record without its question cannot be made again."""
     if record.data.sample_set == "chosen":
         return f"record {record.id} was made on chosen samples, which no option asks for"
+    for spec in () if record.config is None else record.config.attacks:
+        try:
+            parse_attack(spec)
+        except UserError as error:
+            return f"record {record.id} cannot be made again: {error}"
     labels = ", ".join(attack.label for attack in record.attacks if attack.spec is None) or "its attacks"
     return f"record {record.id} is of version 1, which does not tell all options of {labels}; evaluate the model again"
 

@@ -140,8 +140,20 @@ class Journal:
     def delete(self) -> None:
         """Remove the files of all parts."""
         for path in (*self.others.values(), self.path):
-            _images(path).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            delete_part(path)
+
+
+def about_part(path: Path) -> tuple[bool, About | None]:
+    """Return whether a part has lines, and what they say that the evaluation is about; the file is left as it is."""
+    entries, _ = _read(path)
+    found = (About.read(entry["evaluation"]) for entry in entries if "evaluation" in entry)
+    return bool(entries), next((about for about in found if about is not None), None)
+
+
+def delete_part(path: Path) -> None:
+    """Remove a part and its images."""
+    _images(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _record(shape: tuple[int, ...]) -> np.dtype[np.void]:
@@ -156,7 +168,11 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the entries of a part up to the first that is broken, and how many bytes they take."""
     entries: list[dict[str, Any]] = []
     whole = 0
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    for line in content.splitlines(keepends=True):
         try:
             entry = json.loads(line)
         except ValueError:

@@ -22,8 +22,8 @@ SCHEMA_VERSION = 2
 CheckVerdict = Literal["PASS", "WARN", "FAIL"]
 CheckScope = Literal["model", "attack"]
 _SEVERITY: dict[CheckVerdict, int] = {"PASS": 0, "WARN": 1, "FAIL": 2}
-_ESCAPED_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])", re.IGNORECASE)
-"""How JSON writes control characters other than tabs and line ends."""
+_WRITTEN_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
+"""How JSON in UTF-8 writes control characters other than tabs and line ends."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -66,6 +66,8 @@ class ModelInfo(_Part):
     loss: str | None = None
     """The training loss; None for models trained elsewhere."""
     params: int
+    run: str | None = None
+    """The run that was evaluated, where the model was recorded under another name."""
     weights: str | None = None
     """Which file of the run: ``best``, ``last`` or ``average``."""
     weights_sha256: str
@@ -142,6 +144,8 @@ class StageResult(_Part):
     """Candidates that left the ball or [0, 1]; they never count as successes."""
     candidates: int | None = None
     """All candidates that were looked at; None where nobody counted."""
+    unmoved: int = 0
+    """Candidates that are the originals, of attacks that return what fools nobody too."""
     nonfinite: int = 0
     """Gradients with NaN or infinite values under finite logits."""
     seconds: float
@@ -266,8 +270,8 @@ class Record(_Part):
             UserError: it is broken, was changed after it was written, or comes from a newer version.
         """
         try:
-            values = json.loads(content)
-        except ValueError as error:
+            values = json.loads(content, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{what} is broken: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{what} is broken: it holds no table")
@@ -276,7 +280,7 @@ class Record(_Part):
             raise UserError(f"{what} has schema version {version!r}, newer than {SCHEMA_VERSION}; update gklbench")
         if version == SCHEMA_VERSION and values.get("sha256") != _seal(values):
             raise UserError(f"{what} was changed after it was written: its hash is another")
-        if _ESCAPED_CONTROL.search(content):
+        if _WRITTEN_CONTROL.search(content):
             values = _visible(values)
         try:
             if version == 1:
@@ -290,6 +294,12 @@ class Record(_Part):
             raise one_line(error, what=f"{what} is broken") from None
         except (KeyError, TypeError, AttributeError, IndexError):
             raise UserError(f"{what} is broken: it lacks what a record has") from None
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            raise UserError(f"{what} is broken: {error}") from None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def _seal(values: Mapping[str, Any]) -> str:

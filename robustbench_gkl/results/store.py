@@ -207,8 +207,12 @@ class ResultStore:
 
     def save_adversarial(self, record_id: str, content: bytes) -> None:
         """Write adversarial images (an npz) where reports look for them."""
-        folder = writable_folder(self.folder / "adversarial", what="the results folder")
-        write_atomically(folder / f"{record_id}.npz", content)
+        writable_folder(self.folder / "adversarial", what="the results folder")
+        write_atomically(self.adversarial_path(record_id), content)
+
+    def adversarial_path(self, record_id: str) -> Path:
+        """Return where the adversarial images of a record are kept."""
+        return self.folder / "adversarial" / f"{record_id}.npz"
 
     def load(self, record_id: str) -> Record | None:
         """Return a record, or None if there is none of that id.

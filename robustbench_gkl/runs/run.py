@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from robustbench_gkl.models import Classifier
 
+_TRIES = 3
+"""How often a run is read anew that was replaced while it was read."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -142,9 +145,31 @@ class Run:
         Raises:
             UserError: no run, no such weights, or a broken file.
         """
+        return self.load_whole(which, device=device)[1]
+
+    def load_whole(
+        self, which: WeightsName | None = None, *, device: torch.device | str = "cpu"
+    ) -> tuple[RunConfig, Classifier]:
+        """Return the configuration and the model in eval mode, both of one run: it may be replaced meanwhile.
+
+        Raises:
+            UserError: no run, no such weights, or a broken file.
+        """
+        for _ in range(_TRIES):
+            config = self.config()
+            try:
+                model = self._load(config, which, device)
+            except UserError:
+                if self.exists() and self.config() == config:
+                    raise
+                continue
+            if self.config() == config:
+                return config, model
+        raise UserError(f"run {self.name} is replaced again and again; evaluate it when its training is over")
+
+    def _load(self, config: RunConfig, which: WeightsName | None, device: torch.device | str) -> Classifier:
         from robustbench_gkl.models import create_model
 
-        config = self.config()
         path = self.weights_path(self.choose(which))
         state, header = load_weights(path)
         model = create_model(

@@ -223,11 +223,22 @@ def question(config: EvalConfig) -> EvalConfig:
 
 
 def _measured(spec: str, config: EvalConfig) -> str:
-    """Return the canonical spec of what runs: with the engine ``reference``, the published implementation."""
-    attack = parse_attack(spec)
-    return (attack.reference(config.threat) if config.engine == "reference" else attack).canonical
+    """Return the canonical spec of what runs: with the engine ``reference``, the published implementation.
+
+    An attack that is not known, or not installed here, is its own.
+    """
+    try:
+        attack = parse_attack(spec)
+        return (attack.reference(config.threat) if config.engine == "reference" else attack).canonical
+    except UserError:
+        return spec
 
 
 def _answers(record: Record, cell: EvalCell) -> bool:
     """Return whether a record of the cell's model answers the cell's question."""
-    return record.config is not None and question(record.config) == question(cell.config)
+    if record.config is None or record.config.engine != cell.config.engine:
+        return False
+    asked = question(cell.config)
+    if record.config.engine == "native" and record.config.attacks != asked.attacks:
+        return False  # both in canonical form: nothing has to be imported to tell
+    return question(record.config) == asked

@@ -15,7 +15,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.attacks import attacks_to_run
 from robustbench_gkl.config import (
     EvalConfig,
     TrainConfig,
@@ -208,9 +208,9 @@ def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Fl
         raise UserError(
             "eval: eps_grid makes several records; give a list of radii as eps, or use gklbench eval --eps-grid"
         )
-    for spec in config.attacks:
-        attack = parse_attack(spec)
-        attack.check(config.threat)
+    if "none" in config.attacks and not {"eps", "norm", "threat.eps", "threat.norm"}.isdisjoint(chosen):
+        raise UserError("eval: the attack none measures clean accuracy, which no norm or eps changes; leave them out")
+    attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
     return EvalCell(run, config, weights, training)
 
 

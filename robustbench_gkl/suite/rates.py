@@ -91,7 +91,7 @@ def same_attacks(record: Record, cell: EvalCell) -> bool:
         record.config is not None
         and record.data.dataset == cell.config.dataset
         and record.threat.norm == cell.config.threat.norm
-        and canonical_specs(record.config.attacks) == canonical_specs(cell.config.attacks)
+        and record.config.attacks == canonical_specs(cell.config.attacks)
     )
 
 

@@ -33,6 +33,7 @@ CHANGED = (
     "autoattack:version=quick",
     "torchattacks.PGD:steps=3,alpha=1/255,random_start=false",
     "torchattacks.DIFGSM:resize_rate=0.8",
+    "torchattacks.CW:c=0.5,kappa=1",
 )
 EVERYTHING = [*NAMES, *CHANGED, *(f"torchattacks.{cls}" for cls in CLASSES)]
 
@@ -140,9 +141,10 @@ def test_a_class_searches_in_the_norms_that_the_table_names(cls: str, norm: Norm
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("torchattacks.PGD:steps=x", "torchattacks.PGD: steps must be an integer, such as 10, got 'x'"),
+        ("torchattacks.PGD:steps=x", "torchattacks.PGD: steps must be a number, such as 10, got 'x'"),
         ("torchattacks.PGD:random_start=3", "random_start must be true or false"),
         ("torchattacks.PGD:alpha=fast", "alpha must be a number"),
+        ("torchattacks.PGD:alpha=nan", "alpha must be a number"),
         ("torchattacks.PGD:eps=0.3", "eps is the threat model's; give it as --eps"),
         ("torchattacks.Square:norm=L2", "norm is the threat model's; give it as --norm"),
         ("torchattacks.PIFGSM:max_epsilon=0.1", "max_epsilon is the threat model's; give it as --eps"),

@@ -14,6 +14,7 @@ from command_line import CommandLine, process
 from safetensors.numpy import load_file, save_file
 from synthetic_records import without_second_version
 
+from robustbench_gkl.evaluation.steps import unfit_parts
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import first_record_id
@@ -104,7 +105,7 @@ class TestOverwrite:
             "distance": [0.0],
             "part": "0",
         }
-        lie |= dict.fromkeys(("rejected", "candidates", "nonfinite", "forwards", "backwards", "seconds"), 0)
+        lie |= dict.fromkeys(("rejected", "candidates", "unmoved", "nonfinite", "forwards", "backwards", "seconds"), 0)
         path.write_text("".join(json.dumps(entry) + "\n" for entry in (*entries, lie)))
         kept = path.read_text()
         # ... and --overwrite does not.
@@ -139,6 +140,98 @@ class TestOverwrite:
         assert result.code == 0
         assert "it is made again" in result.err
         assert record_in().worst_case_acc >= 0
+
+
+class TestEvidence:
+    def test_a_partial_record_s_evidence_is_kept_when_its_journal_is_gone(
+        self, workplace: Path, gklbench: CommandLine
+    ) -> None:
+        assert gklbench(*EVAL, "--attack", "square:queries=50").code == 0
+        whole = record_in()
+        store = ResultStore(Path("results"))
+        broken = store.verdicts(whole)["broken_by"]
+        assert broken.isin(["pgd-4"]).any()
+        store.evaluations.save(whole.model_copy(update={"partial": True}).sealed())
+        result = gklbench(*EVAL, "--attack", "square:queries=50", "--time-limit", "0.000001s")
+        assert result.code == 0, result.err
+        again = record_in()
+        assert again.partial
+        assert again.worst_case_acc == whole.worst_case_acc
+        assert store.verdicts(again)["broken_by"].equals(broken)
+        assert gklbench(*EVAL, "--attack", "square:queries=50").code == 0
+        assert store.verdicts(record_in())["broken_by"].equals(broken)
+
+    def test_a_complete_record_is_not_replaced_by_a_partial_one(self, workplace: Path, gklbench: CommandLine) -> None:
+        assert gklbench(*EVAL).code == 0
+        whole = record_in()
+        result = gklbench(*EVAL, "--overwrite", "--time-limit", "0.000001s")
+        assert result.code == 0
+        assert "A complete record stays" in result.out
+        assert record_in() == whole
+        assert gklbench(*EVAL, "--overwrite").code == 0
+        assert record_in().created > whole.created
+        assert left_over() == []
+
+    def test_images_that_were_not_kept_are_not_promised(self, workplace: Path, gklbench: CommandLine) -> None:
+        assert gklbench(*EVAL).code == 0
+        result = gklbench(*EVAL, "--save-adversarial", 4)
+        assert result.code == 2
+        assert "give --overwrite to make them again" in result.err
+        assert gklbench(*EVAL, "--save-adversarial", 4, "--overwrite").code == 0
+        assert gklbench(*EVAL, "--save-adversarial", 4).code == 0
+
+
+class TestParts:
+    def shards(self, gklbench: CommandLine) -> str:
+        for number in (1, 2):
+            assert gklbench(*EVAL, "--shard", f"{number}/2").code == 0
+        return left_over()[0].partition(".partial")[0]
+
+    def test_parts_of_other_versions_are_not_joined(self, workplace: Path, gklbench: CommandLine) -> None:
+        identity = self.shards(gklbench)
+        path = Path("results/verdicts") / f"{identity}.partial.2of2.0.jsonl"
+        whole = path.read_text()
+        for change in ({"gklbench": "0.0.9"}, {"form": 7}, {"protocol_sha256": "x"}):
+            first, *rest = whole.splitlines()
+            entry = json.loads(first)
+            entry["evaluation"] |= change
+            path.write_text("\n".join([json.dumps(entry), *rest, ""]))
+            result = gklbench("merge", identity)
+            assert result.code == 2
+            assert "were left by another version" in result.err
+        path.write_text(whole)
+        assert gklbench("merge", identity).code == 0
+
+    def test_two_merges_at_once(self, workplace: Path, gklbench: CommandLine) -> None:
+        identity = self.shards(gklbench)
+        both = [process("merge", identity, cwd=workplace) for _ in range(2)]
+        said = [one.communicate(timeout=120) for one in both]
+        codes = sorted(one.returncode for one in both)
+        assert codes == [0, 0] or (codes == [0, 2] and any("there are no parts" in err for _, err in said)), said
+        assert record_in().id == identity
+
+    def test_a_part_of_another_process_is_only_looked_at(self, workplace: Path, gklbench: CommandLine) -> None:
+        identity = self.shards(gklbench)
+        store = ResultStore(Path("results"))
+        torn, fresh = (Path(f"results/verdicts/{identity}.partial.{number}of4.0.jsonl") for number in (3, 4))
+        lines = store.parts(identity)["1of2.0"].read_text()
+        torn.write_text(lines + '{"half')
+        fresh.touch()
+        this = store.joined_journal(identity).about
+        assert this is not None
+        assert unfit_parts(identity, this, store) == []
+        assert torn.read_text() == lines + '{"half'
+        assert fresh.exists()
+
+
+def test_an_attack_that_proposes_nothing_fails_its_check(workplace: Path, gklbench: CommandLine) -> None:
+    attack = "torchattacks.PGD:steps=0,random_start=false"
+    result = gklbench("eval", "tiny", "--attack", attack, "--n", 16, "--norm", "linf", "--eps", "0.1")
+    assert result.code == 0, result.err
+    (check,) = [check for check in record_in().checks if check.name == "candidates-in-ball"]
+    assert check.verdict == "FAIL"
+    assert "proposed nothing but the originals" in check.figure
+    assert "candidates-in-ball" in gklbench("leaderboard").out
 
 
 class TestFailUnder:
@@ -193,6 +286,8 @@ class TestNames:
         assert record.model.name == "other"
         assert record.id.startswith("other-")
         assert gklbench(*EVAL, "--name", "../x").code == 2
+        assert gklbench(*EVAL, "--name", "x" * 224).code == 2
+        assert gklbench(*EVAL, "--name", "x" * 200).code == 0
 
 
 class TestReproduce:
@@ -208,6 +303,28 @@ class TestReproduce:
         names = {record.model.name for record in ResultStore(Path("results")).records()}
         assert names == {"theirs", "theirs-reproduced"}
         assert f"theirs-reproduced: {before.worst_case_acc:.2f} %, before {before.worst_case_acc:.2f} %" in result.out
+
+        assert gklbench("eval", "theirs", *EVAL[2:], "--eps", "0.1", "--name", "paper").code == 0
+        said = gklbench("reproduce", "paper", "--dry-run")
+        assert said.code == 0, said.err
+        assert "$ gklbench eval theirs" in said.out
+        assert "--name paper-reproduced" in said.out
+
+    def test_an_attack_that_is_not_there_stops_nothing_else(self, workplace: Path, gklbench: CommandLine) -> None:
+        assert gklbench(*EVAL).code == 0
+        record = record_in()
+        assert record.config is not None
+        config = record.config.model_copy(update={"attacks": ("gone:steps=3",)})
+        other = record.model_copy(update={"id": "tiny-000000000000", "config": config})
+        ResultStore(Path("results")).evaluations.save(other.sealed())
+        text = 'models = ["tiny"]\n[[eval]]\nattacks = ["pgd:steps=4"]\nn = 48\n'
+        Path("suite.toml").write_text(text)
+        result = gklbench("suite", "suite.toml", "--dry-run")
+        assert result.code == 0, result.err
+        assert "1 cells: 1 done" in result.out
+        result = gklbench("reproduce", "tiny-000000000000", "--dry-run")
+        assert result.code == 2
+        assert "cannot be made again: unknown attack 'gone'" in result.err
 
     def test_all_attacks_of_a_partial_record_are_asked_for(self, workplace: Path, gklbench: CommandLine) -> None:
         assert gklbench(*EVAL, "--attack", "apgd:objective=margin", "--time-limit", "0.000001s").code == 0

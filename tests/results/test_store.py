@@ -73,6 +73,8 @@ class TestStore:
             (b"[]", "holds no table"),
             (b"\x89PNG\r\n\x1a\n\x00\x00", "utf"),
             (b"<!DOCTYPE html>" * 100, "Expecting value"),
+            (b"[" * 200_000, "recursion"),
+            (b'{"worst_case_acc": Infinity}', "Infinity is no number"),
         ],
     )
     def test_what_is_no_record_is_one_line(self, store: ResultStore, content: bytes, says: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,19 @@ def test_an_edited_standing_is_not_believed(tmp_path: Path) -> None:
         read(raw)
 
 
-def test_control_characters_do_not_reach_a_terminal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("escaped", [True, False])
+def test_control_characters_do_not_reach_a_terminal(escaped: bool, tmp_path: Path) -> None:
     values = first_version(ResultStore(tmp_path), "pgd", "linf")
-    values["model"]["name"] = "a\x1b[31mb\x07\x9bc"
-    assert read(values).model.name == "a\ufffd[31mb\ufffd\ufffdc"
+    name = "a\x1b[31mb\x07\x9bc\x7f" if escaped else "a[31mb\x9bc\x7f"
+    values["model"]["name"] = name
+    content = json.dumps(values, ensure_ascii=escaped).encode()
+    shown = Record.read(content, what="record x.json").model.name
+    assert shown == re.sub("[\x00-\x1f\x7f-\x9f]", "\ufffd", name)
+
+
+@pytest.mark.parametrize("steps", ["x", 0, 1e400])
+def test_settings_that_mean_nothing_are_one_line(steps: object, tmp_path: Path) -> None:
+    values = first_version(ResultStore(tmp_path), "pgd", "linf")
+    values["protocol"][0]["stages"][0]["steps"] = steps
+    with pytest.raises(UserError, match=r"record x\.json is broken"):
+        read(values)

@@ -14,7 +14,7 @@ from robustbench_gkl.errors import UserError
 from robustbench_gkl.noise import Noise
 from robustbench_gkl.threat import ThreatModel
 
-_THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+_THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
 """What bad options or sizes lead to in the package's code."""
 
 
@@ -32,8 +32,8 @@ def propose(
             attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))
             return torch.as_tensor(attack(images.contiguous(), labels)).detach()
         except _THEIRS as error:
-            if isinstance(error, UserError):
-                raise  # the model's
+            if isinstance(error, UserError) or "out of memory" in str(error):
+                raise
             kind, text = type(error).__name__, " ".join(str(error).split())
             raise UserError(
                 f"{spec.name} ended in an error ({kind}: {text}); look at its options, or use an attack of our own"

@@ -5,9 +5,19 @@ from robustbench_gkl.attacks.specs.base import (
     AttackSpec,
     Ball,
     SearchSpec,
+    attacks_to_run,
     canonical_specs,
     parse_attack,
     protocol_of,
 )
 
-__all__ = ["ATTACKS", "AttackSpec", "Ball", "SearchSpec", "canonical_specs", "parse_attack", "protocol_of"]
+__all__ = [
+    "ATTACKS",
+    "AttackSpec",
+    "Ball",
+    "SearchSpec",
+    "attacks_to_run",
+    "canonical_specs",
+    "parse_attack",
+    "protocol_of",
+]

@@ -64,6 +64,8 @@ class AttackSpec(ABC):
     """Whether each run aims at a class of its own: the runner-up of the unattacked image with the run's rank."""
     minimal: ClassVar[bool] = False
     """Whether the attack looks for the nearest adversarial image, which may well lie outside the ball."""
+    returns_failures: ClassVar[bool] = True
+    """Whether a candidate that fools nobody is returned too, and not the original in its place."""
     runner: ClassVar[str]
     """``module:function`` of the function that :meth:`__call__` calls with the spec and its own arguments."""
 
@@ -210,6 +212,24 @@ def parse_attack(spec: str) -> AttackSpec:
         unset = value == _UNSET and key in known and known[key].default is None
         options[key] = None if unset else value
     return bind_options(factory, options, what=f"attack {name}", **parameters)
+
+
+def attacks_to_run(
+    specs: Sequence[str | AttackSpec], threat: Ball, *, reference: bool
+) -> list[tuple[AttackSpec, AttackSpec]]:
+    """Return the attacks, each with what runs of it: itself, or its published implementation if ``reference``.
+
+    Raises:
+        UserError: an unknown attack, one that is given twice, one for another norm, or one without the published
+            implementation that is asked for.
+    """
+    attacks = [parse_attack(spec) if isinstance(spec, str) else spec for spec in specs]
+    labels = [attack.label for attack in attacks]
+    for attack in attacks:
+        if labels.count(attack.label) > 1:
+            raise UserError(f"the attack {attack.label} is given twice; give each once")
+        attack.check(threat)
+    return [(attack, attack.reference(threat) if reference else attack) for attack in attacks]
 
 
 def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:

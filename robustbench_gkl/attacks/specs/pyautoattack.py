@@ -26,6 +26,7 @@ class PyAutoAttack(AttackSpec):
     """
 
     implementation: ClassVar[str] = "pyautoattack"
+    returns_failures: ClassVar[bool] = False
     runner: ClassVar[str] = "robustbench_gkl.attacks.published.pyautoattack:propose"
 
     member: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -103,6 +104,11 @@ class TorchAttack(AttackSpec):
         return CLASSES[self.cls].minimal
 
     @property
+    def returns_failures(self) -> bool:  # type: ignore[override]
+        """Whether failures are returned: those of the ensemble and of minimal attacks are the originals."""
+        return not self.minimal and self.cls != "AutoAttack"
+
+    @property
     def averages(self) -> bool:
         """Whether a step averages several gradients."""
         arguments = dict(self.arguments)
@@ -178,17 +184,28 @@ def _literal(text: str) -> Any:
     return text
 
 
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a number", (int, float)),  # some options with a whole default are numbers, such as CW's c
+    float: ("a number", (int, float)),
+    str: ("a word", (str,)),
+    type(None): ("a finite number", ()),
+}
+"""What an option may be by the kind of its default."""
+
+
 def _checked(cls: str, key: str, text: str, default: Any) -> Any:
     """Return an option's value, which must be of the kind of its default."""
     value = _literal(text)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if default is not None and type(value) is not type(default):
-        kind = {bool: "true or false", int: "an integer", float: "a number", str: "a word"}.get(type(default))
-        if kind is None:
-            raise UserError(f"torchattacks.{cls}: {key} cannot be written in a spec; leave it out")
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if default is None and finite:
+        return value
+    kind, fits = _KINDS.get(type(default), ("", ()))
+    if not kind:
+        raise UserError(f"torchattacks.{cls}: {key} cannot be written in a spec; leave it out")
+    if type(value) not in fits or not finite:
         raise UserError(f"torchattacks.{cls}: {key} must be {kind}, such as {default}, got {text!r}")
-    return value
+    return float(value) if isinstance(default, float) else value
 
 
 def _written(value: Any) -> bool:
