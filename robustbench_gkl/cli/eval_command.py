@@ -216,7 +216,7 @@ class _Subject:
             return [outcome]
         progress.line(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand")
         if outcome.partial:
-            progress.line("stopped by --time-limit; give the command again to go on")
+            progress.line("stopped by --time-limit; the same command goes on")
         else:
             join = f"gklbench merge {outcome.record_id} --results-dir {self.workspace.store.folder}"
             progress.line(f"when all shards are done: {join}")
@@ -310,7 +310,9 @@ def report_outcome(outcome: Outcome, console: Console) -> None:
     bound = "robust accuracy <= " if record.partial else "robust accuracy    "
     console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
     if record.partial:
-        console.print("partial: stopped by --time-limit; give the command again to go on. A complete record stays.")
+        console.print(
+            "partial: stopped by --time-limit; the same command goes on. It replaces no complete record."
+        )
     for check in record.checks:
         if check.verdict != "PASS":
             console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)

@@ -23,11 +23,18 @@ class Column(NamedTuple):
         labels: of the attacks up to this one, in the order run.
         specs: their canonical specs; empty if one of them is not known.
         how: what sets the run apart from a native one in float32.
+        over_radii: whether the attack was run at several radii together.
     """
 
     labels: tuple[str, ...]
     specs: tuple[str, ...]
     how: str
+    over_radii: bool = False
+
+    @property
+    def is_autoattack(self) -> bool:
+        """Whether the accuracy is that after standard AutoAttack."""
+        return self.specs[-1:] == (tiers.STANDARD,) and not self.over_radii
 
     @property
     def name(self) -> str:
@@ -49,14 +56,31 @@ class Column(NamedTuple):
         return (len(self.labels) > 1, last.startswith("autoattack"), _natural(last), _natural(self.name))
 
 
-def attack_columns(entries: Iterable[Entry], store: ResultStore) -> tuple[list[str], list[dict[str, float]]]:
-    """Return the names of the columns in order and, for each entry, its accuracies in percent by column."""
+class AttackColumns(NamedTuple):
+    """The columns of a leaderboard that attacks have.
+
+    Attributes:
+        names: in order.
+        cells: for each entry its accuracies in percent by column.
+        autoattack: the columns of standard AutoAttack, our own engine in float32 first.
+    """
+
+    names: list[str]
+    cells: list[dict[str, float]]
+    autoattack: list[str]
+
+
+def attack_columns(entries: Iterable[Entry], store: ResultStore) -> AttackColumns:
+    """Return the columns of the attacks on some entries."""
     cells = [_cells(entry, store) for entry in entries]
     columns = sorted({column for row in cells for column in row}, key=lambda column: column.place)
     names = _names(columns)
-    return list(dict.fromkeys(names.values())), [
-        {names[column]: value for column, value in row.items()} for row in cells
-    ]
+    standard = sorted((column for column in columns if column.is_autoattack), key=lambda column: len(column.how))
+    return AttackColumns(
+        names=list(dict.fromkeys(names.values())),
+        cells=[{names[column]: value for column, value in row.items()} for row in cells],
+        autoattack=list(dict.fromkeys(names[column] for column in standard)),
+    )
 
 
 def _names(columns: Sequence[Column]) -> Mapping[Column, str]:
@@ -86,7 +110,12 @@ def _cells(entry: Entry, store: ResultStore) -> dict[Column, float]:
 def _column(record: Record, place: int) -> Column:
     attacks = record.attacks[: place + 1]
     specs = tuple(attack.spec for attack in attacks if attack.spec is not None)
-    return Column(tuple(attack.label for attack in attacks), specs if len(specs) == len(attacks) else (), _how(record))
+    return Column(
+        labels=tuple(attack.label for attack in attacks),
+        specs=specs if len(specs) == len(attacks) else (),
+        how=_how(record),
+        over_radii=tiers.over_radii(record),
+    )
 
 
 def _how(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,10 @@ import pandas as pd
 
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.files import write_atomically
+from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
 
 _PUBLISHED = Path(__file__).parent / "published.csv"
-_AFTER_AUTOATTACK = re.compile(r"(after .*\+)?autoattack(?P<how>( \(reference\))?( \[(?!grid)\w+\])*)")
-"""The columns that standard AutoAttack ends, but for those over several radii."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -106,7 +105,7 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
     """
     written = []
     for row in table.to_dict("records"):
-        accuracy = _autoattack(row)
+        accuracy = _autoattack(row, table.attrs.get(AUTOATTACK_COLUMNS, ()))
         if accuracy is None:
             continue
         norm, eps = row["threat"].split()
@@ -137,14 +136,11 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
     return written
 
 
-def _autoattack(row: Mapping[Hashable, Any]) -> float | None:
-    """Return the accuracy after standard AutoAttack of a row of the tier that has completed it, if it has one."""
+def _autoattack(row: Mapping[Hashable, Any], columns: Sequence[str]) -> float | None:
+    """Return the accuracy in the first of ``columns`` that a row of the tier has, if it is of that tier."""
     if row.get("tier") != AUTOATTACK.name:
         return None
-    found = [_AFTER_AUTOATTACK.fullmatch(str(name)) for name in row]
-    ways = sorted((match for match in found if match is not None), key=lambda match: (len(match["how"]), match[0]))
-    known = (row[match[0]] for match in ways)
-    return next((float(value) for value in known if not pd.isna(value)), None)
+    return next((float(row[name]) for name in columns if name in row and not pd.isna(row[name])), None)
 
 
 def _file_name(name: str) -> str:
@@ -173,4 +169,5 @@ def with_published(table: pd.DataFrame, *, dataset: str | None = None) -> pd.Dat
     if "autoattack" not in columns:
         columns.insert(columns.index("worst_case_acc"), "autoattack")
     joined = pd.concat([table, rows.reindex(columns=columns).astype({"rank": "Int64"})], ignore_index=True)
+    joined.attrs = dict(table.attrs)
     return joined[columns]

@@ -21,6 +21,8 @@ from robustbench_gkl.results.tiers import UNRANKED
 
 LEADING = ("rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc")
 TRAILING = ("worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds")
+AUTOATTACK_COLUMNS = "autoattack_columns"
+"""Where a leaderboard's ``attrs`` name the columns of standard AutoAttack, the one to be preferred first."""
 DIFFERING = ("split", "samples", "weights", "engine", "attack_seeds")
 """Columns that are shown where rows differ in them."""
 
@@ -79,13 +81,15 @@ def leaderboard(
     if average_seeds:
         return _family_frame(families_of(entries), store)
     placed = Ranking.of(entries).placed
-    names, cells = attack_columns([found.entry for found in placed], store)
+    columns = attack_columns([found.entry for found in placed], store)
     samples = _sample_sets(entries)
     table = [
         {"rank": found.rank, **_cells(found.entry, samples), **accuracies}
-        for found, accuracies in zip(placed, cells, strict=True)
+        for found, accuracies in zip(placed, columns.cells, strict=True)
     ]
-    return _frame(table, [*names, *TRAILING])
+    frame = _frame(table, [*columns.names, *TRAILING])
+    frame.attrs[AUTOATTACK_COLUMNS] = columns.autoattack
+    return frame
 
 
 def _require(reference: str, records: Sequence[Record]) -> None:
@@ -150,11 +154,11 @@ def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Dat
 
 def _family_frame(families: Sequence[Family], store: ResultStore) -> pd.DataFrame:
     members = [entry for family in families for entry in family.entries]
-    names, cells = attack_columns(members, store)
-    accuracies = dict(zip(map(id, members), cells, strict=True))
+    columns = attack_columns(members, store)
+    accuracies = dict(zip(map(id, members), columns.cells, strict=True))
     samples = _sample_sets(members)
     table = [_family_cells(family, [accuracies[id(entry)] for entry in family.entries], samples) for family in families]
-    return _frame(table, [*names, TRAILING[0], "spread", "seeds", *TRAILING[1:]])
+    return _frame(table, [*columns.names, TRAILING[0], "spread", "seeds", *TRAILING[1:]])
 
 
 def _family_cells(

@@ -13,7 +13,9 @@ from robustbench_gkl.results.store import ResultStore
 
 ITERATED = 10
 """Gradient steps from which on an attack counts as iterated."""
-_AUTOATTACK = ("autoattack:version=standard", "autoattack:version=plus")
+STANDARD = "autoattack:version=standard"
+"""The spec of AutoAttack as it is usually meant."""
+_AUTOATTACK = (STANDARD, "autoattack:version=plus")
 _AUTOATTACK_RAND = "autoattack:version=rand"
 
 

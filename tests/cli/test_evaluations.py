@@ -166,7 +166,7 @@ class TestEvidence:
         whole = record_in()
         result = gklbench(*EVAL, "--overwrite", "--time-limit", "0.000001s")
         assert result.code == 0
-        assert "A complete record stays" in result.out
+        assert "It replaces no complete record" in result.out
         assert record_in() == whole
         assert gklbench(*EVAL, "--overwrite").code == 0
         assert record_in().created > whole.created
