@@ -310,9 +310,7 @@ def report_outcome(outcome: Outcome, console: Console) -> None:
     bound = "robust accuracy <= " if record.partial else "robust accuracy    "
     console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
     if record.partial:
-        console.print(
-            "partial: stopped by --time-limit; the same command goes on. It replaces no complete record."
-        )
+        console.print("partial: stopped by --time-limit; the same command goes on. It replaces no complete record.")
     for check in record.checks:
         if check.verdict != "PASS":
             console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)
