@@ -75,6 +75,8 @@ def command(
         raise UserError(
             "--corruptions goes with none of --eps, --seeds, --all, --reference, --published and --model-info"
         )
+    if average_seeds and all_models:
+        raise UserError("--seeds is over the newest models of a name; leave out --all")
     if model_info and (average_seeds or reference is not None):
         raise UserError("--model-info is of single models under AutoAttack; leave out --seeds and --reference")
     if corruptions:

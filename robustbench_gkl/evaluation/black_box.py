@@ -139,10 +139,15 @@ def _times_fooled(after: Aftermath, images: Tensor, rows: Tensor) -> Tensor:
 
 
 def _still_fooling(after: Aftermath, rows: Tensor) -> Tensor:
-    """Return those of ``rows`` whose adversarial image fools each time, or all of them if images were not kept."""
-    if after.result.adversarial is None or not len(rows):
+    """Return those of ``rows`` whose adversarial image fools each time, and those whose image was not kept."""
+    kept = after.result.has_adversarial
+    if after.result.adversarial is None or kept is None or not len(rows):
         return rows
-    return rows[_times_fooled(after, after.result.adversarial[rows], rows) == AGAIN]
+    fools = torch.from_numpy(~kept[rows.numpy()])
+    there = rows[~fools]
+    if len(there):
+        fools[~fools] = _times_fooled(after, after.result.adversarial[there], there) == AGAIN
+    return rows[fools]
 
 
 def _square(after: Aftermath, rows: Tensor, queries: int) -> Tensor:

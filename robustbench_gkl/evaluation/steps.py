@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from robustbench_gkl import __version__
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
-from robustbench_gkl.evaluation.replay import COUNTED, stage_logs
+from robustbench_gkl.evaluation.replay import COUNTED, StageLog, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.subject import Job, adversarial_bytes, candidates_in_ball, make_record
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.results.journal import About, Journal, about_part, delete_part
-from robustbench_gkl.results.record import Check, Record, canonical_hash
+from robustbench_gkl.results.record import Check, Record, canonical_hash, unpack_standing
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 
 _LOGGER = logging.getLogger("robustbench_gkl")
@@ -100,27 +101,50 @@ def discard_old(record_id: str, this: About, store: ResultStore) -> None:
 
 
 def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) -> None:
-    """Write into a new journal what a partial record knows to be broken: no evaluation without it may replace it."""
+    """Write into a new part of a journal what a partial record knows to be broken.
+
+    No evaluation without it may replace the record. The clean predictions come last: a part without them is not done.
+    """
     record = known_record(job, store)
-    if record is None or not record.partial or any("stage" in entry or "clean" in entry for entry in journal.entries):
+    if record is None or not record.partial or any("clean" in entry for entry in journal.own):
         return
     try:
-        verdicts = store.verdicts(record).sort_values("index")
+        verdicts = store.verdicts(record).sort_values("index").reset_index(drop=True)
     except UserError as error:
         _LOGGER.warning("%s; what it has broken is not known", error)
         return
     mine = share.samples(len(verdicts))
-    broken_by = np.where(mine, verdicts["broken_by"].fillna("").to_numpy(), "")
-    predicted = verdicts["clean_pred"].to_numpy()
-    journal.append({"clean": [(place, int(predicted[place])) for place in np.flatnonzero(mine).tolist()]})
-    for attack, variant in job.attacks:
-        for log in stage_logs(attack, variant, job.config.threat, num_classes=job.model.num_classes):
-            fallen = np.flatnonzero(broken_by == log.name)
-            broken_by[fallen] = ""
-            entry: dict[str, Any] = {"stage": log.key, "done": [], "fallen": fallen.tolist(), "part": journal.part}
-            entry["adv_pred"] = verdicts["adv_pred"].iloc[fallen].astype(int).tolist()
-            entry["distance"] = verdicts["distance"].iloc[fallen].tolist()
-            journal.append(entry | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0})
+    clean = [(place, int(verdicts["clean_pred"][place])) for place in np.flatnonzero(mine).tolist()]
+    for log, fallen in _broken_in(record, job, verdicts, mine):
+        entry: dict[str, Any] = {"stage": log.key, "done": [], "fallen": fallen.tolist(), "part": journal.part}
+        entry["adv_pred"] = verdicts["adv_pred"].iloc[fallen].astype(int).tolist()
+        entry["distance"] = verdicts["distance"].iloc[fallen].tolist()
+        journal.append(entry | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0})
+    journal.append({"clean": clean})
+
+
+def _broken_in(
+    record: Record, job: Job, verdicts: pd.DataFrame, mine: np.ndarray
+) -> Iterator[tuple[StageLog, np.ndarray]]:
+    """Yield the stages of a job and the positions of the samples that fell in each, as a record tells.
+
+    Where it tells what stood after each attack, a stage's name need not be the only one of that name.
+    """
+    broken_by = verdicts["broken_by"].fillna("").to_numpy(dtype=str)
+    left = mine & ~np.isin(broken_by, ["", "clean"])
+    threat, classes = job.config.threat, job.model.num_classes
+    for place, (attack, variant) in enumerate(job.attacks):
+        after = record.attacks[place].standing if place < len(record.attacks) else ""
+        here = left & ~unpack_standing(after, len(left)) if after else left
+        logs = stage_logs(attack, variant, threat, num_classes=classes)
+        for log in logs:
+            named = here & (broken_by == log.name)
+            if after and log is logs[-1]:
+                named = here & left  # whatever it was called
+            left &= ~named
+            yield log, np.flatnonzero(named)
+    if left.any():
+        _LOGGER.warning("%s names no stage for %d of the samples that it has broken", record.id, int(left.sum()))
 
 
 def part_name(share: Share) -> str:
@@ -203,7 +227,7 @@ def conclude(
         randomised=job.randomised,
         batch_size=result.batch_size,
     )
-    if save_adversarial:
+    if save_adversarial and not _kept_instead(result, job, store):
         store.save_adversarial(job.id, adversarial_bytes(result, images, save_adversarial))
     return save(job, result, [*checks, *candidates_in_ball(result), *found], store, processes=parts)
 
@@ -215,10 +239,16 @@ def save(job: Job, result: Evaluation, checks: Sequence[Check], store: ResultSto
     """
     verdicts = verdict_bytes(result.verdicts())
     record = make_record(job, result, checks, verdicts, processes=processes)
-    earlier = known_record(job, store)
-    if record.partial and earlier is not None and not earlier.partial:
+    if _kept_instead(result, job, store):
         return record
+    earlier = known_record(job, store)
     store.save(record, verdicts)
     if earlier is not None and earlier.id != record.id:
         store.delete(earlier)
     return record
+
+
+def _kept_instead(result: Evaluation, job: Job, store: ResultStore) -> bool:
+    """Return whether a complete record is there that a partial outcome does not replace."""
+    earlier = known_record(job, store) if result.partial else None
+    return earlier is not None and not earlier.partial

@@ -238,7 +238,7 @@ class _Site:
             root="../",
             name=name,
             main=main,
-            robust=Point.of_percentage(main.worst_case_acc, main.data.n),
+            robust=Point.of_percentage(self._best_known(name, main), main.data.n),
             weights=sorted({record.model.weights_sha256 for record in records}),
             board=tables.table_view(self._rows_of(name), links={}, heading="threat"),
             recipe=None if config is None else tables.settings_rows(config),
@@ -250,6 +250,13 @@ class _Site:
                 self._record_view(record) for record in (main, *(record for record in records if record is not main))
             ],
         )
+
+    def _best_known(self, name: str, main: Record) -> float:
+        """Return the robust accuracy of a model where ``main`` was made, as its row on the board has it."""
+        rows = self._rows_of(name)
+        where = (rows["dataset"] == main.data.dataset) & (rows["threat"] == str(main.threat))
+        known = rows.loc[where & (rows["n"] == main.data.n), "worst_case_acc"].dropna().tolist()
+        return min(known, default=main.worst_case_acc)
 
     def _rows_of(self, name: str) -> pd.DataFrame:
         """Return the leaderboard's rows of one model, under whatever name they are, smaller radii first."""

@@ -67,19 +67,39 @@ class Models:
     def of(cls, records: Sequence[Record]) -> Models:
         """Gather it from records, oldest first."""
         found = cls()
-        newest = {(record.model.name, record.model.weights): record.model.model_sha256 for record in records}
+        newest = _newest_models(records)
         found.current = set(newest.values())
+        looked: set[str] = set()
         for record in records:
             model = record.model
-            held = newest[model.name, model.weights] == model.model_sha256
+            held = newest.get((model.name, model.weights)) == model.model_sha256
             if held or model.model_sha256 not in found.current:
                 names = found.names.setdefault(model.model_sha256, [])
                 names += [model.name] if model.name not in names else []
-            if tiers.answers_at_random(record):
-                found.randomised.add(model.model_sha256)
+            at_random = tiers.answers_at_random(record)
+            if at_random is not None and model.model_sha256 not in looked:
+                looked.add(model.model_sha256)  # the first look counts: no later record changes what a model is
+                found.randomised |= {model.model_sha256} if at_random else set()
             if failed := record.failed("model"):
                 found.failed[model.model_sha256, record.data.dataset].update(failed)
         return found
+
+
+def _newest_models(records: Sequence[Record]) -> dict[tuple[str, str | None], str]:
+    """Return the newest model by name and choice of weights, from records, oldest first.
+
+    A model is as old as its first record of that name. The weights of an earlier training of the name are superseded,
+    whichever they are.
+    """
+    first: dict[tuple[str, str], Record] = {}
+    for record in records:
+        first.setdefault((record.model.name, record.model.model_sha256 + (record.model.weights or "")), record)
+    training = {record.model.name: record.model.train_config for record in first.values()}
+    return {
+        (record.model.name, record.model.weights): record.model.model_sha256
+        for record in first.values()
+        if record.model.train_config == training[record.model.name]
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,9 +182,9 @@ def entries_of(
         all_models: superseded models too.
 
     Raises:
-        UserError: verdicts that are needed are absent or not those of their record.
+        UserError: the store is strict, and verdicts that are needed are absent or not those of their record.
     """
-    ordered = sorted(records, key=lambda record: (record.created, record.id))
+    ordered = sorted(store.readable(records), key=lambda record: (record.created, record.id))
     models = Models.of(ordered)
     joined: dict[tuple[BoardKey, str], list[Record]] = defaultdict(list)
     for record in ordered:

@@ -88,7 +88,14 @@ def _names(columns: Sequence[Column]) -> Mapping[Column, str]:
     specs: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for column in columns:
         specs[column.name].add(column.specs)
-    return {column: column.exact_name if len(specs[column.name] - {()}) > 1 else column.name for column in columns}
+    return {column: _told_apart(column, specs[column.name]) for column in columns}
+
+
+def _told_apart(column: Column, specs: set[tuple[str, ...]]) -> str:
+    """Return a column's name, given all ``specs`` that have it."""
+    if not column.specs and len(specs) > 1:
+        return f"{column.name} (options unknown)"
+    return column.exact_name if len(specs - {()}) > 1 else column.name
 
 
 def _cells(entry: Entry, store: ResultStore) -> dict[Column, float]:

@@ -76,7 +76,7 @@ def compare(store: ResultStore, first: str, second: str) -> list[Comparison]:
     theirs = _named(second, records, entries, store)
     found, why = [], []
     for mine, others in _on_one_board(ours, theirs):
-        pairs = [(one, other, _shared(one.newest, other.newest)) for one in mine for other in others]
+        pairs = [(one, other, _shared(_telling(one), _telling(other))) for one in mine for other in others]
         equal = [pair for pair in pairs if pair[0].board == pair[1].board]
         # Other sample sets repeat what an equal one says; without one, that of most samples says it all.
         chosen = equal or [max(pairs, key=lambda pair: (len(pair[2]), pair[0].newest.created))]
@@ -84,7 +84,7 @@ def compare(store: ResultStore, first: str, second: str) -> list[Comparison]:
             if len(shared):
                 found.append(_comparison(Side(first, one), Side(second, other), shared, ranking))
             else:
-                why.append(_why(one.newest, other.newest))
+                why.append(_why(_telling(one), _telling(other)))
     if not found:
         reason = why[0] if why else "there is no data set, split and threat under which both were evaluated"
         raise UserError(
@@ -121,6 +121,11 @@ def _on_one_board(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[tu
         for entry in sorted(entries, key=lambda entry: entry.board.place):
             boards[entry.board.dataset, entry.board.split, entry.board.threat][side].append(entry)
     return (both for both in boards.values() if all(both))
+
+
+def _telling(entry: Entry) -> Record:
+    """Return a record of the entry that tells which pixels it saw, if there is one; they all saw the same."""
+    return next((record for record in reversed(entry.records) if record.data.blocks), entry.newest)
 
 
 def _shared(first: Record, second: Record) -> NDArray[np.intp]:

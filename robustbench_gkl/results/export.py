@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -97,13 +98,13 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
 
     The accuracy is that after ``autoattack``, the standard version, alone or after others; our own engine in float32
     goes before other ways to run it. Models that have not completed it have no file. The layout is
-    ``DATASET/NORM/MODEL.json``, the keys are RobustBench's, accuracies are text as theirs are. What a record cannot
-    know (authors, venue, link) is left empty.
+    ``DATASET/NORM/MODEL.json``, with radius and samples in the name for a model's second row; the keys are
+    RobustBench's, accuracies are text as theirs are. What a record cannot know (authors, venue, link) is left empty.
 
     Raises:
         UserError: a file cannot be written.
     """
-    written = []
+    written: list[Path] = []
     for row in table.to_dict("records"):
         accuracy = _autoattack(row, table.attrs.get(AUTOATTACK_COLUMNS, ()))
         if accuracy is None:
@@ -127,6 +128,12 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
         }
         name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
         path = folder / _file_name(row["dataset"]) / name / f"{_file_name(row['model'])}.json"
+        if path in written:  # the same model at another radius, on other samples, or an older one of the name
+            path = path.with_stem(f"{path.stem}_eps{_file_name(eps)}_n{row['n']}")
+        for number in itertools.count(2):
+            if path not in written:
+                break
+            path = path.with_stem(f"{path.stem}_{number}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(info, indent=2) + "\n")

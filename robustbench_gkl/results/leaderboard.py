@@ -55,8 +55,9 @@ def leaderboard(
             :mod:`robustbench_gkl.results.seeds`.
         strict: refuse broken records instead of passing them by.
         all_models: superseded models too: those of whose names there is a newer model.
-        reference: judge by this one attack alone, a canonical spec (:func:`robustbench_gkl.attacks.canonical_specs`);
-            ``worst_case_acc`` is then the accuracy after it, and models that have not completed it have no rank.
+        reference: judge by this one attack alone, a canonical spec (:func:`robustbench_gkl.attacks.canonical_specs`),
+            from the records in which it ran first if there are such. ``worst_case_acc`` is then the accuracy after it,
+            and models that have not completed it have no rank.
 
     Returns:
         Columns ``rank model loss arch dataset threat n clean_acc``, one per attack (its accuracy alone, or
@@ -169,17 +170,20 @@ def _family_cells(
     # A mean over some of the seeds only would not be comparable with those beside it.
     shared = [name for name in accuracies[0] if all(name in other for other in accuracies)]
     cells |= {name: _mean([other[name] for other in accuracies]) for name in shared}
+    cells |= {
+        "tier": family.tier.name,
+        "clean_acc": _mean([row["clean_acc"] for row in rows]),
+        "eval_seconds": round(sum(row["eval_seconds"] for row in rows), 1),
+    }
     if family.mean is None:
         return cells
     low, high = family.mean.interval()
     return cells | {
-        "clean_acc": _mean([row["clean_acc"] for row in rows]),
         "worst_case_acc": round(family.mean.mean, 2),
         "spread": round(family.spread, 2),
         "ci_low": round(low, 2),
         "ci_high": round(high, 2),
         "checks": max((row["checks"] for row in rows), key=["PASS", "WARN", "FAIL"].index),
-        "eval_seconds": round(sum(row["eval_seconds"] for row in rows), 1),
         "engine": "+".join(sorted({row["engine"] for row in rows})),
         "attack_seeds": None,
     }

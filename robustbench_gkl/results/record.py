@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustbench_gkl.config import EvalConfig, one_line
 from robustbench_gkl.errors import UserError
@@ -101,7 +101,7 @@ class DataInfo(_Part):
 
     dataset: str
     split: str
-    n: int
+    n: int = Field(ge=1)
     sha256: str
     """Hash of the evaluated pixels and labels."""
     sample_set: str

@@ -20,12 +20,13 @@ _Key = tuple[BoardKey, Tier, str]
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """The models of one recipe in one tier of a board, one for each training seed.
+    """The models of one recipe on a board, one for each training seed.
 
     Attributes:
         entries: one a seed, by name.
         name: what their names share.
         mean: of their accuracies; None for one seed, or where an accuracy is not known.
+        tier: the weakest of its seeds, in which it is ranked.
         rank: 1 + the number of families of the tier whose mean is significantly higher, by Welch's t on seed means
             with Holm over all pairs; None for a family of one seed, or whose models have no rank.
         lacks: what it lacks for a rank.
@@ -34,6 +35,7 @@ class Family:
     entries: tuple[Entry, ...]
     name: str
     mean: SeedMean | None
+    tier: Tier
     rank: int | None
     lacks: str
 
@@ -50,25 +52,28 @@ def families_of(entries: Collection[Entry]) -> list[Family]:
     """
     groups = _groups(entries)
     ranks = _ranks(groups)
-    found = [_family(group, ranks.get(key)) for key, group in groups.items()]
+    found = [_family(group, key[1], ranks.get(key)) for key, group in groups.items()]
     return sorted(found, key=_place)
 
 
 def _groups(entries: Collection[Entry]) -> dict[_Key, list[Entry]]:
-    newest: dict[tuple[_Key, Any], Entry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.newest.created):
+    """Return the entries of each family, which stands in the weakest tier of its seeds; the unranked are apart."""
+    newest: dict[tuple[BoardKey, bool, str, Any], Entry] = {}
+    for entry in sorted(entries, key=lambda entry: entry.records[0].created):
         if entry.current:
-            recipe, seed = _recipe(entry)
-            newest[(entry.board, entry.tier, recipe), seed] = entry
-    groups = defaultdict(list)
-    for (key, _), entry in sorted(newest.items(), key=lambda item: item[1].name):
-        groups[key].append(entry)
-    return groups
+            newest[(entry.board, entry.tier == UNRANKED, *_recipe(entry))] = entry
+    families: dict[tuple[BoardKey, bool, str], list[Entry]] = defaultdict(list)
+    for (board, unranked, recipe, _), entry in sorted(newest.items(), key=lambda item: item[1].name):
+        families[board, unranked, recipe].append(entry)
+    return {
+        (board, max(entry.tier for entry in group), recipe): group for (board, _, recipe), group in families.items()
+    }
 
 
 def _recipe(entry: Entry) -> tuple[str, Any]:
     """Return what the entry's model shares with those that differ in the training seed alone, and this seed."""
-    model = entry.newest.model
+    first = next((record for record in entry.records if record.model.train_config is not None), entry.records[0])
+    model = first.model
     if model.train_config is None:
         return model.model_sha256, None
     settings = {key: value for key, value in model.train_config.items() if key != "seed"}
@@ -88,12 +93,13 @@ def _ranks(groups: dict[_Key, list[Entry]]) -> dict[_Key, int]:
     }
 
 
-def _family(group: Sequence[Entry], rank: int | None) -> Family:
+def _family(group: Sequence[Entry], tier: Tier, rank: int | None) -> Family:
     lacks = "; ".join(sorted({entry.lacks for entry in group} - {""}))
     return Family(
         entries=tuple(group),
         name=_shared_name([entry.name for entry in group]) if len(group) > 1 else group[0].name,
         mean=_mean(group),
+        tier=tier,
         rank=rank,
         lacks=lacks or ("" if rank is not None else "more training seeds"),
     )
@@ -107,7 +113,7 @@ def _mean(group: Sequence[Entry]) -> SeedMean | None:
 def _place(family: Family) -> tuple[Any, ...]:
     entry = family.entries[0]
     accuracy = family.mean.mean if family.mean is not None else entry.accuracy or 0.0
-    return (entry.board.place, family.rank is None, entry.tier, family.rank or 0, -accuracy, family.name)
+    return (entry.board.place, family.rank is None, family.tier, family.rank or 0, -accuracy, family.name)
 
 
 def _shared_name(names: Sequence[str]) -> str:

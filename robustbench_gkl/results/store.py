@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -253,7 +253,31 @@ class ResultStore:
 
         table = pq.read_table(io.BytesIO(self._vouched(record)), columns=["index", "broken_by"], use_threads=False)
         standing: np.ndarray = table["broken_by"].is_null().to_numpy()
+        n = record.data.n
+        if len(standing) != n or int(standing.sum()) != round(record.worst_case_acc * n / 100):
+            raise UserError(
+                f"{self.verdicts_path(record.id)} has {int(standing.sum())} of {len(standing)} samples standing, its "
+                f"record {record.worst_case_acc:.2f} % of {n}; evaluate again with --overwrite"
+            )
         return standing[np.argsort(table["index"].to_numpy())]
+
+    def readable(self, records: Iterable[Record]) -> list[Record]:
+        """Return the records whose standing samples are known; the others are passed by and named in a warning.
+
+        Raises:
+            UserError: there is one, and the store is strict.
+        """
+        known = []
+        for record in records:
+            try:
+                self.standing(record)
+            except UserError as error:
+                if self.strict:
+                    raise
+                _LOGGER.warning("record %s: %s; passed by", record.id, error)
+                continue
+            known.append(record)
+        return known
 
     def _vouched(self, record: Record) -> bytes:
         path = self.verdicts_path(record.id)

@@ -94,7 +94,7 @@ def record_tier(record: Record, *, randomised: bool, reference: str | None = Non
 def lacking(records: Sequence[Record], *, randomised: bool, reference: str | None) -> str:
     """Return what a model lacks none of whose records, of which the newest is the last, leads to a tier."""
     if reference is not None:
-        return f"a complete {reference}"
+        return f"a complete {reference}" + (", averaging over random answers" if randomised else "")
     found = next((reason for record in reversed(records) if (reason := incomplete(record))), "")
     complete = any(not incomplete(record) for record in records)
     if randomised and (complete or not found):
@@ -114,9 +114,9 @@ def over_radii(record: Record) -> bool:
     return any("eps_grid" in part for part in record.protocol)
 
 
-def answers_at_random(record: Record) -> bool:
-    """Whether a second look at the same images gave other answers."""
-    return any(check.name == "deterministic" and check.verdict != "PASS" for check in record.checks)
+def answers_at_random(record: Record) -> bool | None:
+    """Whether a second look at the same images gave other answers; None if nobody looked."""
+    return next((check.verdict != "PASS" for check in record.checks if check.name == "deterministic"), None)
 
 
 def standing_after(record: Record, place: int, store: ResultStore) -> NDArray[np.bool_] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from command_line import CommandLine, process
@@ -17,7 +19,8 @@ from synthetic_records import without_second_version
 from robustbench_gkl.evaluation.steps import unfit_parts
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.results.record import first_record_id
+from robustbench_gkl.results.record import first_record_id, pack_standing, unpack_standing
+from robustbench_gkl.results.store import verdict_bytes
 
 EVAL = ("eval", "tiny", "--n", 48, "--attack", "pgd:steps=4", "--device", "cpu")
 SLOW = ("eval", "tiny", "--n", 64, "--attack", "pgd:steps=10", "--attack", "square:queries=3000", "--device", "cpu")
@@ -142,6 +145,28 @@ class TestOverwrite:
         assert record_in().worst_case_acc >= 0
 
 
+def one_more_broken(store: ResultStore, record: Record, *, by: str) -> pd.Series[str]:
+    """Replace a record by a partial one in which one more sample is broken, by a stage of the first attack.
+
+    Returns:
+        What broke each sample; the attacks do not break that one again.
+    """
+    verdicts = store.verdicts(record)
+    row = int(np.flatnonzero(verdicts["broken_by"].isna())[0])
+    verdicts.loc[row, "broken_by"], verdicts.loc[row, "adv_pred"], verdicts.loc[row, "distance"] = by, 0, 0.05
+    content = verdict_bytes(verdicts)
+    attacks = []
+    for attack in record.attacks:
+        standing = unpack_standing(attack.standing, len(verdicts))
+        standing[row] = False
+        accuracy = 100 * float(standing.mean())
+        attacks.append(attack.model_copy(update={"standing": pack_standing(standing), "robust_acc": accuracy}))
+    changes = {"standing": attacks[-1].standing, "worst_case_acc": attacks[-1].robust_acc, "attacks": tuple(attacks)}
+    changes |= {"partial": True, "verdicts_sha256": hashlib.sha256(content).hexdigest()}
+    store.save(record.model_copy(update=changes).sealed(), content)
+    return verdicts["broken_by"]
+
+
 class TestEvidence:
     def test_a_partial_record_s_evidence_is_kept_when_its_journal_is_gone(
         self, workplace: Path, gklbench: CommandLine
@@ -161,11 +186,35 @@ class TestEvidence:
         assert gklbench(*EVAL, "--attack", "square:queries=50").code == 0
         assert store.verdicts(record_in())["broken_by"].equals(broken)
 
+    @pytest.mark.parametrize("how", ["shards", "killed"])
+    def test_it_is_kept_by_shards_and_after_a_kill(self, workplace: Path, gklbench: CommandLine, how: str) -> None:
+        command = ("eval", "tiny", "--n", 48, "--attack", "autoattack:version=quick", "--attack", "pgd:steps=4")
+        assert gklbench(*command).code == 0
+        whole = record_in()
+        store = ResultStore(Path("results"))
+        assert store.verdicts(whole)["broken_by"].isin(["apgd-ce"]).any()
+        broken = one_more_broken(store, whole, by="apgd-ce")
+        if how == "shards":
+            for number in (1, 2):
+                assert gklbench(*command, "--shard", f"{number}/2", "--time-limit", "0.000001s").code == 0
+                assert gklbench(*command, "--shard", f"{number}/2").code == 0
+            assert gklbench("merge").code == 0
+        else:
+            assert gklbench(*command, "--time-limit", "0.000001s").code == 0
+            (path,) = [Path("results/verdicts") / name for name in left_over()]
+            lines = path.read_text().splitlines()
+            path.write_text("\n".join(lines[:2]) + "\n")
+            assert gklbench(*command).code == 0
+        again = record_in()
+        assert not again.partial
+        assert store.verdicts(again)["broken_by"].equals(broken)
+
     def test_a_complete_record_is_not_replaced_by_a_partial_one(self, workplace: Path, gklbench: CommandLine) -> None:
         assert gklbench(*EVAL).code == 0
         whole = record_in()
-        result = gklbench(*EVAL, "--overwrite", "--time-limit", "0.000001s")
+        result = gklbench(*EVAL, "--overwrite", "--time-limit", "0.000001s", "--save-adversarial", 4)
         assert result.code == 0
+        assert not Path("results/adversarial").exists()
         assert "It replaces no complete record" in result.out
         assert record_in() == whole
         assert gklbench(*EVAL, "--overwrite").code == 0

@@ -157,6 +157,17 @@ def test_lucky_answers_are_no_masking(attack: str) -> None:
     assert finding.verdict == "PASS", finding
 
 
+def test_images_that_were_not_kept_count_as_fooling() -> None:
+    model = Rippled(digits_model("trades"))
+    result, found = evaluated(model, "pgd:steps=20", "square:queries=500", threat=ThreatModel("linf", "0.2"), n=64)
+    assert found["black-box"] == "FAIL"
+    assert result.has_adversarial is not None
+    result.has_adversarial[result.broken_by == "square:queries=500"] = False
+    finding = black_box(aftermath(result, model, threat=ThreatModel("linf", "0.2")))
+    assert finding is not None
+    assert finding.verdict == "FAIL", finding
+
+
 def test_gradients_that_are_not_finite_are_found(tmp_path: Path) -> None:
     model, samples = RootOfZero(digits_model("trades")), digits(32)
     bright = int((samples.images.float().mean((1, 2, 3)) / 255 > 0.3).sum())

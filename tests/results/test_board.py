@@ -108,11 +108,26 @@ class TestEvidence:
         add("a", 40, attacks=("autoattack",), **difference)
         assert sorted(leaderboard(store.folder, all_models=True)["worst_case_acc"]) == [40.0, 50.0]
 
-    def test_verdicts_that_do_not_belong_are_refused(self, store: ResultStore, add: Add) -> None:
-        record = add("a")
-        store.verdicts_path(record.id).write_bytes(b"other")
-        with pytest.raises(UserError, match="not the file that its record was written with"):
-            leaderboard(store.folder)
+    @pytest.mark.parametrize("content", [b"other", None])
+    def test_a_record_without_its_verdicts_blocks_no_other(
+        self, store: ResultStore, add: Add, content: bytes | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        add("a", 60)
+        broken = add("b")
+        store.verdicts_path(broken.id).unlink()
+        if content is not None:
+            store.verdicts_path(broken.id).write_bytes(content)
+        assert rows(store) == {"a": (1, "gradient", 60.0)}
+        assert broken.id in caplog.text
+        with pytest.raises(UserError, match=r"not the file that its record was|cannot read the verdicts"):
+            leaderboard(store.folder, strict=True)
+
+    def test_verdicts_of_another_number_of_samples_are_no_evidence(self, store: ResultStore, add: Add) -> None:
+        add("a", 60)
+        record = add("a", 50, seed=1)
+        data = record.data.model_copy(update={"n": 90, "index_ranges": ((0, 90),)})
+        rewritten(store, record, data=data)
+        assert rows(store) == {"a": (1, "gradient", 60.0)}
 
 
 class TestIdentity:
@@ -143,6 +158,23 @@ class TestIdentity:
         frame = leaderboard(store.folder)
         assert frame["weights"].tolist() == ["best", "last"]
         assert frame["model"].tolist() == ["a", "a"]
+
+    def test_a_model_is_as_old_as_its_first_record(self, store: ResultStore, add: Add) -> None:
+        add("a", 60, weights="old")
+        add("a", 30, weights="new")
+        add("a", 70, weights="old", attacks=("fgsm",))
+        assert rows(store)["a"][2] == 30.0
+
+    def test_a_retrained_model_supersedes_all_weights_of_the_one_before(self, store: ResultStore, add: Add) -> None:
+        add("a", 90, weights="old", which="best")
+        add("a", 50, weights="new", which="last", train_seed=1)
+        assert rows(store)["a"][2] == 50.0
+        assert len(leaderboard(store.folder)) == 1
+
+    def test_what_a_model_is_does_not_change(self, store: ResultStore, add: Add) -> None:
+        add("a", 60, attacks=("autoattack",), check="deterministic")
+        add("a", 70, verdict="FAIL", scope="attack", check="deterministic")
+        assert rows(store) == {"a": (1, "autoattack", 60.0)}
 
 
 class TestTiers:

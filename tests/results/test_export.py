@@ -40,6 +40,21 @@ def test_model_info_is_of_single_models_under_autoattack(
     assert "leave out --seeds and --reference" in result.err
 
 
+def test_model_info_of_several_radii_are_files_of_their_own(
+    store: ResultStore, gklbench: CommandLine, tmp_path: Path
+) -> None:
+    for stands, eps in ((6, "4/255"), (3, "8/255")):
+        broken_by = outcome(stands=stands, broken=10 - stands, by="autoattack")
+        make_record(store, broken_by, attacks=("autoattack",), eps=eps)
+    assert gklbench("leaderboard", "--results-dir", store.folder, "--model-info", tmp_path).code == 0
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "digits/Linf").iterdir()}
+    assert {(info["eps"], info["autoattack_acc"]) for info in found.values()} == {
+        ("4/255", "60.00"),
+        ("8/255", "30.00"),
+    }
+    assert "model.json" in found
+
+
 def test_latex_is_escaped_and_complete(store: ResultStore) -> None:
     make_record(store, outcome(stands=5, broken=5), model="gkl_50%", dataset="a&b")
     text = latex(leaderboard(store.folder))

@@ -54,6 +54,25 @@ def test_accuracies_are_means_over_the_models(store: ResultStore, add: Add) -> N
     ]
 
 
+def test_more_evidence_on_some_seeds_takes_no_rank_from_the_family(store: ResultStore, add: Add) -> None:
+    for seed in range(3):
+        add(50 + seed, seed)
+    add(49, 0, attacks=("autoattack",))
+    add(50, 1, attacks=("autoattack",))
+    (row,) = families(store)
+    assert (row["seeds"], row["rank"], row["tier"]) == (3, 1, "gradient")
+    assert row["worst_case_acc"] == pytest.approx((49 + 50 + 52) / 3, abs=0.01)
+
+
+def test_the_same_weights_under_another_choice_leave_the_family_whole(store: ResultStore, add: Add) -> None:
+    for seed in range(2):
+        add(50 + seed, seed, created=f"2026-01-0{seed + 1}")
+    weights = add(50, 0, created="2026-01-01").model.weights_sha256
+    add(50, 0, which="last", weights_sha256=weights, seed=5, created="2026-02-01")
+    (row,) = families(store)
+    assert (row["seeds"], row["rank"]) == (2, 1)
+
+
 def test_copies_and_superseded_models_do_not_count(store: ResultStore, add: Add) -> None:
     add(50, 0, created="2026-01-01")
     for i in range(3):
