@@ -69,15 +69,7 @@ def evaluate_run(
         UserError: anything in the configuration, the run or the data that cannot be used.
     """
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    job = prepare(
-        config,
-        run,
-        name=name,
-        weights=weights,
-        device=workspace.device,
-        data_dir=workspace.data_dir,
-        exchange=exchange,
-    )
+    job = prepare(config, run, workspace, name=name, weights=weights)
     store.prepare()
     with workspace.holding(job.id):
         if not overwrite and (known := known_records([job], store, exchange)):
@@ -123,15 +115,7 @@ def evaluate_grid(
     if radii is None or len(config.attacks) != 1 or config.engine != "native":
         raise UserError("--eps-grid takes one --attack, run by the native engine")
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    base = prepare(
-        config,
-        run,
-        name=name,
-        weights=weights,
-        device=workspace.device,
-        data_dir=workspace.data_dir,
-        exchange=exchange,
-    )
+    base = prepare(config, run, workspace, name=name, weights=weights)
     jobs = [base.at_radius(eps, radii) for eps in radii]
     journal_id = f"{base.name}-{canonical_hash([job.id for job in jobs])[:12]}"
     store.prepare()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustbench_gkl.attacks import AttackSpec, SearchSpec
+from robustbench_gkl.attacks.specs import Ball
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult
@@ -79,7 +80,7 @@ class StageLog:
         )
 
 
-def stage_logs(attack: AttackSpec, variant: AttackSpec, threat: Any, *, num_classes: int) -> list[StageLog]:
+def stage_logs(attack: AttackSpec, variant: AttackSpec, threat: Ball, *, num_classes: int) -> list[StageLog]:
     """Return the logs of the stages of ``variant``, which is what runs of ``attack``."""
     stages = variant.stages(threat, num_classes=num_classes)
     return [
@@ -125,7 +126,7 @@ def kept_images(journal: Journal, shape: tuple[int, ...], result: Evaluation) ->
 
 def replayed(
     attacks: Sequence[tuple[AttackSpec, AttackSpec]],
-    threat: Any,
+    threat: Ball,
     entries: Sequence[Entry],
     *,
     index: np.ndarray,

@@ -76,15 +76,7 @@ def evaluate_shard(
         UserError: as :func:`evaluate_run`; fewer samples than shards.
     """
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange, shard)
-    job = prepare(
-        config,
-        run,
-        name=name,
-        weights=weights,
-        device=workspace.device,
-        data_dir=workspace.data_dir,
-        exchange=exchange,
-    )
+    job = prepare(config, run, workspace, name=name, weights=weights)
     if len(job.samples) < shard.of:
         raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
     store.prepare()
@@ -125,15 +117,7 @@ def merge_parts(
         if (this := journal.about) is None:
             raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
         config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
-        job = prepare(
-            config,
-            _run_of(this, checkpoints_dir),
-            name=this.name,
-            weights=this.weights,
-            device=workspace.device,
-            data_dir=workspace.data_dir,
-            exchange=workspace.exchange,
-        )
+        job = prepare(config, _run_of(this, checkpoints_dir), workspace, name=this.name, weights=this.weights)
         if job.id != record_id:
             raise UserError(
                 f"the parts of {record_id} are about other weights or images than {job.run.name} in {job.run.folder}"

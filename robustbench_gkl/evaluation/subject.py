@@ -22,8 +22,8 @@ from robustbench_gkl.device import environment
 from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.curve import grid_text
 from robustbench_gkl.evaluation.outcome import Evaluation
+from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.exact import format_fraction
-from robustbench_gkl.exchange import Exchange
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import (
     Check,
@@ -118,31 +118,27 @@ class Job:
 def prepare(
     config: EvalConfig,
     run: Run,
+    workspace: Workspace,
     *,
     name: str | None = None,
     weights: WeightsName | None = None,
-    device: torch.device,
-    data_dir: Path,
-    exchange: Exchange,
 ) -> Job:
-    """Load what ``config`` needs; on each machine one of the ranks of ``exchange`` fetches the data for all.
+    """Load what ``config`` needs; on each machine one of the ranks fetches the data for all.
 
     Args:
         config: what to measure.
         run: the model.
+        workspace: where.
         name: the model's name in the record; None for the run's.
         weights: which of the run's weights; None for the preferred ones.
-        device: where the model is put.
-        data_dir: where downloaded data sets are kept.
-        exchange: the ranks that share the samples.
 
     Raises:
         UserError: unknown attacks, or a run or data that cannot be used.
     """
     attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
     which = run.choose(weights)
-    saved, model = run.load_whole(which, device=device)
-    samples = exchange.one_first(lambda: load_samples(config, run, model, data_dir=data_dir))
+    saved, model = run.load_whole(which, device=workspace.device)
+    samples = workspace.exchange.one_first(lambda: load_samples(config, run, model, data_dir=workspace.data_dir))
     protocol = _protocol([variant for _, variant in attacks], config, model)
     return Job(
         config=config,
@@ -155,7 +151,7 @@ def prepare(
         attacks=attacks,
         protocol=protocol,
         weights_sha256=weights_sha256(model),
-        device=device,
+        device=workspace.device,
     )
 
 
