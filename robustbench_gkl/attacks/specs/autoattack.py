@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from robustbench_gkl.attacks.specs.apgd import APGD, TargetedAPGD
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
 from robustbench_gkl.attacks.specs.fab import FAB, TargetedFAB
-from robustbench_gkl.attacks.specs.pyautoattack import PublishedAutoAttack
+from robustbench_gkl.attacks.specs.pyautoattack import Ensemble, PublishedAutoAttack
 from robustbench_gkl.attacks.specs.square import Square
 from robustbench_gkl.calls import Calls
 
@@ -41,7 +41,7 @@ _MEMBERS: dict[Version, tuple[AttackSpec, ...]] = {
 
 @ATTACKS.register("autoattack")
 @dataclass(frozen=True)
-class AutoAttack(AttackSpec):
+class AutoAttack(Ensemble):
     """The ensemble of APGD, FAB and Square that robustness is compared by (arXiv 2003.01690).
 
     Args:
@@ -51,20 +51,7 @@ class AutoAttack(AttackSpec):
             while it is being made.
     """
 
-    name: ClassVar[str] = "autoattack"
-    family: ClassVar[str] = "autoattack"
-
     version: Version = "standard"
-
-    @property
-    def label(self) -> str:
-        """``autoattack``, or ``autoattack-plus``."""
-        return "autoattack" if self.version == "standard" else f"autoattack-{self.version}"
-
-    @property
-    def averages(self) -> bool:
-        """Whether the members average over random answers."""
-        return self.version == "rand"
 
     def stages(self, threat: Ball, *, num_classes: int) -> tuple[AttackSpec, ...]:
         """Return the members in the published order."""

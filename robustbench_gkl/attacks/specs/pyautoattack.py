@@ -95,16 +95,15 @@ class PyAutoAttack(AttackSpec):
 
 
 @dataclass(frozen=True)
-class PublishedAutoAttack(AttackSpec):
-    """pyautoattack's ensemble, member by member on what is left.
+class Ensemble(AttackSpec):
+    """What AutoAttack is called in a version, whoever runs its members.
 
     Args:
-        version: ``standard``, ``plus`` or ``rand``.
+        version: such as ``standard``.
     """
 
     name: ClassVar[str] = "autoattack"
     family: ClassVar[str] = "autoattack"
-    implementation: ClassVar[str] = "pyautoattack"
 
     version: str
 
@@ -117,6 +116,17 @@ class PublishedAutoAttack(AttackSpec):
     def averages(self) -> bool:
         """Whether the members average over random answers."""
         return self.version == "rand"
+
+
+@dataclass(frozen=True)
+class PublishedAutoAttack(Ensemble):
+    """pyautoattack's ensemble, member by member on what is left.
+
+    Args:
+        version: ``standard``, ``plus`` or ``rand``.
+    """
+
+    implementation: ClassVar[str] = "pyautoattack"
 
     def stages(self, threat: Ball, *, num_classes: int) -> tuple[AttackSpec, ...]:
         """Return the members in the published order."""
