@@ -9,6 +9,7 @@ import torch
 from command_line import TINY, CommandLine, Result
 
 from robustbench_gkl.cli import run
+from robustbench_gkl.results import ResultStore
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Reference data that a checkout may have beside it; tests that need it are skipped where it is absent."""
@@ -53,3 +54,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    """An empty results folder."""
+    return ResultStore(tmp_path / "results")

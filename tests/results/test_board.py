@@ -23,11 +23,6 @@ GRID = (Fraction(1, 20), Fraction(1, 10))
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
-
-
-@pytest.fixture
 def add(store: ResultStore) -> Add:
     """Add the record of a model of which so many of 100 samples stand; the dates rise."""
     day = iter(range(1, 1000))

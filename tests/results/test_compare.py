@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,6 @@ from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.compare import compare
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
 
 
 def with_data(store: ResultStore, record: Record, **changes: Any) -> None:

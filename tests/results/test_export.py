@@ -19,11 +19,6 @@ from robustbench_gkl.results.export import latex, save_model_info, with_publishe
 from robustbench_gkl.results.record import pack_standing
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
-
-
 def test_a_rank_is_shared_where_the_paired_test_sees_no_difference(store: ResultStore) -> None:
     for model, stands in (("a", 80), ("b", 77), ("c", 60), ("d", 59), ("e", 20)):
         make_record(store, outcome(stands=stands, broken=100 - stands), model=model)

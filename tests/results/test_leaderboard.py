@@ -24,11 +24,6 @@ Add = Callable[..., Record]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
-
-
-@pytest.fixture
 def add(store: ResultStore) -> Add:
     """Add the record of a model of which so many of 10 samples stand, ten times over so that differences show."""
 

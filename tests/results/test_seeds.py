@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,6 @@ from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.record import Record
 
 Add = Callable[..., Record]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
 
 
 @pytest.fixture

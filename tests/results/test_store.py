@@ -26,11 +26,6 @@ from robustbench_gkl.results.store import ResultStore, verdict_bytes
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultStore:
-    return ResultStore(tmp_path / "results")
-
-
 class TestStore:
     def test_what_is_saved_is_loaded(self, store: ResultStore) -> None:
         broken_by = outcome(stands=3, broken=2, wrong=1)
