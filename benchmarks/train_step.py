@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.pgd import ascend
-from robustbench_gkl.config import AWPConfig, InnerAttackConfig, OptimizerConfig, TrainConfig
+from robustbench_gkl.config.schema import AWPConfig, InnerAttackConfig, OptimizerConfig, TrainConfig
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.losses.gkl import GKL, gkl_divergence
 from robustbench_gkl.models import Classifier, create_model
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.awp import frozen_statistics, perturbed, perturbed_weights, weight_perturbation
 from robustbench_gkl.training.crafting import inner_start
 from robustbench_gkl.training.folding import FoldedModel

@@ -5,18 +5,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from robustbench_gkl.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from robustbench_gkl.core.threat import ThreatModel
     from robustbench_gkl.evaluation import evaluate
     from robustbench_gkl.results import leaderboard
     from robustbench_gkl.runs import load_model
-    from robustbench_gkl.threat import ThreatModel
 
 __all__ = ["ThreatModel", "evaluate", "leaderboard", "load_model"]
 
 _HOMES = {
-    "ThreatModel": "robustbench_gkl.threat",
+    "ThreatModel": "robustbench_gkl.core.threat",
     "evaluate": "robustbench_gkl.evaluation",
     "leaderboard": "robustbench_gkl.results",
     "load_model": "robustbench_gkl.runs",

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from robustbench_gkl.attacks import AttackSpec, parse_attack, protocol_of
-from robustbench_gkl.config import EvalConfig, ThreatConfig, TrainConfig
-from robustbench_gkl.exact import Norm, format_fraction, parse_fraction
+from robustbench_gkl.config.schema import EvalConfig, ThreatConfig, TrainConfig
+from robustbench_gkl.core.exact import Norm, format_fraction, parse_fraction
 from robustbench_gkl.results.record import (
     AttackResult,
     Check,

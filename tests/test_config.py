@@ -10,18 +10,13 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field
 
-from robustbench_gkl.config import (
-    EvalConfig,
-    ExactNumber,
-    TrainConfig,
-    bind_options,
-    read_mapping,
-    read_recipe,
-    recipe_names,
-    set_key,
-    validated,
-)
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.changes import set_key
+from robustbench_gkl.config.files import read_mapping
+from robustbench_gkl.config.recipes import read_recipe, recipe_names
+from robustbench_gkl.config.schema import EvalConfig, TrainConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import ExactNumber
+from robustbench_gkl.core.validation import bind_options, validated
 from robustbench_gkl.losses import create_loss
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import writable_folder, write_atomically
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
     path.write_text("old")
     script = """
         import os, pathlib, signal, sys
-        from robustbench_gkl.files import write_atomically
+        from robustbench_gkl.core.files import write_atomically
 
         def killed(self, target):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,7 +69,7 @@ def test_a_kill_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
 
 FULL = """
 import pathlib, resource, sys
-from robustbench_gkl.files import write_atomically
+from robustbench_gkl.core.files import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as good as a disk that is full; Python ignores the signal
 content = b"new" * 1000
 try:

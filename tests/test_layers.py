@@ -16,40 +16,26 @@ from robustbench_gkl.results import ResultStore
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
-GROUND = frozenset(
-    {
-        "threat",
-        "calls",
-        "noise",
-        "config",
-        "registry",
-        "exact",
-        "errors",
-        "files",
-        "lock",
-        "settings",
-        "device",
-        "distributed",
-        "exchange",
-    }
-)
+CORE = frozenset({"core", "ranks", "config"})
 PARTS = frozenset({"losses", "attacks", "models", "data"})
 RUNS = frozenset({"runs"})
 JOBS = frozenset({"training", "evaluation"})
 VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
-    "cli": GROUND | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": GROUND | RUNS | VIEWS | frozenset({"attacks"}),
-    "evaluation": GROUND | PARTS | RUNS | frozenset({"results"}),
-    "training": GROUND | PARTS | RUNS,
-    "report": GROUND | RUNS | frozenset({"results", "attacks"}),
-    "results": GROUND,
-    "runs": GROUND | frozenset({"models"}),
-    **dict.fromkeys(PARTS, GROUND),
-    **dict.fromkeys(GROUND, GROUND),
+    "cli": CORE | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
+    "suite": CORE | RUNS | VIEWS | frozenset({"attacks"}),
+    "evaluation": CORE | PARTS | RUNS | frozenset({"results"}),
+    "training": CORE | PARTS | RUNS,
+    "report": CORE | RUNS | frozenset({"results", "attacks"}),
+    "results": CORE,
+    "runs": CORE | frozenset({"models"}),
+    **dict.fromkeys(PARTS, CORE),
+    "config": frozenset({"core"}),
+    "ranks": frozenset({"core"}),
+    "core": frozenset(),
 }
-"""What each part of the package may import beside itself: cli -> jobs and views -> runs -> parts -> ground."""
+"""What each part of the package may import beside itself: cli -> jobs and views -> runs -> parts -> core."""
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
 
@@ -123,7 +109,7 @@ def reached(start: str) -> set[str]:
     [
         dotted(path)
         for path in modules()
-        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "lock", "config", "settings")
+        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "config")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
     ],
 )

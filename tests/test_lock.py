@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_gkl import lock
-from robustbench_gkl.lock import HeldError, locked
+from robustbench_gkl.core import lock
+from robustbench_gkl.core.lock import HeldError, locked
 
 REPOSITORY = Path(__file__).parents[1]
 
 HOLD = """
 import sys
 from pathlib import Path
-from robustbench_gkl.lock import locked
+from robustbench_gkl.core.lock import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared", wait=lambda line: print(line, flush=True)):
     print("holds", flush=True)
     sys.stdin.readline()
@@ -35,7 +35,7 @@ print("released", flush=True)
 COUNT = """
 import sys
 from pathlib import Path
-from robustbench_gkl.lock import locked
+from robustbench_gkl.core.lock import locked
 path, number = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(200):
     with locked(path, wait=lambda line: None):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from robustbench_gkl.noise import Noise, mix, permutation
+from robustbench_gkl.core.noise import Noise, mix, permutation
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

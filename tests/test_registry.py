@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.registry import Registry
 
 INIT = """
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.registry import Registry
 
 THINGS = Registry("thing", __name__)
 """

@@ -11,10 +11,10 @@ import torch
 from scipy import optimize, stats
 from torch import Tensor
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import NORMS, format_fraction, parse_fraction
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import NORMS, format_fraction, parse_fraction
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 DUAL_ORDERS = {"linf": 1.0, "l2": 2.0, "l1": float("inf")}

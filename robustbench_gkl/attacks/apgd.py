@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_gkl.attacks.objectives import targeted, untargeted
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, copy_rows
 from robustbench_gkl.attacks.specs.apgd import APGD, RHO, TargetedAPGD
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.threat import ThreatModel
 
 MOMENTUM = 0.75
 STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, copy_rows
-from robustbench_gkl.device import TensorCores
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.core.device import TensorCores
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
 
 Precision = Literal["float32", "tf32", "bf16"]
 

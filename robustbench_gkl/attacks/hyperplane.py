@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustbench_gkl.exact import Norm
+from robustbench_gkl.core.exact import Norm
 
 _TINY = 1e-12
 _SUMS = 10

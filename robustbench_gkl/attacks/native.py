@@ -14,8 +14,8 @@ from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search import Space
 from robustbench_gkl.attacks.specs.base import SearchSpec
 from robustbench_gkl.attacks.together import driver_count, run_together
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 
 def propose(

@@ -12,7 +12,7 @@ from robustbench_gkl.attacks.objectives import untargeted
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName
 from robustbench_gkl.attacks.specs.pgd import FGSM, PGD
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.threat import ThreatModel
 
 
 def ascend(

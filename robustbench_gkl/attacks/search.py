@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 _BLOCK = 1 << 17
 """Numbers in a block of rows on a CPU: few enough to stay in its caches, and enough that calls do not dominate."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column
 from robustbench_gkl.attacks.specs.square import P_INIT, Square
-from robustbench_gkl.noise import sequence
+from robustbench_gkl.core.noise import sequence
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _AHEAD = 50

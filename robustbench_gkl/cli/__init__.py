@@ -11,8 +11,8 @@ from types import FrameType
 
 import click
 
-from robustbench_gkl import __version__
-from robustbench_gkl.errors import RankError, UserError
+from robustbench_gkl.core.errors import RankError, UserError
+from robustbench_gkl.core.version import __version__
 
 COMMANDS = {
     "train": "Train a model from a recipe and options.",
@@ -50,7 +50,7 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from robustbench_gkl.errors import unknown
+        from robustbench_gkl.core.errors import unknown
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise unknown("command", args[0], COMMANDS)
@@ -134,8 +134,8 @@ def _fail(message: str, code: int) -> int:
 
 
 def _tell(message: str, code: int) -> tuple[str, int, bool]:
-    from robustbench_gkl.distributed import world_from_environment
-    from robustbench_gkl.exchange import exchange_of
+    from robustbench_gkl.ranks.collectives import world_from_environment
+    from robustbench_gkl.ranks.exchange import exchange_of
 
     try:
         return exchange_of(world_from_environment()).fail(message, code)

@@ -10,7 +10,7 @@ import click
 from robustbench_gkl.cli import options
 
 if TYPE_CHECKING:
-    from robustbench_gkl.settings import WeightsName
+    from robustbench_gkl.config.names import WeightsName
 
 
 @click.command()
@@ -45,8 +45,9 @@ def command(
     The checks of gklbench eval, after a short PGD instead of long attacks; nothing is recorded. Exit code 1 if one
     of them is FAIL.
     """
-    from robustbench_gkl.config import EvalConfig, validated
-    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.config.schema import EvalConfig
+    from robustbench_gkl.core.device import resolve_device
+    from robustbench_gkl.core.validation import validated
     from robustbench_gkl.evaluation.checkup import check_run
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console

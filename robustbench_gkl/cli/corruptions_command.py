@@ -10,7 +10,7 @@ import click
 from robustbench_gkl.cli import options
 
 if TYPE_CHECKING:
-    from robustbench_gkl.settings import WeightsName
+    from robustbench_gkl.config.names import WeightsName
 
 
 @click.command()
@@ -40,8 +40,8 @@ def command(
 
     The folder holds labels.npy and one .npy for each corruption, five severities one after the other.
     """
+    from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.data.corruptions import CorruptionFolder
-    from robustbench_gkl.device import resolve_device
     from robustbench_gkl.evaluation.corruptions import evaluate_corruptions
     from robustbench_gkl.report.corruptions import corruption_table
     from robustbench_gkl.report.terminal import LiveProgress, make_console

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustbench_gkl.config import EvalConfig
+    from robustbench_gkl.config.names import WeightsName
+    from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.job import Outcome
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
     from robustbench_gkl.runs import Run, RunConfig
-    from robustbench_gkl.settings import WeightsName
 
 
 @click.command()
@@ -97,9 +97,9 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
-    from robustbench_gkl.distributed import rank_device, world_from_environment
     from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.exchange import exchange_of
+    from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
+    from robustbench_gkl.ranks.exchange import exchange_of
     from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.runs import find_run
@@ -153,8 +153,9 @@ def command(
 
 def _resolve(run: RunConfig, asked: dict[str, object], threat: dict[str, object], grid: str | None) -> EvalConfig:
     """Return what to measure: the options, and the run's own data set and threat where none were given."""
-    from robustbench_gkl.config import EvalConfig, validated
-    from robustbench_gkl.settings import evaluation_defaults, parse_grid
+    from robustbench_gkl.config.options import evaluation_defaults, parse_grid
+    from robustbench_gkl.config.schema import EvalConfig
+    from robustbench_gkl.core.validation import validated
 
     values = evaluation_defaults(run.dataset, run.train) | asked
     values["threat"] = values["threat"] | threat

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.models import Classifier
@@ -39,9 +39,9 @@ def command(
     quiet: bool,
 ) -> None:
     """Turn the published checkpoint FILE (.pt, .pth, .safetensors) into a run that can be evaluated."""
+    from robustbench_gkl.config.names import check_name
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.runs import Run, begun, writing
-    from robustbench_gkl.settings import check_name
 
     run = Run(checkpoints_dir / check_name(name))
     with writing(run):
@@ -61,9 +61,9 @@ def _read(
     """Return the model with the weights in ``file``, and what is to be said of it."""
     import torch
 
+    from robustbench_gkl.core.environment import environment
+    from robustbench_gkl.core.files import file_sha256
     from robustbench_gkl.data import load_dataset
-    from robustbench_gkl.device import environment
-    from robustbench_gkl.files import file_sha256
     from robustbench_gkl.models import create_model
     from robustbench_gkl.models.published import load_published, read_checkpoint
     from robustbench_gkl.runs import RunConfig, now

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,10 +21,10 @@ def command(kind: str) -> None:
 
 def _registered(kind: str) -> list[tuple[str, str]]:
     from robustbench_gkl.attacks import ATTACKS
+    from robustbench_gkl.core.registry import Registry
     from robustbench_gkl.data import DATASETS
     from robustbench_gkl.losses import LOSSES
     from robustbench_gkl.models import MODELS
-    from robustbench_gkl.registry import Registry
 
     registries: dict[str, Registry[Any]] = {
         "losses": LOSSES,
@@ -36,7 +36,9 @@ def _registered(kind: str) -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from robustbench_gkl.config import TrainConfig, published_figures, read_recipe, recipe_names, validated
+    from robustbench_gkl.config.recipes import published_figures, read_recipe, recipe_names
+    from robustbench_gkl.config.schema import TrainConfig
+    from robustbench_gkl.core.validation import validated
 
     rows = []
     for name in recipe_names():

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 
 @click.command()
@@ -41,7 +41,7 @@ def command(
     checkpoints folder. Where samples are missing, it says of which shards and exits with 2; the parts stay.
     """  # noqa: D301
     from robustbench_gkl.cli.eval_command import report_outcome
-    from robustbench_gkl.device import resolve_device
+    from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.evaluation.shards import merge_parts
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import make_console

@@ -52,9 +52,10 @@ def command(
     import torch
 
     from robustbench_gkl.attacks import parse_attack
-    from robustbench_gkl.config import ThreatConfig, validated
+    from robustbench_gkl.config.schema import ThreatConfig
+    from robustbench_gkl.core.device import resolve_device
+    from robustbench_gkl.core.validation import validated
     from robustbench_gkl.data import load_dataset
-    from robustbench_gkl.device import resolve_device
     from robustbench_gkl.evaluation.parity import compare
     from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.runs import find_run

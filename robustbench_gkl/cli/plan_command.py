@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustbench_gkl.config import TrainConfig
+    from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.suite import Cell
     from robustbench_gkl.suite.cost import LossPasses, PassTimes
     from robustbench_gkl.suite.plan import Planned
@@ -61,7 +61,7 @@ def command(
     A model call is the work of one forward pass of one image; a backward pass to the image costs one more, one to the
     weights two.
     """
-    from robustbench_gkl.files import write_atomically
+    from robustbench_gkl.core.files import write_atomically
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
     from robustbench_gkl.suite.ledger import Folders
@@ -133,8 +133,8 @@ def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[st
 
     @cache
     def timed(settings: str) -> PassTimes:
-        from robustbench_gkl.config import TrainConfig
-        from robustbench_gkl.device import resolve_device
+        from robustbench_gkl.config.schema import TrainConfig
+        from robustbench_gkl.core.device import resolve_device
         from robustbench_gkl.training.timing import time_passes
 
         config, device = TrainConfig.model_validate_json(settings), resolve_device(device_name)
@@ -158,7 +158,7 @@ def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[st
 
 def _timed_config(cell: Cell, rates: Rates) -> TrainConfig:
     """Return the settings that the speed of a cell's model depends on, all others at their defaults."""
-    from robustbench_gkl.config import TrainConfig
+    from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.suite import EvalCell, TrainCell
 
     trained = cell.config if isinstance(cell, TrainCell) else cell.train.config if cell.train is not None else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_gkl.cli import options
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.results import Record

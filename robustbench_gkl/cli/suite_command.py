@@ -10,7 +10,7 @@ import click
 
 from robustbench_gkl.cli import options
 from robustbench_gkl.cli.stopping import stop_on_signals
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console

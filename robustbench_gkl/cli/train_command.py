@@ -10,10 +10,10 @@ import click
 
 from robustbench_gkl.cli import options
 from robustbench_gkl.cli.stopping import stop_on_signals
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_gkl.config import TrainConfig
+    from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
     from robustbench_gkl.training import EpochReport, StepReport
@@ -78,7 +78,7 @@ def command(
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
-    from robustbench_gkl.distributed import joined, rank_device, world_from_environment
+    from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
@@ -137,8 +137,8 @@ def command(
 
 def _export(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration so that ``gklbench train FILE`` trains it again."""
-    from robustbench_gkl.config import to_toml
-    from robustbench_gkl.files import write_atomically
+    from robustbench_gkl.config.files import to_toml
+    from robustbench_gkl.core.files import write_atomically
 
     if path.suffix == ".toml":
         text = to_toml(config.model_dump(mode="json"))
@@ -157,7 +157,7 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
 
 def _base(recipe: str | None, started: Run | None) -> dict[str, Any]:
     """Return the keys to begin with: the recipe's, or those of the run that is to go on."""
-    from robustbench_gkl.config import read_recipe
+    from robustbench_gkl.config.recipes import read_recipe
     from robustbench_gkl.runs import settled
 
     if recipe is not None:
@@ -178,8 +178,10 @@ def _resolve(
     name: str | None,
 ) -> tuple[TrainConfig, str]:
     """Return the configuration and the run's name: ``base``, then --set, then options."""
-    from robustbench_gkl.config import TrainConfig, read_assignment, validated
-    from robustbench_gkl.settings import check_name, run_name, with_changes
+    from robustbench_gkl.config.changes import read_assignment, with_changes
+    from robustbench_gkl.config.names import check_name, run_name
+    from robustbench_gkl.config.schema import TrainConfig
+    from robustbench_gkl.core.validation import validated
 
     changes: dict[str, object] = {"synthetic.files": list(synthetic)} if synthetic else {}
     changes |= dict(map(read_assignment, assignments))

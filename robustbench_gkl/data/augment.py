@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.registry import Registry
 
 Augmentation = Callable[[Tensor, Noise], Tensor]
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation", "robustbench_gkl.data")

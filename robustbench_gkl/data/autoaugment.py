@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data.augment import AUGMENTATIONS, crop_flip
-from robustbench_gkl.noise import Noise
 
 Operation = tuple[str, float, int]
 """Name, probability, and magnitude from 0 to 9 (which some operations do not have)."""

@@ -12,9 +12,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.noise import permutation
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import permutation
+from robustbench_gkl.core.registry import Registry
 
 Split = Literal["train", "test"]
 Shape = tuple[int, int, int]

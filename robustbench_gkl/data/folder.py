@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
-from robustbench_gkl.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
-from robustbench_gkl.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 MOST_CHANNELS = 4

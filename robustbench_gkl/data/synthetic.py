@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.base import Shape, one_line
 from robustbench_gkl.data.npz import read_header
-from robustbench_gkl.errors import UserError
 
 IMAGE, LABEL = "image", "label"
 _LOCAL_HEADER = 30

@@ -12,11 +12,11 @@ from torch import Tensor
 from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.objectives import margin
+from robustbench_gkl.core.noise import Noise, permutation
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.passport import sample_rows
-from robustbench_gkl.noise import Noise, permutation
-from robustbench_gkl.threat import ThreatModel
 
 MOST_FALLEN = 500
 """Adversarial images predicted again."""

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.evaluation.aftermath import Aftermath
 from robustbench_gkl.evaluation.outcome import Evaluation, Meter
 from robustbench_gkl.evaluation.passport import RARE, Finding, surely_above
-from robustbench_gkl.noise import permutation
 from robustbench_gkl.results.record import StageResult, unpack_standing
 
 MOST_PROBED = 100

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from robustbench_gkl.config import EvalConfig
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.passport import sample_rows
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
@@ -14,7 +15,6 @@ from robustbench_gkl.evaluation.subject import load_samples
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.runs import Run
-from robustbench_gkl.settings import WeightsName
 
 
 def check_run(

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.environment import environment
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
-from robustbench_gkl.device import environment, full_precision
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.record import ModelInfo, model_sha256
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import Run, now, weights_sha256
-from robustbench_gkl.settings import WeightsName
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the corruption under way, the severities done and all there are."""

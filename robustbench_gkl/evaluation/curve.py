@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec, parse_attack
+from robustbench_gkl.core.exact import format_fraction
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.evaluation.sharing import Share
-from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult
-from robustbench_gkl.threat import ThreatModel
 
 
 @dataclass
@@ -120,7 +120,7 @@ def evaluate_curve(
     Args:
         model, images, labels: as for :func:`~robustbench_gkl.evaluation.evaluate`.
         threat: gives the norm; its radius does not matter.
-        radii: rising, see :func:`robustbench_gkl.settings.parse_grid`.
+        radii: rising, see :func:`robustbench_gkl.config.options.parse_grid`.
         attack: one spec or attack.
         settings: how to search.
         journal: keeps the outcome of each attack at one radius; what it holds is not done again. Rank 0 has it.
@@ -163,7 +163,7 @@ def evaluate_curve(
 
 
 def grid_text(radii: Sequence[Fraction]) -> str:
-    """Return the radii as :func:`robustbench_gkl.settings.parse_grid` reads them."""
+    """Return the radii as :func:`robustbench_gkl.config.options.parse_grid` reads them."""
     return ",".join(map(format_fraction, radii))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from robustbench_gkl.config import EvalConfig
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.curve import evaluate_curve
 from robustbench_gkl.evaluation.engine import EngineSettings
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES
@@ -25,7 +26,6 @@ from robustbench_gkl.evaluation.subject import candidates_in_ball, prepare
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.record import Record, canonical_hash
 from robustbench_gkl.runs import Run
-from robustbench_gkl.settings import WeightsName
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.device import full_precision
+from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.outcome import Evaluation, Progress
 from robustbench_gkl.results.record import StageResult
-from robustbench_gkl.threat import ThreatModel
 
 _PROBE_SECONDS = 1.0
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from scipy.stats import binom
 
-from robustbench_gkl.noise import permutation
+from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.results.record import Check, CheckVerdict
 
 S = TypeVar("S")

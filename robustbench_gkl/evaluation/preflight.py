@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import Model, attack_mode, input_gradient
 from robustbench_gkl.attacks.objectives import margin
+from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.base import one_line
-from robustbench_gkl.device import full_precision
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.agreement import few_classes, input_scale, label_order
 from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows
 from robustbench_gkl.evaluation.probe import Probe

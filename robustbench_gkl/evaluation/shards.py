@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_gkl.config import EvalConfig, validated
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.evaluation.job import Outcome
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES
@@ -32,7 +34,6 @@ from robustbench_gkl.evaluation.subject import Job, prepare
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import About, Journal
 from robustbench_gkl.runs import Run, find_run, look_for
-from robustbench_gkl.settings import WeightsName
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from robustbench_gkl.attacks.driver import Source, Task, Waiting
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exchange import Exchange
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.ranks.exchange import Exchange
 
 _ASK_EVERY = 0.05
 """Seconds between two looks at a pool that was empty."""

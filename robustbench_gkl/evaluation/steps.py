@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustbench_gkl import __version__
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.version import __version__
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
@@ -19,7 +19,7 @@ from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.subject import Job, adversarial_bytes, candidates_in_ball, make_record
 from robustbench_gkl.evaluation.verify import verify
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.exchange import Exchange
+from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results.journal import About, Journal, about_part, delete_part
 from robustbench_gkl.results.record import Check, Record, canonical_hash, unpack_standing
 from robustbench_gkl.results.store import ResultStore, verdict_bytes

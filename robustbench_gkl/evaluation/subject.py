@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
-from robustbench_gkl.config import EvalConfig, ThreatConfig
+from robustbench_gkl.config.names import WeightsName, check_name
+from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
+from robustbench_gkl.core.environment import environment
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.data import ImageSet, load_dataset
-from robustbench_gkl.device import environment
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation.curve import grid_text
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.exact import format_fraction
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import (
     Check,
@@ -40,7 +41,6 @@ from robustbench_gkl.results.record import (
     record_id,
 )
 from robustbench_gkl.runs import Run, RunConfig, now, weights_sha256
-from robustbench_gkl.settings import WeightsName, check_name
 
 
 class _Question(TypedDict):

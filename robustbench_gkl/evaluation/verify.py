@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.device import full_precision
+from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.aftermath import Aftermath
 from robustbench_gkl.evaluation.black_box import black_box
 from robustbench_gkl.evaluation.outcome import Evaluation
 from robustbench_gkl.evaluation.passport import RARE, ROUNDING, Finding, count, judge, sample_rows, surely_above
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Check
-from robustbench_gkl.threat import ThreatModel
 
 MOST_STANDING = 250
 """Samples that random noise is tried on."""

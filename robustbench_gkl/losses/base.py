@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustbench_gkl.config import bind_options
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.registry import Registry
+from robustbench_gkl.core.validation import bind_options
 
 
 class Loss(nn.Module):

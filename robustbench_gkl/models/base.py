@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.registry import Registry
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.registry import Registry
 
 Shape = tuple[int, int, int]
 

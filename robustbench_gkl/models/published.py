@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models.base import Classifier
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models.base import MODELS, Classifier, Shape
 
 

@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 

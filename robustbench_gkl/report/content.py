@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.statistics import wilson_interval
 from robustbench_gkl.results.tiers import CLEAN, UNRANKED, answers_at_random, record_tier

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.report.content import ClassAccuracy, Fall, Point, Radii
 from robustbench_gkl.report.tables import threat_order
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from robustbench_gkl import __version__
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.core.version import __version__
 from robustbench_gkl.report import assets, content, curves, figures, reproduce, tables
 from robustbench_gkl.report.content import ClassAccuracy, Point
 from robustbench_gkl.report.figures import Figure

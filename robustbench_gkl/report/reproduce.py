@@ -10,10 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.config import TrainConfig, read_recipe, recipe_names, set_key
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.changes import set_key
+from robustbench_gkl.config.options import eval_options
+from robustbench_gkl.config.recipes import read_recipe, recipe_names
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import Record
-from robustbench_gkl.settings import eval_options
 
 Command = list[list[str]]
 """A command as groups of words; the words of a group belong on one line."""

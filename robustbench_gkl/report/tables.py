@@ -8,8 +8,8 @@ from typing import Literal
 
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import parse_fraction
 
 Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results import tiers
 from robustbench_gkl.results.record import CheckVerdict, Record
 from robustbench_gkl.results.statistics import PairedTests

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import tiers
 from robustbench_gkl.results.board import Entry
 from robustbench_gkl.results.record import Record

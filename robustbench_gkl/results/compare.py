@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.results.board import Entry, Ranking, entries_of
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results.corruptions import CorruptionRecord
 from robustbench_gkl.results.store import ResultStore
 

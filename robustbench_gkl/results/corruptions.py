@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustbench_gkl.config import one_line
+from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.results.record import ModelInfo, canonical_hash
 from robustbench_gkl.results.statistics import wilson_interval
 
@@ -58,7 +58,7 @@ class CorruptionRecord(BaseModel):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            raise one_line(error, what=f"{what} is broken") from None
+            raise user_error(error, what=f"{what} is broken") from None
 
     @property
     def counted(self) -> tuple[str, ...]:

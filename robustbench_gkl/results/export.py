@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import write_atomically
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_gkl.files import naming
-from robustbench_gkl.settings import WeightsName
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.core.files import naming
 
 
 @dataclass(frozen=True)

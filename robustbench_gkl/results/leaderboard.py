@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import format_fraction, parse_fraction
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import format_fraction, parse_fraction
 from robustbench_gkl.results.board import BoardKey, Entry, Ranking, entries_of
 from robustbench_gkl.results.columns import attack_columns
 from robustbench_gkl.results.record import Record

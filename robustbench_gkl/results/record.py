@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustbench_gkl.config import EvalConfig, one_line
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.results.upgrade import upgraded
 
 SCHEMA_VERSION = 2
@@ -291,7 +292,7 @@ class Record(_Part):
                 values["model"] = model | {"model_sha256": identity}
             return cls.model_validate(values)
         except ValidationError as error:
-            raise one_line(error, what=f"{what} is broken") from None
+            raise user_error(error, what=f"{what} is broken") from None
         except (KeyError, TypeError, AttributeError, IndexError):
             raise UserError(f"{what} is broken: it lacks what a record has") from None
         except (ValueError, ArithmeticError, RecursionError) as error:

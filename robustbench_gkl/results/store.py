@@ -14,9 +14,9 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import pandas as pd
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import writable_folder, write_atomically
-from robustbench_gkl.lock import locked
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.core.lock import locked
 from robustbench_gkl.results.corruptions import CorruptionRecord
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record

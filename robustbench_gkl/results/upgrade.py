@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.core.exact import parse_fraction
 
 Stage = Mapping[str, Any]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.names import WeightsName, check_name
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.runs.run import Run
 from robustbench_gkl.runs.writing import settled
-from robustbench_gkl.settings import WeightsName, check_name
 
 if TYPE_CHECKING:
     import torch

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from robustbench_gkl.config import TrainConfig, one_line
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.config.names import WEIGHTS, WeightsName
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.runs.config import RunConfig
 from robustbench_gkl.runs.weights import check_hash, file_weights_sha256, load_weights, save_weights
-from robustbench_gkl.settings import WEIGHTS, WeightsName
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,7 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
-            raise one_line(error, what=f"{path} is broken") from None
+            raise user_error(error, what=f"{path} is broken") from None
 
     def trained_with(self) -> TrainConfig | None:
         """Return the settings that the run was started with; None for no run, and for one that was imported.

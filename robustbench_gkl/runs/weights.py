@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import write_atomically
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

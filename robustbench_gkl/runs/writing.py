@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import sync_folder, writable_folder
-from robustbench_gkl.lock import HeldError, locked
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import sync_folder, writable_folder
+from robustbench_gkl.core.lock import HeldError, locked
 from robustbench_gkl.runs.config import RunConfig
 from robustbench_gkl.runs.run import Run
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from robustbench_gkl.config import EvalConfig, TrainConfig
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.schema import EvalConfig, TrainConfig
 from robustbench_gkl.results.record import canonical_hash
-from robustbench_gkl.settings import WeightsName
 
 
 def training_content(config: TrainConfig) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_gkl.calls import Calls
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.suite.sizes import dataset_size
 
 

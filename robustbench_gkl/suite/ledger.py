@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.config import EvalConfig
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import writable_folder, write_atomically
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.runs import Run, look_for, settled

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.lock import HeldError, locked
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.lock import HeldError, locked
 from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell
 from robustbench_gkl.suite.overview import Overview, Running

@@ -16,26 +16,15 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from robustbench_gkl.attacks import attacks_to_run
-from robustbench_gkl.config import (
-    EvalConfig,
-    TrainConfig,
-    put_key,
-    read_assignment,
-    read_mapping,
-    read_recipe,
-    validated,
-)
-from robustbench_gkl.errors import UserError, unknown
+from robustbench_gkl.config.changes import SHORT_KEYS, put_key, read_assignment, with_changes
+from robustbench_gkl.config.files import read_mapping
+from robustbench_gkl.config.names import WEIGHTS, check_name, run_name, word
+from robustbench_gkl.config.options import evaluation_defaults
+from robustbench_gkl.config.recipes import read_recipe
+from robustbench_gkl.config.schema import EvalConfig, TrainConfig
+from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.runs import find_run
-from robustbench_gkl.settings import (
-    SHORT_KEYS,
-    WEIGHTS,
-    check_name,
-    evaluation_defaults,
-    run_name,
-    with_changes,
-    word,
-)
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 
 Flat = dict[str, Any]

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from robustbench_gkl.config import one_line, read_mapping
+from robustbench_gkl.config.files import read_mapping
+from robustbench_gkl.core.validation import user_error
 
 
 def _minutes(value: object) -> object:
@@ -68,4 +69,4 @@ def read_settings(path: Path | None) -> SlurmSettings:
     try:
         return SlurmSettings.model_validate({} if path is None else read_mapping(path))
     except ValidationError as error:
-        raise one_line(error, what=str(path), model=SlurmSettings) from None
+        raise user_error(error, what=str(path), model=SlurmSettings) from None

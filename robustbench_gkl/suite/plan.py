@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.calls import Calls
-from robustbench_gkl.config import published_figures, recipe_names
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.recipes import published_figures, recipe_names
+from robustbench_gkl.core.calls import Calls
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import Record
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import (

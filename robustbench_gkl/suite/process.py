@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robustbench_gkl.files import write_atomically
-from robustbench_gkl.settings import eval_options
+from robustbench_gkl.config.options import eval_options
+from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Ledger, Outcome
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from statistics import median
 
 from robustbench_gkl.attacks import canonical_specs
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.files import write_atomically
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome

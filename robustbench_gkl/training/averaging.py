@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_gkl.config import AveragingConfig
+from robustbench_gkl.config.schema import AveragingConfig
 from robustbench_gkl.models import Classifier
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustbench_gkl.distributed import ALONE, World, sum_over_ranks
+from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
 
 _TINY = 1e-20
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise, permutation
 from robustbench_gkl.data import ImageSet
 from robustbench_gkl.data.synthetic import SyntheticImages
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.noise import Noise, permutation
 
 RESIDENT_BYTES = 2 << 30
 """Image sets up to this size are kept on the device as a whole."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode, full_logits
 from robustbench_gkl.attacks.pgd import ascend
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.training.folding import FoldedModel
 
 Inner = Callable[[Tensor, Tensor], Tensor]

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.device import TensorCores
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import ImageSet, train_validation_split
-from robustbench_gkl.device import TensorCores
-from robustbench_gkl.distributed import ALONE, World, agreed, bytes_from_leader, copy_from_leader, on_any_rank
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import Classifier
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.ranks.collectives import ALONE, World, agreed, bytes_from_leader, copy_from_leader, on_any_rank
 from robustbench_gkl.runs import Draft, Run, begun, writing
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
@@ -72,7 +72,7 @@ def train(
         overwrite: replace the run that is there; it stays as it is until the new one has saved its first state.
         save_every: seconds between states saved in mid-epoch; one is saved after each epoch anyway.
         compiled: compile the networks with torch.compile, which changes results in the last digits.
-        world: the processes that train together, inside :func:`robustbench_gkl.distributed.joined`.
+        world: the processes that train together, inside :func:`robustbench_gkl.ranks.collectives.joined`.
         on_event: told after each step and each epoch.
         should_stop: asked after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
 

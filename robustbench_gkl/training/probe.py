@@ -10,11 +10,11 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.objectives import objective_for
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.attacks.specs.pgd import default_step_size
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
-from robustbench_gkl.distributed import ALONE, World, sum_over_ranks
 from robustbench_gkl.models import Classifier
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
 
 
 def probe(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from robustbench_gkl.attacks.specs.pgd import default_step_size
-from robustbench_gkl.config import InnerAttackConfig, ScheduleConfig
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.config.schema import InnerAttackConfig, ScheduleConfig
+from robustbench_gkl.core.threat import ThreatModel
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.environment import environment
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.synthetic import SyntheticImages
-from robustbench_gkl.device import environment
-from robustbench_gkl.distributed import ALONE, World
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.models import Classifier, create_model
+from robustbench_gkl.ranks.collectives import ALONE, World
 from robustbench_gkl.runs import Run, RunConfig, now
 from robustbench_gkl.training.sync_batchnorm import synchronize
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_gkl.distributed import World, sum_over_ranks
+from robustbench_gkl.ranks.collectives import World, sum_over_ranks
 
 
 def whole_batch(logits: Tensor, *, views: int, size: int, world: World) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import full_logits
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.distributed import ALONE, World, copy_from_leader, sum_over_ranks
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import Loss
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.ranks.collectives import ALONE, World, copy_from_leader, sum_over_ranks
 from robustbench_gkl.training.awp import perturbed, perturbed_weights, weight_perturbation
 from robustbench_gkl.training.crafting import craft, inner_start
 from robustbench_gkl.training.folding import FoldedModel

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustbench_gkl.distributed import World, sum_over_ranks
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.ranks.collectives import World, sum_over_ranks
 
 _OVER = (0, 2, 3)
 

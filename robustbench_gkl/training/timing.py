@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.device import TensorCores
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.device import TensorCores
 from robustbench_gkl.models import Classifier, create_model
 
 _Shape = tuple[int, int, int]

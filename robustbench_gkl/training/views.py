@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.augment import augment
 from robustbench_gkl.losses import Loss
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.batches import Batch
 
 Terms = dict[str, Tensor]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.attacks.apgd import checkpoints, sparse_sign, stage_lengths
 from robustbench_gkl.attacks.objectives import cross_entropy
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 
 def test_checkpoints_are_those_of_the_paper() -> None:

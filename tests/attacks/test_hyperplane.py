@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import brentq, linprog
 
 from robustbench_gkl.attacks.hyperplane import Hyperplanes
-from robustbench_gkl.exact import Norm
+from robustbench_gkl.core.exact import Norm
 
 
 def _problem(kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

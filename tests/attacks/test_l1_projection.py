@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.threat import ThreatModel
 
 
 @pytest.mark.parametrize("eps", [0.05, 1.0, 12.0])

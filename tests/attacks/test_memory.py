@@ -8,9 +8,9 @@ from peak_memory import peak_memory
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.models import create_model
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
 
 CASES = ("pgd:steps=2", "apgd-ce:steps=8,restarts=1", "apgd-t:steps=4,targets=1", "fab-t:steps=2")
 

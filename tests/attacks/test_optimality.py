@@ -7,10 +7,10 @@ import torch
 from linear_model import Linear, optimum, samples
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import evaluate
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
 
 SHAPE = (3, 8, 8)
 CASES = {

@@ -11,10 +11,10 @@ from torch import nn
 
 from robustbench_gkl.attacks import ATTACKS, AttackSpec, parse_attack
 from robustbench_gkl.attacks.specs.torchattacks import CLASSES
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import Norm
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import evaluate
-from robustbench_gkl.exact import Norm
-from robustbench_gkl.threat import ThreatModel
 
 NAMES = [entry.name for entry in ATTACKS.entries() if entry.pattern is None]
 CHANGED = (

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import parse_attack, square
-from robustbench_gkl.exact import Norm
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.exact import Norm
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 EPS = {"linf": "0.05", "l2": "0.5", "l1": "4"}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data.augment import AUGMENTATIONS, augment
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.noise import Noise
 
 SHAPES = [(7, 1, 8, 8, 1), (6, 3, 32, 32, 4), (5, 1, 28, 28, 3), (4, 3, 16, 24, None), (3, 2, 5, 3, 1)]
 

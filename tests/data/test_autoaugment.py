@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data.augment import augment
 from robustbench_gkl.data.autoaugment import CIFAR10_POLICY, operate
-from robustbench_gkl.noise import Noise
 
 
 def some_images(count: int, *, channels: int = 3) -> Tensor:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from corruption_files import write_folder
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.corruptions import CorruptionFolder
-from robustbench_gkl.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 3), (6, 8, 1), (6, 8)])

@@ -8,9 +8,9 @@ import pytest
 from dataset_files import random_images, save_image
 from PIL import Image
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.base import Split
-from robustbench_gkl.errors import UserError
 
 PIXELS = random_images(4, 3, 6, 5, seed=0)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.synthetic import SyntheticImages
-from robustbench_gkl.errors import UserError
 
 SHAPE = (3, 6, 5)
 

@@ -16,9 +16,9 @@ import pytest
 import torchvision
 from dataset_files import Files, idx, md5, pack_cifar, write_cifar, write_mnist, write_svhn
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.torchvision_sets import CIFAR100, FASHION_MNIST, _alone
-from robustbench_gkl.errors import UserError
 
 PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 

@@ -12,15 +12,15 @@ import torch
 from command_line import CommandLine
 
 import robustbench_gkl
+from robustbench_gkl.config.options import parse_grid
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.evaluation import Evaluation, evaluate
 from robustbench_gkl.evaluation.curve import evaluate_curve
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.settings import parse_grid
-from robustbench_gkl.threat import ThreatModel
 
 GRID = "0,1/50,1/25,3/50,2/25,1/10,3/25,7/50,4/25"
 THREAT = ThreatModel("linf", "0.1")

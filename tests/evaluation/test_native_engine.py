@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.subject import candidates_in_ball
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.threat import ThreatModel
 
 CHEAP = ("pgd:steps=5", "apgd-ce:steps=12,restarts=2", "apgd-t:steps=8,targets=2", "fab-t:steps=6", "square:queries=40")
 THREAT = ThreatModel("linf", "6/255")
@@ -267,7 +267,7 @@ import torch
 torch.set_num_threads(1)
 import test_native_engine as t
 from robustbench_gkl.evaluation.subject import candidates_in_ball
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.store import verdict_bytes
 result = t._run(200, journal=Journal(Path({journal!r})), batch_size=32)

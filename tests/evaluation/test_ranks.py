@@ -19,17 +19,17 @@ from torch._C._distributed_c10d import HashStore
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.driver import Task
 from robustbench_gkl.attacks.model import Model
-from robustbench_gkl.distributed import World
-from robustbench_gkl.errors import RankError, UserError
+from robustbench_gkl.config.options import parse_grid
+from robustbench_gkl.core.errors import RankError, UserError
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.curve import evaluate_curve
 from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
-from robustbench_gkl.exchange import Exchange
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.ranks.collectives import World
+from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.settings import parse_grid
-from robustbench_gkl.threat import ThreatModel
 
 T = TypeVar("T")
 SIZE = 2
@@ -187,7 +187,7 @@ def test_a_failing_rank_is_heard_by_all() -> None:
 
 
 def test_messages_of_any_length_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustbench_gkl.exchange._PIECE", 1000)
+    monkeypatch.setattr("robustbench_gkl.ranks.exchange._PIECE", 1000)
     noise = np.random.default_rng(0).integers(0, 2**62, 1000).tolist()
     for told in together(lambda exchange: exchange.gather([exchange.world.rank, *noise])):
         assert [values[0] for values in told] == [0, 1]

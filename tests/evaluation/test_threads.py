@@ -11,7 +11,7 @@ from test_native_engine import CHEAP, THREAT, _data, _Net, _run
 from torch import Tensor
 
 from robustbench_gkl.attacks.together import driver_count
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import evaluate
 
 N, BATCH = 400, 110

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.evaluation import Evaluation, evaluate
 from robustbench_gkl.evaluation.aftermath import Aftermath
 from robustbench_gkl.evaluation.black_box import LONG, black_box, judged
 from robustbench_gkl.evaluation.engine import measure
 from robustbench_gkl.evaluation.preflight import preflight
 from robustbench_gkl.evaluation.verify import CHECKS, verify
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check
 

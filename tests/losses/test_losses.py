@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.losses import LOSSES, Loss, create_loss
 from robustbench_gkl.losses.base import kl_divergence
 

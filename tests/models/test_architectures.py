@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.models.published import load_published, read_checkpoint
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import create_model
 from robustbench_gkl.models.published import load_published
 

@@ -10,8 +10,8 @@ import pandas as pd
 from synthetic_records import save_verdicts
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.config import ThreatConfig, TrainConfig
-from robustbench_gkl.exact import parse_fraction
+from robustbench_gkl.config.schema import ThreatConfig, TrainConfig
+from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results.record import Check, CheckVerdict, ModelInfo, Record, canonical_hash, model_sha256
 from robustbench_gkl.results.store import ResultStore
 

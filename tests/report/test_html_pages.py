@@ -16,7 +16,7 @@ from command_line import CommandLine
 from report_samples import HOSTILE, save_many, save_record
 from synthetic_records import make_record, outcome
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.report import assets
 from robustbench_gkl.report.content import by_setting, falls, headline, over_radii, per_class, read_metrics
 from robustbench_gkl.report.html import leaderboard_page, page_names, write_report

@@ -11,7 +11,9 @@ from report_samples import save_record
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.cli import train_command as cli
-from robustbench_gkl.config import TrainConfig, read_recipe, set_key
+from robustbench_gkl.config.changes import set_key
+from robustbench_gkl.config.recipes import read_recipe
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.report import reproduce
 from robustbench_gkl.report.reproduce import eval_command, shell_text, train_command, unknown_question
 from robustbench_gkl.results import Record, ResultStore

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from synthetic_records import make_record, outcome
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.report.terminal import LiveProgress, leaderboard_table, make_console, settings_lines
 from robustbench_gkl.results import ResultStore, leaderboard
 

@@ -13,7 +13,7 @@ import pytest
 from command_line import CommandLine
 from synthetic_records import BrokenBy, attack_of, make_record, outcome
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.board import Ranking, entries_of
 from robustbench_gkl.results.record import Record, pack_standing

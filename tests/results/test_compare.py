@@ -9,7 +9,7 @@ import pytest
 from command_line import CommandLine
 from synthetic_records import make_record, outcome
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.compare import compare
 from robustbench_gkl.results.paired import PairedCounts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.corruption_board import COLUMNS, corruption_leaderboard
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id

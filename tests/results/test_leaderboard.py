@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 from synthetic_records import BrokenBy, make_record, outcome
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.export import markdown, save_table
 from robustbench_gkl.results.paired import PairedCounts

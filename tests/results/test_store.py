@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from synthetic_records import make_record, outcome, verdict_frame
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results.journal import About, Journal
 from robustbench_gkl.results.store import ResultStore, verdict_bytes
 

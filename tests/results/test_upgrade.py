@@ -11,12 +11,12 @@ import pytest
 from synthetic_records import make_record, outcome, without_second_version
 
 from robustbench_gkl.attacks import ATTACKS, parse_attack, protocol_of
-from robustbench_gkl.config import EvalConfig
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import NORMS, Norm
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import NORMS, Norm
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
-from robustbench_gkl.threat import ThreatModel
 
 EXAMPLES = Path(__file__).parents[2] / "results" / "examples"
 SHIPPED = sorted(EXAMPLES.glob("*/records/*.json"))

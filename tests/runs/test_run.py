@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from command_line import CommandLine
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import create_model
 from robustbench_gkl.runs import Run, find_run, load_model, runs_in, weights_sha256
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.lock import locked
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.lock import locked
 from robustbench_gkl.runs import Run, RunConfig, begun, find_run, settled, writing
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.runs import Run, RunConfig
 from robustbench_gkl.suite import Suite, TrainCell, read_suite
 

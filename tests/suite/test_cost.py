@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.calls import Calls
-from robustbench_gkl.config import ThreatConfig, TrainConfig
+from robustbench_gkl.config.schema import ThreatConfig, TrainConfig
+from robustbench_gkl.core.calls import Calls
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import LOSSES, create_loss
 from robustbench_gkl.models import create_model
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.suite.cost import LossPasses, PassTimes, Work, makespan, training_calls
 from robustbench_gkl.suite.cost import training_images as images_of
 from robustbench_gkl.suite.sizes import dataset_size

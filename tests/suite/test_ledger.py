@@ -11,8 +11,8 @@ from command_line import CommandLine
 from suite_files import finished_run, suite_of
 from synthetic_records import make_record, outcome
 
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.suite import Suite, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from suite_files import suite_of, train_config
 
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.suite import Suite, read_suite
 
 EXAMPLES = Path(__file__).parents[2] / "results" / "examples"

@@ -10,7 +10,7 @@ import pytest
 from command_line import CommandLine
 from suite_files import EVAL, QUICK, write
 
-from robustbench_gkl.config import published_figures
+from robustbench_gkl.config.recipes import published_figures
 
 EXAMPLES = Path(__file__).parents[2] / "results" / "examples"
 

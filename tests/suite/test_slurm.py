@@ -17,7 +17,7 @@ from command_line import CommandLine
 from local_slurm import LocalSlurm, missing
 from suite_files import EVAL, QUICK, suite_of, write
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.suite.ledger import Folders, Ledger
 from robustbench_gkl.suite.partition import SlurmSettings, read_settings
 from robustbench_gkl.suite.slurm import CellTask

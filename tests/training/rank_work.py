@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.config import TrainConfig
-from robustbench_gkl.distributed import ALONE, World, joined, sum_over_ranks, world_from_environment
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import create_model
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.ranks.collectives import ALONE, World, joined, sum_over_ranks, world_from_environment
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.batches import Batch

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from robustbench_gkl.config import AveragingConfig
+from robustbench_gkl.config.schema import AveragingConfig
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.training.averaging import WeightAverage
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import ImageSet
 from robustbench_gkl.data.synthetic import SyntheticImages
-from robustbench_gkl.errors import UserError
 from robustbench_gkl.training import batches as module
 from robustbench_gkl.training.batches import Batch, Batches
 

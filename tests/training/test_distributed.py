@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from robustbench_gkl.cli import run as gklbench
-from robustbench_gkl.distributed import ALONE, World, rank_device
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.ranks.collectives import ALONE, World, rank_device
 from robustbench_gkl.runs import Run, writing
 from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.sync_batchnorm import synchronize

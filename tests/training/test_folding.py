@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.distributed import ALONE
 from robustbench_gkl.models import create_model
+from robustbench_gkl.ranks.collectives import ALONE
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.sync_batchnorm import synchronize
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.report.training_display import TrainingDisplay
 from robustbench_gkl.training.metrics import Means, TensorBoard, csv_text
 

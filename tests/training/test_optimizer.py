@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_gkl.config import OptimizerConfig, validated
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.schema import OptimizerConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.models import create_model
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
 

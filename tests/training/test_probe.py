@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.models import create_model
-from robustbench_gkl.threat import ThreatModel
 from robustbench_gkl.training.probe import overfitting, probe
 
 

@@ -14,16 +14,11 @@ from click.testing import CliRunner
 from dataset_files import build
 
 from robustbench_gkl.cli.list_command import command as list_command
-from robustbench_gkl.config import (
-    TrainConfig,
-    published_figures,
-    read_mapping,
-    read_recipe,
-    recipe_names,
-    to_toml,
-    validated,
-)
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.config.files import read_mapping, to_toml
+from robustbench_gkl.config.recipes import published_figures, read_recipe, recipe_names
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import EpochReport, StepReport, train
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustbench_gkl.config import TrainConfig, validated
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import Interrupted, train
 

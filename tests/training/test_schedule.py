@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 import torch
 
-from robustbench_gkl.config import InnerAttackConfig, ScheduleConfig, validated
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.config.schema import InnerAttackConfig, ScheduleConfig
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.threat import ThreatModel
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.training.schedule import Place, attack_steps, epoch_threat, learning_rate, momentum
 
 THREAT = ThreatModel("linf", "8/255")

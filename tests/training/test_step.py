@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import LOSSES, create_loss
 from robustbench_gkl.models import Classifier, create_model
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.optimizer import build_optimizer
 from robustbench_gkl.training.step import Stepper
 from robustbench_gkl.training.views import Views

@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustbench_gkl.config import TrainConfig
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.augment import augment
 from robustbench_gkl.losses import create_loss
-from robustbench_gkl.noise import Noise
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.views import Views, cut_mix, make_views
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import Model
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.core.noise import Noise
 
 
 class Contiguous(nn.Module):

@@ -11,8 +11,8 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
 from robustbench_gkl.attacks.specs.pyautoattack import PyAutoAttack
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
 from robustbench_gkl.attacks.specs.torchattacks import TorchAttack
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.noise import Noise
-from robustbench_gkl.threat import ThreatModel
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.threat import ThreatModel
 
 _THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
 """What bad options or sizes lead to in the package's code."""

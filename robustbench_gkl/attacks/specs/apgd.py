@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball, Count, SearchSpec
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName, substitution
 from robustbench_gkl.attacks.specs.pyautoattack import published_member
-from robustbench_gkl.calls import Calls
+from robustbench_gkl.core.calls import Calls
 
 RHO = 0.75
 """Share of a window's steps that must raise the objective, or the step size is halved."""

@@ -10,7 +10,7 @@ from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
 from robustbench_gkl.attacks.specs.fab import FAB, TargetedFAB
 from robustbench_gkl.attacks.specs.pyautoattack import Ensemble, PublishedAutoAttack
 from robustbench_gkl.attacks.specs.square import Square
-from robustbench_gkl.calls import Calls
+from robustbench_gkl.core.calls import Calls
 
 Version = Literal["standard", "plus", "rand", "quick"]
 

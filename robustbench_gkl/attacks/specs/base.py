@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
-from robustbench_gkl.calls import Calls
-from robustbench_gkl.config import bind_options
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import NORMS, Norm, format_fraction
-from robustbench_gkl.registry import Registry, load_object
+from robustbench_gkl.core.calls import Calls
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import NORMS, Norm, format_fraction
+from robustbench_gkl.core.registry import Registry, load_object
+from robustbench_gkl.core.validation import bind_options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from robustbench_gkl.attacks.search import Search, Space
-    from robustbench_gkl.noise import Noise
-    from robustbench_gkl.threat import ThreatModel
+    from robustbench_gkl.core.noise import Noise
+    from robustbench_gkl.core.threat import ThreatModel
 
 Count = Annotated[int, Field(ge=1)]
 """An option that counts: an integer from 1 on."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball, Count, SearchSpec
 from robustbench_gkl.attacks.specs.pyautoattack import published_member
-from robustbench_gkl.calls import Calls
+from robustbench_gkl.core.calls import Calls
 
 ALPHA_MAX = 0.1
 """Greatest weight of the original image in a step."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
-from robustbench_gkl.calls import Calls
+from robustbench_gkl.core.calls import Calls
 
 
 @ATTACKS.register("none")

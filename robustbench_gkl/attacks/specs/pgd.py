@@ -11,10 +11,9 @@ from pydantic import Field
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball, Count, SearchSpec
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName, substitution
 from robustbench_gkl.attacks.specs.torchattacks import torch_attack
-from robustbench_gkl.calls import Calls
-from robustbench_gkl.config import ExactNumber
-from robustbench_gkl.errors import UserError
-from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.core.calls import Calls
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import ExactNumber, format_fraction
 
 
 def default_step_size(threat: Ball, steps: int) -> Fraction:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from robustbench_gkl.attacks.specs.base import AttackSpec, Ball
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 PUBLISHED: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),

@@ -11,8 +11,8 @@ from functools import cache
 from typing import Any, ClassVar
 
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
-from robustbench_gkl.errors import UserError, unknown
-from robustbench_gkl.exact import format_fraction
+from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.core.exact import format_fraction
 
 
 @dataclass(frozen=True)

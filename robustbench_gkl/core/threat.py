@@ -15,8 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from robustbench_gkl.exact import Norm, check_radius, format_fraction
-from robustbench_gkl.noise import Noise
+from robustbench_gkl.core.exact import Norm, check_radius, format_fraction
+from robustbench_gkl.core.noise import Noise
 
 _TINY = 1e-12
 _BLOCK = 1 << 16

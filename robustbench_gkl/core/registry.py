@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from robustbench_gkl.errors import unknown
+from robustbench_gkl.core.errors import unknown
 
 T = TypeVar("T")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from robustbench_gkl.errors import UserError, unknown
+from pydantic import BeforeValidator, PlainSerializer
+
+from robustbench_gkl.core.errors import UserError, unknown
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -65,3 +67,11 @@ def check_radius(norm: str, eps: str | int | float | Fraction) -> Fraction:
         hint = f"; for {given} of 255 grey levels write {levels}" if exact <= 255 else ""
         raise UserError(f"eps is in the [0, 1] image scale and must be at most 1 for linf, got {given}{hint}")
     return exact
+
+
+ExactNumber = Annotated[
+    Fraction,
+    BeforeValidator(lambda value: parse_fraction(value, what="value")),
+    PlainSerializer(format_fraction),
+]
+"""A fraction that is read from ``"8/255"`` or ``0.3`` and written back the same way."""

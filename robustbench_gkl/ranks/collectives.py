@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from robustbench_gkl.device import resolve_device
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.device import resolve_device
+from robustbench_gkl.core.errors import UserError
 
 _TEXT_BYTES = 2000
 """Of an error message that ranks tell each other."""

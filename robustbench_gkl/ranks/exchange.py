@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from robustbench_gkl.distributed import ALONE, World
-from robustbench_gkl.errors import RankError
+from robustbench_gkl.core.errors import RankError
+from robustbench_gkl.ranks.collectives import ALONE, World
 
 T = TypeVar("T")
 

@@ -1,111 +1,25 @@
-"""Validated, frozen configurations, and the conversion of their errors into one line."""
+"""The keys of recipes and evaluations: validated, frozen configurations."""
 
 from __future__ import annotations
 
-import inspect
-import reprlib
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
-from robustbench_gkl.errors import UserError, unknown
-from robustbench_gkl.exact import Norm, check_radius, format_fraction, parse_fraction
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from robustbench_gkl.core.exact import Norm, check_radius, format_fraction
+from robustbench_gkl.core.validation import Frozen
 
 if TYPE_CHECKING:
-    from robustbench_gkl.threat import ThreatModel
-
-T = TypeVar("T")
-
-ExactNumber = Annotated[
-    Fraction,
-    BeforeValidator(lambda value: parse_fraction(value, what="value")),
-    PlainSerializer(format_fraction),
-]
-"""A fraction that is read from ``"8/255"`` or ``0.3`` and written back the same way."""
+    from robustbench_gkl.core.threat import ThreatModel
+from robustbench_gkl.core.exact import ExactNumber
 
 
-_MESSAGES = {"missing": "is missing", "extra_forbidden": "there is no such key"}
-_SPEAK_FOR_THEMSELVES = ("missing", "extra_forbidden", "value_error", "json_invalid")
-
-
-def one_line(error: ValidationError, *, what: str, model: type[BaseModel] | None = None) -> UserError:
-    """Return pydantic's ``error`` about ``what`` as one line that names each key, its value and what it needs.
-
-    With the ``model`` that was to be made, a key that does not exist gets the ones that do.
-    """
-    parts = []
-    for item in error.errors(include_url=False, include_context=False):
-        if item["type"] == "extra_forbidden" and model is not None:
-            parts.append(_no_such_key(model, item["loc"]))
-            continue
-        key = ".".join(str(part) for part in item["loc"] if part not in ("function-before", "function-after"))
-        message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] in _SPEAK_FOR_THEMSELVES else f", got {reprlib.repr(item['input'])}"
-        parts.append(f"{key}: {message}{got}" if key else f"{message}{got}")
-    more = f"; and {len(parts) - 5} more" if len(parts) > 5 else ""
-    return UserError(f"{what}: " + "; ".join(parts[:5]) + more)
-
-
-def _no_such_key(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    *tables, key = map(str, location)
-    for table in tables:
-        inner = model.model_fields[table].annotation
-        assert inspect.isclass(inner)
-        assert issubclass(inner, BaseModel)
-        model = inner
-    return str(unknown(f"key of {'.'.join(tables)}" if tables else "key", key, model.model_fields))
-
-
-def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, what: str, **fixed: object) -> T:
-    """Call ``factory`` with ``fixed`` and ``options``, the latter checked and converted by its annotations.
-
-    Text such as ``"20"`` becomes the annotated type, so options may come from a command line or from TOML. A
-    factory with ``**options`` gets those that it does not name as they are.
-
-    Raises:
-        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value.
-    """
-    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
-    parameters = inspect.signature(factory).parameters
-    anything = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
-    known = [name for name in parameters if name not in fixed and name != anything]
-    values: dict[str, object] = {}
-    for key, value in options.items():
-        if key not in known and anything is not None:
-            values[key] = value
-            continue
-        if key not in known:
-            raise unknown(f"option of {what}", key, known)
-        try:
-            values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
-        except ValidationError as error:
-            raise one_line(error, what=f"{what}, option {key}") from None
-    return factory(**fixed, **values)
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-class ThreatConfig(_Frozen):
+class ThreatConfig(Frozen):
     """The threat model trained for or evaluated under."""
 
     norm: Norm = "linf"
@@ -122,12 +36,12 @@ class ThreatConfig(_Frozen):
 
     def threat(self) -> ThreatModel:
         """Return the threat model."""
-        from robustbench_gkl.threat import ThreatModel
+        from robustbench_gkl.core.threat import ThreatModel
 
         return ThreatModel(self.norm, self.eps)
 
 
-class InnerAttackConfig(_Frozen):
+class InnerAttackConfig(Frozen):
     """The attack that crafts the training images."""
 
     budget: Literal["fixed", "low", "high", "high-as-run"] = "fixed"
@@ -161,7 +75,7 @@ class InnerAttackConfig(_Frozen):
         return 2 if self.budget == "low" else 5
 
 
-class OptimizerConfig(_Frozen):
+class OptimizerConfig(Frozen):
     """How the weights are updated."""
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -183,7 +97,7 @@ class OptimizerConfig(_Frozen):
         return self
 
 
-class ScheduleConfig(_Frozen):
+class ScheduleConfig(Frozen):
     """The learning rate over the run."""
 
     name: Literal["constant", "cosine", "one-cycle", "multi-step"] = "cosine"
@@ -214,7 +128,7 @@ class ScheduleConfig(_Frozen):
         return self
 
 
-class AWPConfig(_Frozen):
+class AWPConfig(Frozen):
     """Adversarial weight perturbation (Wu et al., arXiv 2004.05884)."""
 
     gamma: float = Field(0.0, ge=0)
@@ -223,7 +137,7 @@ class AWPConfig(_Frozen):
     """The first epoch, counted from 1, in which weights are perturbed."""
 
 
-class AveragingConfig(_Frozen):
+class AveragingConfig(Frozen):
     """Exponential average of the weights, kept and evaluated beside the live ones."""
 
     per: Literal["none", "epoch", "step"] = "none"
@@ -235,7 +149,7 @@ class AveragingConfig(_Frozen):
     """Share of the run's steps in which the average per step is a copy of the live model."""
 
 
-class SyntheticConfig(_Frozen):
+class SyntheticConfig(Frozen):
     """Generated images mixed into every batch."""
 
     files: tuple[str, ...] = ()
@@ -245,7 +159,7 @@ class SyntheticConfig(_Frozen):
     there are real training images."""
 
 
-class SecondViewConfig(_Frozen):
+class SecondViewConfig(Frozen):
     """A second view of each image, which doubles the batch that a step computes on."""
 
     augment: str | None = None
@@ -254,13 +168,13 @@ class SecondViewConfig(_Frozen):
     """Weight of the second view's adversarial terms; the clean cross-entropy is the mean over both views."""
 
 
-class ProbeConfig(_Frozen):
+class ProbeConfig(Frozen):
     """The PGD attack on the validation images after each epoch, which selects ``best``."""
 
     steps: int = Field(10, ge=1)
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """Everything that decides what is trained. A recipe is one of these with a name."""
 
     recipe: str | None = None
@@ -268,7 +182,7 @@ class TrainConfig(_Frozen):
     dataset: str = "cifar10"
     model: str = "preact-resnet18"
     loss: str = "gkl"
-    loss_options: dict[str, Any] = {}
+    loss_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the loss, such as ``alpha`` and ``beta``."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """In the cross-entropy with the labels."""
@@ -310,15 +224,7 @@ class TrainConfig(_Frozen):
         return self
 
 
-class Published(_Frozen):
-    """What a recipe's authors report, in percent of the full test set."""
-
-    clean: float = Field(ge=0, le=100)
-    autoattack: float | None = Field(None, ge=0, le=100)
-    source: str
-
-
-class EvalConfig(_Frozen):
+class EvalConfig(Frozen):
     """Everything that decides what an evaluation measures, but for the model."""
 
     dataset: str
@@ -357,137 +263,3 @@ class EvalConfig(_Frozen):
         if self.engine == "reference" and self.batch_size == "auto":
             raise ValueError("the verdicts of the reference engine depend on its batch_size, which must be a number")
         return self
-
-
-def validated(model: type[_FrozenT], values: Mapping[str, object], *, what: str) -> _FrozenT:
-    """Return ``model`` made of ``values``.
-
-    Raises:
-        UserError: what is wrong with which key, in one line.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise one_line(error, what=what, model=model) from None
-
-
-_FrozenT = TypeVar("_FrozenT", bound=_Frozen)
-
-RECIPES = Path(__file__).parent / "recipes"
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
-def _recipe_path(name: str) -> Path:
-    path = Path(name)
-    if path.suffix in (".toml", ".json"):
-        return path
-    if name not in recipe_names():
-        raise unknown("recipe", name, recipe_names())
-    return RECIPES / f"{name}.toml"
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """Return the training keys of a shipped recipe, or of a file if ``name`` ends in ``.toml`` or ``.json``.
-
-    A run's ``config.json`` is such a file too: its ``train`` table is what is returned. The published figures that
-    a recipe may carry are left out; see :func:`published_figures`.
-
-    Raises:
-        UserError: no such recipe or file, or one that cannot be read; a run that was imported and not trained.
-    """
-    values = read_mapping(_recipe_path(name))
-    if "train" in values:
-        values = values["train"]
-        if not isinstance(values, dict):
-            raise UserError(f"{name} belongs to an imported run, which says nothing about its training")
-    values.pop("published", None)
-    return values
-
-
-def published_figures(name: str) -> Published | None:
-    """Return what the authors of a recipe report, or None if the recipe does not say.
-
-    Raises:
-        UserError: no such recipe, or a malformed table.
-    """
-    figures = read_mapping(_recipe_path(name)).get("published")
-    return None if figures is None else validated(Published, figures, what=f"recipe {name}, published")
-
-
-def to_toml(values: Mapping[str, Any], *, table: str = "") -> str:
-    """Return nested ``values`` (text, numbers, booleans, lists and tables of them) as TOML; None is left out."""
-    import json
-
-    plain = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
-    text = "".join(f"{line}\n" for line in ([f"[{table}]", *lines] if table and lines else lines))
-    inner = [
-        to_toml(value, table=f"{table}.{key}" if table else key)
-        for key, value in values.items()
-        if isinstance(value, Mapping)
-    ]
-    return "\n".join(part for part in (text, *inner) if part)
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the mapping in a TOML or JSON file.
-
-    Raises:
-        UserError: absent, unreadable or malformed.
-    """
-    import json
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold one table of keys, got {type(values).__name__}")
-    return values
-
-
-def read_assignment(text: str) -> tuple[str, object]:
-    """Return the key and the value of ``key=value``; the value is read as TOML where it is valid TOML, else as text.
-
-    Raises:
-        UserError: no ``=``.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set needs key=value, such as optimizer.lr=0.1; got {text!r}")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except ValueError:
-        return key.strip(), value.strip()
-
-
-def put_key(values: dict[str, Any], key: str, value: object) -> None:
-    """Put ``value`` into nested ``values``; the key ``optimizer.lr`` reaches into a table.
-
-    Raises:
-        UserError: a key that leads through something that is no table.
-    """
-    *tables, last = key.split(".")
-    for table in tables:
-        inner = values.setdefault(table, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"--set {key}: {table} is not a table of keys")
-        values = inner
-    values[last] = value
-
-
-def set_key(values: dict[str, Any], assignment: str) -> None:
-    """Apply one ``key=value`` to nested ``values``.
-
-    Raises:
-        UserError: as :func:`read_assignment` and :func:`put_key`.
-    """
-    key, value = read_assignment(assignment)
-    put_key(values, key, value)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from robustbench_gkl.errors import UserError
+from robustbench_gkl.core.errors import UserError
 
 
 def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]) -> None:

@@ -1,0 +1,1 @@
+"""Configurations: the schema, recipes, ``key=value`` changes, and the command line that asks for one."""

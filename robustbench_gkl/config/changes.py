@@ -1,0 +1,78 @@
+"""``key=value`` assignments and options laid over the keys of a recipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from robustbench_gkl.core.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_assignment(text: str) -> tuple[str, object]:
+    """Return the key and the value of ``key=value``; the value is read as TOML where it is valid TOML, else as text.
+
+    Raises:
+        UserError: no ``=``.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set needs key=value, such as optimizer.lr=0.1; got {text!r}")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        return key.strip(), value.strip()
+
+
+def put_key(values: dict[str, Any], key: str, value: object) -> None:
+    """Put ``value`` into nested ``values``; the key ``optimizer.lr`` reaches into a table.
+
+    Raises:
+        UserError: a key that leads through something that is no table.
+    """
+    *tables, last = key.split(".")
+    for table in tables:
+        inner = values.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {key}: {table} is not a table of keys")
+        values = inner
+    values[last] = value
+
+
+def set_key(values: dict[str, Any], assignment: str) -> None:
+    """Apply one ``key=value`` to nested ``values``.
+
+    Raises:
+        UserError: as :func:`read_assignment` and :func:`put_key`.
+    """
+    key, value = read_assignment(assignment)
+    put_key(values, key, value)
+
+
+SHORT_KEYS = {"norm": "threat.norm", "eps": "threat.eps", "lr": "optimizer.lr"}
+"""Keys that have an option of their own, and where they belong."""
+
+
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, object]) -> dict[str, Any]:
+    """Return training keys with ``changes`` (dotted or short key to value) laid over them.
+
+    Another loss leaves the options of the one before behind.
+
+    Raises:
+        UserError: a key that leads through something that is no table.
+    """
+    changed = _copy(values)
+    if changes.get("loss", values.get("loss")) != values.get("loss"):
+        changed.pop("loss_options", None)
+    for key, value in changes.items():
+        put_key(changed, SHORT_KEYS.get(key, key), value)
+    return changed
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -1,0 +1,99 @@
+"""Validated values, and the conversion of pydantic's errors into one line."""
+
+from __future__ import annotations
+
+import inspect
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+)
+
+from robustbench_gkl.core.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+_MESSAGES = {"missing": "is missing", "extra_forbidden": "there is no such key"}
+_SPEAK_FOR_THEMSELVES = ("missing", "extra_forbidden", "value_error", "json_invalid")
+
+
+def user_error(error: ValidationError, *, what: str, model: type[BaseModel] | None = None) -> UserError:
+    """Return pydantic's ``error`` about ``what`` as one line that names each key, its value and what it needs.
+
+    With the ``model`` that was to be made, a key that does not exist gets the ones that do.
+    """
+    parts = []
+    for item in error.errors(include_url=False, include_context=False):
+        if item["type"] == "extra_forbidden" and model is not None:
+            parts.append(_no_such_key(model, item["loc"]))
+            continue
+        key = ".".join(str(part) for part in item["loc"] if part not in ("function-before", "function-after"))
+        message = _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in _SPEAK_FOR_THEMSELVES else f", got {reprlib.repr(item['input'])}"
+        parts.append(f"{key}: {message}{got}" if key else f"{message}{got}")
+    more = f"; and {len(parts) - 5} more" if len(parts) > 5 else ""
+    return UserError(f"{what}: " + "; ".join(parts[:5]) + more)
+
+
+def _no_such_key(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    *tables, key = map(str, location)
+    for table in tables:
+        inner = model.model_fields[table].annotation
+        assert inspect.isclass(inner)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return str(unknown(f"key of {'.'.join(tables)}" if tables else "key", key, model.model_fields))
+
+
+def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, what: str, **fixed: object) -> T:
+    """Call ``factory`` with ``fixed`` and ``options``, the latter checked and converted by its annotations.
+
+    Text such as ``"20"`` becomes the annotated type, so options may come from a command line or from TOML. A
+    factory with ``**options`` gets those that it does not name as they are.
+
+    Raises:
+        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value.
+    """
+    hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
+    parameters = inspect.signature(factory).parameters
+    anything = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+    known = [name for name in parameters if name not in fixed and name != anything]
+    values: dict[str, object] = {}
+    for key, value in options.items():
+        if key not in known and anything is not None:
+            values[key] = value
+            continue
+        if key not in known:
+            raise unknown(f"option of {what}", key, known)
+        try:
+            values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+        except ValidationError as error:
+            raise user_error(error, what=f"{what}, option {key}") from None
+    return factory(**fixed, **values)
+
+
+class Frozen(BaseModel):
+    """A configuration: frozen, with no keys but its own, defaults checked too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def validated(model: type[FrozenT], values: Mapping[str, object], *, what: str) -> FrozenT:
+    """Return ``model`` made of ``values``.
+
+    Raises:
+        UserError: what is wrong with which key, in one line.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise user_error(error, what=what, model=model) from None
+
+
+FrozenT = TypeVar("FrozenT", bound=Frozen)

@@ -1,0 +1,1 @@
+"""The processes that torchrun starts: collectives and messages."""
