@@ -29,7 +29,7 @@ from robustbench_gkl.cli.parity_command import report
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset, to_unit
-from robustbench_gkl.evaluation.parity import compare
+from robustbench_gkl.evaluation.parity import compare_engines
 from robustbench_gkl.models import create_model
 from robustbench_gkl.models.published import load_published, read_checkpoint
 from robustbench_gkl.report.terminal import make_console
@@ -81,7 +81,7 @@ def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
     console = make_console()
     console.print(f"{options.case}, {len(images)} images, {threat}, {torch.get_num_threads()} threads")
     for spec in options.attack or ["autoattack"]:
-        comparison = compare(
+        comparison = compare_engines(
             model,
             images,
             labels,

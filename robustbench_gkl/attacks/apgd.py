@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.objectives import targeted, untargeted
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, copy_rows
+from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, Space, column, copy_rows
 from robustbench_gkl.attacks.specs.apgd import APGD, RHO, TargetedAPGD
 from robustbench_gkl.core.threat import ThreatModel
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.hyperplane import Hyperplanes
 from robustbench_gkl.attacks.objectives import margin, targeted_margin
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column, put_rows, take_rows
+from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, Space, column, put_rows, take_rows
 from robustbench_gkl.attacks.specs.fab import ALPHA_MAX, BETA, ETA, FAB, TargetedFAB
 
 _DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}

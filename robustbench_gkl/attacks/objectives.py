@@ -83,3 +83,9 @@ def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Te
 def targeted(*, num_classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Return the targeted DLR loss, or the targeted margin where that lacks its fourth class."""
     return targeted_margin if num_classes < 4 else targeted_dlr
+
+
+def runners_up(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (B, K - 1): the classes but the label by falling logit, given logits (B, K) and labels (B,)."""
+    rest = logits.scatter(1, labels[:, None], -torch.inf)
+    return torch.argsort(rest, dim=1, descending=True, stable=True)[:, :-1]

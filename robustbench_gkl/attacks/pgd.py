@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model, input_gradient
 from robustbench_gkl.attacks.objectives import untargeted
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space
+from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, Space
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName
 from robustbench_gkl.attacks.specs.pgd import FGSM, PGD
 from robustbench_gkl.core.threat import ThreatModel

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.objectives import margin
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, Space, column
+from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, Space, column
 from robustbench_gkl.attacks.specs.square import P_INIT, Square
 from robustbench_gkl.core.noise import sequence
 

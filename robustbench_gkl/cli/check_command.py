@@ -48,7 +48,7 @@ def command(
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.core.validation import validated
-    from robustbench_gkl.evaluation.checkup import check_run
+    from robustbench_gkl.evaluation.checks.run import check_run
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.runs import find_run

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.names import WeightsName
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
-    from robustbench_gkl.evaluation.job import Outcome
+    from robustbench_gkl.evaluation.procedure import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
@@ -174,9 +174,9 @@ class _Subject:
     weights: WeightsName | None
     overwrite: bool
 
-    def whole(self, time_limit: float | None, save_adversarial: int) -> Outcome:
+    def whole(self, time_limit: float | None, save_adversarial: int) -> Recorded:
         """Evaluate all samples."""
-        from robustbench_gkl.evaluation.job import evaluate_run
+        from robustbench_gkl.evaluation.procedure import evaluate_run
 
         return evaluate_run(
             self.config,
@@ -189,17 +189,17 @@ class _Subject:
             save_adversarial=save_adversarial,
         )
 
-    def at_all_radii(self) -> list[Outcome]:
+    def at_all_radii(self) -> list[Recorded]:
         """Evaluate all samples at the radii of ``--eps-grid``."""
-        from robustbench_gkl.evaluation.job import evaluate_grid
+        from robustbench_gkl.evaluation.procedure import evaluate_grid
 
         return evaluate_grid(
             self.config, self.run, self.workspace, name=self.name, weights=self.weights, overwrite=self.overwrite
         )
 
-    def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Outcome]:
+    def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
         """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
-        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
+        from robustbench_gkl.evaluation.procedure import ShardOutcome, evaluate_shard
         from robustbench_gkl.evaluation.sharing import Shard
 
         shard = Shard.parse(text)
@@ -224,7 +224,7 @@ class _Subject:
         return []
 
 
-def _report(outcomes: Sequence[Outcome], console: Console, *, grid: bool) -> None:
+def _report(outcomes: Sequence[Recorded], console: Console, *, grid: bool) -> None:
     for outcome in outcomes:
         if grid:
             record = outcome.record
@@ -233,7 +233,7 @@ def _report(outcomes: Sequence[Outcome], console: Console, *, grid: bool) -> Non
             report_outcome(outcome, console)
 
 
-def _judge(outcome: Outcome, threshold: float, workspace: Workspace) -> None:
+def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
     """Exit with 1 unless a complete evaluation that can be believed reaches the threshold."""
     record = outcome.record
     failed = [check.name for check in record.checks if check.verdict == "FAIL"]
@@ -293,7 +293,7 @@ def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
             progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
 
 
-def report_outcome(outcome: Outcome, console: Console) -> None:
+def report_outcome(outcome: Recorded, console: Console) -> None:
     """Print what a record says."""
     from robustbench_gkl.results.statistics import wilson_interval
 

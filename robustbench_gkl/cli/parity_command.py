@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from robustbench_gkl.evaluation import Evaluation
-    from robustbench_gkl.evaluation.parity import Comparison
+    from robustbench_gkl.evaluation.parity import ParityComparison
 
 
 @click.command()
@@ -56,7 +56,7 @@ def command(
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.core.validation import validated
     from robustbench_gkl.data import load_dataset
-    from robustbench_gkl.evaluation.parity import compare
+    from robustbench_gkl.evaluation.parity import compare_engines
     from robustbench_gkl.report.terminal import LiveProgress, make_console
     from robustbench_gkl.runs import find_run
 
@@ -75,7 +75,7 @@ def command(
     console.print(f"{run.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
     for attack in parsed:
         with LiveProgress(console) as progress:
-            comparison = compare(
+            comparison = compare_engines(
                 classifier,
                 images.images,
                 images.labels,
@@ -89,7 +89,7 @@ def command(
         report(comparison, console)
 
 
-def report(comparison: Comparison, console: Console) -> None:
+def report(comparison: ParityComparison, console: Console) -> None:
     """Print one comparison: a table of stages, and what follows from it."""
     console.print(_table(comparison))
     line = f"{comparison.label}: same verdict on {comparison.agreement:.2f} % of the samples"
@@ -106,7 +106,7 @@ def report(comparison: Comparison, console: Console) -> None:
     console.print(f"processor time {ours:.1f} s against {theirs:.1f} s: {theirs / max(ours, 1e-9):.2f} times")
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: ParityComparison) -> Table:
     from rich.table import Table
 
     table = Table(header_style="bold", box=None, pad_edge=False)

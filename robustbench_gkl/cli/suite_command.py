@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.suite import Suite
-    from robustbench_gkl.suite.board import Board
     from robustbench_gkl.suite.overview import Overview
+    from robustbench_gkl.suite.state import SuiteState
 
 _PATH = click.Path(path_type=Path)
 
@@ -62,10 +62,10 @@ def command(
     """
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
-    from robustbench_gkl.suite.board import Board
     from robustbench_gkl.suite.ledger import Folders, Ledger
     from robustbench_gkl.suite.local import only_one
     from robustbench_gkl.suite.overview import Overview
+    from robustbench_gkl.suite.state import SuiteState
 
     slurm = launcher == "slurm"
     if (slurm_file or no_wait) and not slurm:
@@ -74,11 +74,11 @@ def command(
     folders = Folders(checkpoints_dir, results_dir, data_dir, device)
     ledger, console = Ledger(suite.name, folders), make_console(quiet=quiet)
     if dry_run:
-        _foretell(Board(suite.cells, ledger, retry=retry), jobs, console, overwrite=overwrite)
+        _foretell(SuiteState(suite.cells, ledger, retry=retry), jobs, console, overwrite=overwrite)
         return
     ledger.prepare()
     with only_one(ledger.folder) as lock:
-        board = Board(suite.cells, ledger, retry=retry)
+        board = SuiteState(suite.cells, ledger, retry=retry)
         if not overwrite:
             ledger.refuse_to_overwrite(board.left())
         with stop_on_signals() as should_stop, Overview(console, board) as overview:
@@ -92,7 +92,7 @@ def command(
 
 
 def _run_local(
-    board: Board, overview: Overview, jobs: int | None, *, lock: int, should_stop: Callable[[], bool]
+    board: SuiteState, overview: Overview, jobs: int | None, *, lock: int, should_stop: Callable[[], bool]
 ) -> None:
     """Run what is left in processes of this machine."""
     from robustbench_gkl.suite.local import run_local, worker_environments
@@ -104,7 +104,7 @@ def _run_local(
         raise KeyboardInterrupt("interrupted; the same command goes on from here")
 
 
-def _run_slurm(board: Board, overview: Overview, slurm_file: Path | None, *, wait: bool) -> None:
+def _run_slurm(board: SuiteState, overview: Overview, slurm_file: Path | None, *, wait: bool) -> None:
     """Queue what is left, and look after it if ``wait``."""
     from robustbench_gkl.suite.partition import read_settings
     from robustbench_gkl.suite.slurm import SlurmQueue
@@ -121,7 +121,7 @@ def _run_slurm(board: Board, overview: Overview, slurm_file: Path | None, *, wai
             raise KeyboardInterrupt(f"the jobs go on ({jobs}); the same command looks after them, scancel ends them")
 
 
-def _show_failures(board: Board, overview: Overview) -> None:
+def _show_failures(board: SuiteState, overview: Overview) -> None:
     """Show what failed in earlier calls."""
     for cell in board.cells:
         outcome = board.ledger.outcome(cell)
@@ -130,7 +130,7 @@ def _show_failures(board: Board, overview: Overview) -> None:
             overview.line(f"failed before (--retry runs it again): {cell}, exit code {outcome.exit_code}: {why}")
 
 
-def _finish(suite: Suite, board: Board, csv: Path | None, console: Console) -> None:
+def _finish(suite: Suite, board: SuiteState, csv: Path | None, console: Console) -> None:
     """Print the leaderboard and what is missing from it, and exit with 1 if anything is.
 
     Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
@@ -162,7 +162,7 @@ def _finish(suite: Suite, board: Board, csv: Path | None, console: Console) -> N
         click.get_current_context().exit(1)
 
 
-def _foretell(board: Board, jobs: int | None, console: Console, *, overwrite: bool) -> None:
+def _foretell(board: SuiteState, jobs: int | None, console: Console, *, overwrite: bool) -> None:
     """Print which cells would run and for how long."""
     from rich.table import Column, Table
     from rich.text import Text

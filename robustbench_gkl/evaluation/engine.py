@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run
-from robustbench_gkl.attacks.driver import Load, Precision
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.attacks.native import runners_up
+from robustbench_gkl.attacks.objectives import runners_up
+from robustbench_gkl.attacks.search.driver import Load, Precision
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.errors import UserError
@@ -22,7 +22,9 @@ from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.evaluation.batch_size import BatchSize, probe_batch_size
-from robustbench_gkl.evaluation.outcome import Evaluation, Meter, Progress
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.meter import Meter
+from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.replay import clean_predictions, kept_images, spent_before, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.stage import Stage

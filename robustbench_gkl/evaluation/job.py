@@ -1,56 +1,114 @@
-"""One evaluation of a run, from its configuration to its record, by one process or by the ranks of torchrun."""
+"""What an evaluation is about: a configuration with its model and samples."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
 
-from robustbench_gkl.config.names import WeightsName
-from robustbench_gkl.config.schema import EvalConfig
+import torch
+
+from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
+from robustbench_gkl.config.names import WeightsName, check_name
+from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation.curve import evaluate_curve
-from robustbench_gkl.evaluation.engine import EngineSettings
-from robustbench_gkl.evaluation.preflight import MOST_IMAGES
-from robustbench_gkl.evaluation.sharing import Share
-from robustbench_gkl.evaluation.steps import (
-    about,
-    attack,
-    check_before,
-    conclude,
-    discard_old,
-    from_leader,
-    known_records,
-    open_journal,
-    save,
-)
-from robustbench_gkl.evaluation.subject import candidates_in_ball, prepare
+from robustbench_gkl.core.exact import format_fraction
+from robustbench_gkl.data import ImageSet, load_dataset
+from robustbench_gkl.evaluation.eps_grid import grid_text
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.results.record import Record, canonical_hash
-from robustbench_gkl.runs import Run
+from robustbench_gkl.models import Classifier
+from robustbench_gkl.results.record import (
+    first_record_id,
+    model_sha256,
+    record_id,
+)
+from robustbench_gkl.runs import Run, RunConfig, weights_sha256
+
+
+class _Question(TypedDict):
+    """What an id is made of, but for the model."""
+
+    name: str
+    data_sha256: str
+    threat: str
+    protocol: list[dict[str, Any]]
+    engine: str
+    seed: int
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A record, and whether it was there already."""
+class Job:
+    """What an evaluation is about, and the name under which its record is kept."""
 
-    record: Record
-    reused: bool
+    config: EvalConfig
+    run: Run
+    saved: RunConfig
+    """The run as it was when its weights were read."""
+    name: str
+    """The model's name in the record: the run's, or another that was asked for."""
+    weights: WeightsName
+    model: Classifier
+    samples: ImageSet
+    attacks: Sequence[tuple[AttackSpec, AttackSpec]]
+    """Each attack, and what runs of it: itself or its published implementation."""
+    protocol: list[dict[str, Any]]
+    weights_sha256: str
+    device: torch.device
+
+    @cached_property
+    def model_sha256(self) -> str:
+        """The model's identity: hash of its weights and its function."""
+        return model_sha256(weights_sha256=self.weights_sha256, arch=self.saved.arch)
+
+    @cached_property
+    def id(self) -> str:
+        """The id of the record."""
+        size = 0 if self.config.batch_size == "auto" else self.config.batch_size
+        return record_id(model_sha256=self.model_sha256, batch_size=size, **self._question())
+
+    @cached_property
+    def first_id(self) -> str:
+        """The id that version 1 of the records gave to this evaluation."""
+        return first_record_id(weights_sha256=self.weights_sha256, **self._question())
+
+    def _question(self) -> _Question:
+        return {
+            "name": self.name,
+            "data_sha256": self.samples.sha256,
+            "threat": f"{self.config.threat.norm} {format_fraction(self.config.threat.eps)}",
+            "protocol": self.protocol,
+            "engine": self.config.engine,
+            "seed": self.config.seed,
+        }
+
+    def at_radius(self, eps: Fraction, radii: Sequence[Fraction]) -> Job:
+        """Return the same job at one of the radii that are measured together."""
+        threat = ThreatConfig(norm=self.config.threat.norm, eps=eps)
+        config = self.config.model_copy(update={"threat": threat, "eps_grid": tuple(radii)})
+        protocol = _protocol([variant for _, variant in self.attacks], config, self.model)
+        for part in protocol:
+            part["eps_grid"] = grid_text(radii)
+        return replace(self, config=config, protocol=protocol)
+
+    @property
+    def randomised(self) -> bool:
+        """Whether the attacks average over a model's random answers."""
+        threat, classes = self.config.threat, self.model.num_classes
+        return any(stage.averages for attack, _ in self.attacks for stage in attack.stages(threat, num_classes=classes))
 
 
-def evaluate_run(
+def prepare(
     config: EvalConfig,
     run: Run,
     workspace: Workspace,
     *,
     name: str | None = None,
     weights: WeightsName | None = None,
-    overwrite: bool = False,
-    time_limit: float | None = None,
-    save_adversarial: int = 0,
-) -> Outcome:
-    """Evaluate a run and write its record and verdicts.
-
-    An evaluation that was done already is returned as it is; one that was interrupted goes on, with however many ranks.
-    One that another process is making is waited for and then returned.
+) -> Job:
+    """Load what ``config`` needs; on each machine one of the ranks fetches the data for all.
 
     Args:
         config: what to measure.
@@ -58,95 +116,59 @@ def evaluate_run(
         workspace: where.
         name: the model's name in the record; None for the run's.
         weights: which of the run's weights; None for the preferred ones.
-        overwrite: measure again even if the record exists; it is replaced when the new one is complete.
-        time_limit: seconds after which to stop with a partial record; None for no limit.
-        save_adversarial: how many adversarial images to write beside the verdicts, for reports.
-
-    Returns:
-        The same on all ranks.
 
     Raises:
-        UserError: anything in the configuration, the run or the data that cannot be used.
+        UserError: unknown attacks, or a run or data that cannot be used.
     """
-    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    job = prepare(config, run, workspace, name=name, weights=weights)
-    store.prepare()
-    with workspace.holding(job.id):
-        if not overwrite and (known := known_records([job], store, exchange)):
-            if save_adversarial and not store.adversarial_path(known[0].id).exists():
-                raise UserError(
-                    f"{known[0].id} is there already, and its adversarial images were not kept; give --overwrite to "
-                    "make them again"
-                )
-            return Outcome(known[0], reused=True)
-        exchange.from_leader(lambda: discard_old(job.id, about(job, overwrite=overwrite), store))
-        journal = open_journal(job, store, share, overwrite=overwrite)
-        checks, result = attack(job, workspace, share, journal, time_limit=time_limit)
-        (record,) = from_leader(
-            exchange,
-            lambda: [conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)],
-        )
-        if not result.partial:
-            journal.delete()
-    return Outcome(record, reused=False)
+    attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
+    which = run.choose(weights)
+    saved, model = run.load_whole(which, device=workspace.device)
+    samples = workspace.exchange.one_first(lambda: load_samples(config, run, model, data_dir=workspace.data_dir))
+    protocol = _protocol([variant for _, variant in attacks], config, model)
+    return Job(
+        config=config,
+        run=run,
+        saved=saved,
+        name=run.name if name is None else check_name(name),
+        weights=which,
+        model=model,
+        samples=samples,
+        attacks=attacks,
+        protocol=protocol,
+        weights_sha256=weights_sha256(model),
+        device=workspace.device,
+    )
 
 
-def evaluate_grid(
-    config: EvalConfig,
-    run: Run,
-    workspace: Workspace,
-    *,
-    name: str | None = None,
-    weights: WeightsName | None = None,
-    overwrite: bool = False,
-) -> list[Outcome]:
-    """Evaluate a run under one attack at the radii of ``config.eps_grid`` and write a record for each.
+def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
+    """Return what is measured; of cheaper searching it says nothing by default."""
+    protocol = protocol_of(attacks, config.threat.threat(), num_classes=model.num_classes)
+    for part in protocol:
+        if config.search_precision != "float32":
+            part["search_precision"] = config.search_precision
+        if config.compiled:
+            part["compiled"] = True
+    return protocol
 
-    Their protocol names the radii: not every sample was attacked at every radius.
 
-    Args:
-        config: what to measure, with one native attack; the radius of its threat does not matter.
-        run, workspace, name, weights, overwrite: as for :func:`evaluate_run`.
+def load_samples(config: EvalConfig, run: Run, model: Classifier, *, data_dir: Path) -> ImageSet:
+    """Return the images that ``config`` names.
 
     Raises:
-        UserError: as :func:`evaluate_run`; several attacks, or the reference engine.
+        UserError: there are not as many, or the model takes images of another size or other classes.
     """
-    radii = config.eps_grid
-    if radii is None or len(config.attacks) != 1 or config.engine != "native":
-        raise UserError("--eps-grid takes one --attack, run by the native engine")
-    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    base = prepare(config, run, workspace, name=name, weights=weights)
-    jobs = [base.at_radius(eps, radii) for eps in radii]
-    journal_id = f"{base.name}-{canonical_hash([job.id for job in jobs])[:12]}"
-    store.prepare()
-    with workspace.holding(journal_id):
-        if not overwrite and (known := known_records(jobs, store, exchange)):
-            return [Outcome(record, reused=True) for record in known]
-        this = about(base, overwrite=overwrite)
-        exchange.from_leader(lambda: discard_old(journal_id, this, store))
-        journal = store.journal(journal_id) if exchange.world.leads else None
-        if journal is not None and not journal.own:
-            journal.append(this.entry())
-        checks = check_before(base, workspace, MOST_IMAGES)
-        results = evaluate_curve(
-            base.model,
-            base.samples.images,
-            base.samples.labels,
-            config.threat.threat(),
-            radii,
-            base.attacks[0][0],
-            EngineSettings.of(config),
-            journal=journal,
-            share=share,
-            on_progress=workspace.on_progress,
+    images = load_dataset(config.dataset, data_dir=data_dir).load(config.split)
+    if config.n is not None:
+        if config.n > len(images):
+            raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
+        images = images.take(torch.arange(config.n))
+    if images.shape != model.input_shape or len(images.classes) != model.num_classes:
+        raise UserError(
+            f"run {run.name} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
+            f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
         )
-        records = from_leader(
-            exchange,
-            lambda: [
-                save(job, result, checks + candidates_in_ball(result), store)
-                for job, result in zip(jobs, results, strict=True)
-            ],
-        )
-        if journal is not None:
-            journal.delete()
-    return [Outcome(record, reused=False) for record in records]
+    return images
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))

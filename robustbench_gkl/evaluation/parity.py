@@ -15,7 +15,8 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.engine import evaluate
-from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.results.record import StageResult
 
 _PROBE_SECONDS = 1.0
@@ -35,7 +36,7 @@ class BareCost:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ParityComparison:
     """One attack by our own engine and by the published implementation.
 
     Attributes:
@@ -75,7 +76,7 @@ class Comparison:
         return self.native.seconds / max(self.bare.of(self.native), 1e-9)
 
 
-def compare(
+def compare_engines(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -86,7 +87,7 @@ def compare(
     batch_size: int = 250,
     second_seed: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
-) -> Comparison:
+) -> ParityComparison:
     """Run ``attack`` by our own engine and as published, on the same samples.
 
     Args:
@@ -122,7 +123,7 @@ def compare(
     bare = bare_cost(model, shape, batch_size=max(1, min(batch_size, int((native.clean_pred == native.label).sum()))))
     began = time.process_time()
     reference = run(reference=True, seed=seed)
-    return Comparison(
+    return ParityComparison(
         label=attack.label,
         native=native,
         processor_seconds=(native_seconds, time.process_time() - began),

@@ -10,7 +10,7 @@ import numpy as np
 
 from robustbench_gkl.attacks import AttackSpec, SearchSpec
 from robustbench_gkl.attacks.specs import Ball
-from robustbench_gkl.evaluation.outcome import Evaluation
+from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult
 

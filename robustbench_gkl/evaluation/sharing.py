@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robustbench_gkl.attacks.driver import Source, Task, Waiting
+from robustbench_gkl.attacks.search.driver import Source, Task, Waiting
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.ranks.exchange import Exchange
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import SearchSpec
-from robustbench_gkl.attacks.driver import Driver, Precision, Task
-from robustbench_gkl.attacks.search import Space
-from robustbench_gkl.attacks.together import driver_count, run_together
-from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
+from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.threads import driver_count, run_together
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.replay import StageLog
 from robustbench_gkl.evaluation.sharing import Tally
 from robustbench_gkl.results.record import StageResult

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from robustbench_gkl.evaluation.outcome import Progress
+from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.results.store import ResultStore

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.lock import HeldError, locked
-from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell
 from robustbench_gkl.suite.overview import Overview, Running
 from robustbench_gkl.suite.process import CellProcess
+from robustbench_gkl.suite.state import SuiteState
 
 _WAIT = 0.1
 """Seconds between two looks at the processes."""
@@ -69,7 +69,7 @@ def worker_environments(*, jobs: int | None, device: str, cells: int) -> list[di
 
 
 def run_local(
-    board: Board,
+    board: SuiteState,
     overview: Overview,
     environments: Sequence[dict[str, str]],
     *,
@@ -107,7 +107,9 @@ def run_local(
 class _Pool:
     """The workers; each runs one cell at a time."""
 
-    def __init__(self, board: Board, overview: Overview, environments: Sequence[dict[str, str]], lock: int) -> None:
+    def __init__(
+        self, board: SuiteState, overview: Overview, environments: Sequence[dict[str, str]], lock: int
+    ) -> None:
         self._board, self._overview, self._lock = board, overview, lock
         self._environments = environments
         self.processes: dict[int, CellProcess] = {}

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_gkl.report.training_display import duration
-from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell
 from robustbench_gkl.suite.ledger import Outcome
+from robustbench_gkl.suite.state import SuiteState
 
 _STYLES = {"done": "green", "failed": "red", "blocked": "red", "interrupted": "yellow", "running": "cyan"}
 _ORDER = ("done", "running", "queued", "ready", "waiting", "interrupted", "failed", "blocked")
@@ -40,7 +40,7 @@ class Overview:
         board: what to show.
     """
 
-    def __init__(self, console: Console, board: Board) -> None:
+    def __init__(self, console: Console, board: SuiteState) -> None:
         self._console, self._board = console, board
         self._live: Live | None = None
         self._shown = 0.0

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import write_atomically
-from robustbench_gkl.suite.board import Board
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
 from robustbench_gkl.suite.overview import Overview, Running
 from robustbench_gkl.suite.partition import SlurmSettings
 from robustbench_gkl.suite.process import CellProcess
+from robustbench_gkl.suite.state import SuiteState
 
 if TYPE_CHECKING:
     import submitit
@@ -99,7 +99,7 @@ class SlurmQueue:
             with other settings.
     """
 
-    def __init__(self, board: Board, overview: Overview, settings: SlurmSettings) -> None:
+    def __init__(self, board: SuiteState, overview: Overview, settings: SlurmSettings) -> None:
         try:
             import submitit
         except ImportError:

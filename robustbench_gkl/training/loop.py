@@ -29,7 +29,6 @@ from robustbench_gkl.training.batches import Batch, Batches
 from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
 from robustbench_gkl.training.metrics import Means, csv_text
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
-from robustbench_gkl.training.probe import overfitting, probe
 from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
     check_startable,
@@ -39,6 +38,7 @@ from robustbench_gkl.training.setup import (
     training_images,
 )
 from robustbench_gkl.training.step import Stepper
+from robustbench_gkl.training.validation import overfitting, validate
 from robustbench_gkl.training.views import make_views
 
 
@@ -235,7 +235,7 @@ class _Trainer:
                 f"or the loss's weights"
             )
         judged = self.model if self.average is None else self.average.model
-        clean, robust = probe(
+        clean, robust = validate(
             judged,
             self.validation,
             self.threat,

@@ -176,7 +176,7 @@ def test_a_typo_costs_no_torch() -> None:
 import sys
 sys.modules["torch"] = None
 from robustbench_gkl.attacks import ATTACKS, parse_attack
-from robustbench_gkl.config import ThreatConfig
+from robustbench_gkl.config.schema import ThreatConfig
 parse_attack("autoattack").calls(ThreatConfig(), num_classes=10)
 for text in ("pgd:stesp=3", "torchattacks.PDG", "autoatack"):
     try:

@@ -11,7 +11,7 @@ from command_line import CommandLine
 from safetensors.torch import load_file, save_file
 
 from robustbench_gkl import leaderboard
-from robustbench_gkl.evaluation.preflight import FIRST, REST
+from robustbench_gkl.evaluation.checks.before import FIRST, REST
 from robustbench_gkl.results import ResultStore
 
 
@@ -99,7 +99,7 @@ def test_a_failed_check_is_told_recorded_and_never_ranked(workplace: Path, gklbe
 def test_images_too_large_to_keep_are_a_warning(
     workplace: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robustbench_gkl.evaluation.steps._MOST_KEPT", 0)
+    monkeypatch.setattr("robustbench_gkl.evaluation.procedure._MOST_KEPT", 0)
     assert gklbench("eval", "tiny", "--n", 128, "--attack", "pgd:steps=3").code == 0
     (record,) = ResultStore(workplace / "results").records()
     assert {check.name: check.verdict for check in record.checks}["reverified"] == "WARN"

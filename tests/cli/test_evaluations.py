@@ -16,7 +16,7 @@ from command_line import CommandLine, process
 from safetensors.numpy import load_file, save_file
 from synthetic_records import without_second_version
 
-from robustbench_gkl.evaluation.steps import unfit_parts
+from robustbench_gkl.evaluation.journaling import unfit_parts
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import first_record_id, pack_standing, unpack_standing

@@ -17,7 +17,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.evaluation import Evaluation, evaluate
-from robustbench_gkl.evaluation.curve import evaluate_curve
+from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal

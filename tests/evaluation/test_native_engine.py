@@ -23,8 +23,8 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
+from robustbench_gkl.evaluation.checks.after import candidates_in_ball
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
-from robustbench_gkl.evaluation.subject import candidates_in_ball
 from robustbench_gkl.results.journal import Journal
 
 CHEAP = ("pgd:steps=5", "apgd-ce:steps=12,restarts=2", "apgd-t:steps=8,targets=2", "fab-t:steps=6", "square:queries=40")
@@ -266,7 +266,7 @@ sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
 import test_native_engine as t
-from robustbench_gkl.evaluation.subject import candidates_in_ball
+from robustbench_gkl.evaluation.checks.after import candidates_in_ball
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.store import verdict_bytes

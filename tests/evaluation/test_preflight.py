@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation.preflight import FIRST, REST, preflight
+from robustbench_gkl.evaluation.checks.before import FIRST, REST, preflight
 from robustbench_gkl.results.record import Check
 
 

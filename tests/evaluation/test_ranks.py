@@ -17,14 +17,14 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from robustbench_gkl.attacks import AttackSpec
-from robustbench_gkl.attacks.driver import Task
 from robustbench_gkl.attacks.model import Model
+from robustbench_gkl.attacks.search.driver import Task
 from robustbench_gkl.config.options import parse_grid
 from robustbench_gkl.core.errors import RankError, UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation
-from robustbench_gkl.evaluation.curve import evaluate_curve
+from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
 from robustbench_gkl.ranks.collectives import World
 from robustbench_gkl.ranks.exchange import Exchange

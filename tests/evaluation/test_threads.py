@@ -10,7 +10,7 @@ import torch
 from test_native_engine import CHEAP, THREAT, _data, _Net, _run
 from torch import Tensor
 
-from robustbench_gkl.attacks.together import driver_count
+from robustbench_gkl.attacks.search.threads import driver_count
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import evaluate
 

@@ -16,11 +16,11 @@ from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.evaluation import Evaluation, evaluate
-from robustbench_gkl.evaluation.aftermath import Aftermath
-from robustbench_gkl.evaluation.black_box import LONG, black_box, judged
+from robustbench_gkl.evaluation.checks.after import CHECKS, verify
+from robustbench_gkl.evaluation.checks.attacked import Attacked
+from robustbench_gkl.evaluation.checks.before import preflight
+from robustbench_gkl.evaluation.checks.black_box import LONG, black_box, judged
 from robustbench_gkl.evaluation.engine import measure
-from robustbench_gkl.evaluation.preflight import preflight
-from robustbench_gkl.evaluation.verify import CHECKS, verify
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check
 
@@ -93,9 +93,9 @@ def test_no_attack_makes_a_sound_model_suspect(name: str, attack: str, n: int) -
 
 def aftermath(
     result: Evaluation, model: nn.Module, threat: ThreatModel = LINF, *, seed: int = 0, randomised: bool = False
-) -> Aftermath:
+) -> Attacked:
     samples, device = digits(result.n), torch.device("cpu")
-    return Aftermath(model.eval(), samples.images, samples.labels, threat, result, seed, 250, device, randomised)
+    return Attacked(model.eval(), samples.images, samples.labels, threat, result, seed, 250, device, randomised)
 
 
 LARGE = ThreatModel("linf", "0.2")

@@ -6,7 +6,7 @@ import torch
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.models import create_model
-from robustbench_gkl.training.probe import overfitting, probe
+from robustbench_gkl.training.validation import overfitting, validate
 
 
 def rows(robust: list[float], training: list[float] | None = None) -> list[dict[str, float]]:
@@ -19,15 +19,15 @@ def test_the_probe_counts_what_a_plain_count_does() -> None:
     model = create_model("tiny-cnn", num_classes=3, input_shape=(1, 6, 6))
     images = ImageSet(torch.randint(0, 256, (40, 1, 6, 6), dtype=torch.uint8), torch.arange(40) % 3, ("a", "b", "c"))
     threat = ThreatModel("linf", "4/255")
-    clean, robust = probe(model, images, threat, steps=3, seed=1, batch_size=7)
+    clean, robust = validate(model, images, threat, steps=3, seed=1, batch_size=7)
     with torch.no_grad():
         right = model(to_unit(images.images)).argmax(1) == images.labels
     assert clean == pytest.approx(100 * float(right.float().mean()), abs=1e-3)
     assert robust <= clean
-    none = probe(model, images, ThreatModel("linf", 0), steps=1, seed=1, batch_size=40)
+    none = validate(model, images, ThreatModel("linf", 0), steps=1, seed=1, batch_size=40)
     assert none == (clean, clean)
-    assert probe(model, images, ThreatModel("linf", "1"), steps=20, seed=1, batch_size=40)[1] < clean
-    assert probe(model, images, threat, steps=3, seed=1, batch_size=40) == (clean, robust)
+    assert validate(model, images, ThreatModel("linf", "1"), steps=20, seed=1, batch_size=40)[1] < clean
+    assert validate(model, images, threat, steps=3, seed=1, batch_size=40) == (clean, robust)
 
 
 def test_a_sudden_collapse_is_told_once() -> None:

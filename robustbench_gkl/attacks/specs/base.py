@@ -20,7 +20,7 @@ from robustbench_gkl.core.validation import bind_options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_gkl.attacks.search import Search, Space
+    from robustbench_gkl.attacks.search.slots import Search, Space
     from robustbench_gkl.core.noise import Noise
     from robustbench_gkl.core.threat import ThreatModel
 
@@ -174,7 +174,7 @@ class AttackSpec(ABC):
 class SearchSpec(AttackSpec):
     """An attack of our own: runs of a search, which the engine drives over many samples at once."""
 
-    runner: ClassVar[str] = "robustbench_gkl.attacks.native:propose"
+    runner: ClassVar[str] = "robustbench_gkl.attacks.search.in_memory:propose"
     searcher: ClassVar[str]
     """``module:function`` of the function from a space and the spec to the search."""
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from robustbench_gkl.attacks.driver import Driver, Source, Task
+from robustbench_gkl.attacks.search.driver import Driver, Source, Task
 
 _FEWEST = 48
 """Samples in the batch of one thread, below which threads had better share a batch."""

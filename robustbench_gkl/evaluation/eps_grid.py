@@ -20,7 +20,8 @@ from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
-from robustbench_gkl.evaluation.outcome import Evaluation, Progress
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult

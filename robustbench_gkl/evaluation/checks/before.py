@@ -17,9 +17,9 @@ from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.base import one_line
-from robustbench_gkl.evaluation.agreement import few_classes, input_scale, label_order
-from robustbench_gkl.evaluation.passport import ROUNDING, Finding, count, judge, sample_rows
-from robustbench_gkl.evaluation.probe import Probe
+from robustbench_gkl.evaluation.checks.agreement import few_classes, input_scale, label_order
+from robustbench_gkl.evaluation.checks.answers import Answers
+from robustbench_gkl.evaluation.checks.finding import ROUNDING, Finding, count, judge, sample_rows
 from robustbench_gkl.results.record import Check
 
 MOST_IMAGES = 128
@@ -28,7 +28,7 @@ FEW_IMAGES = 16
 """Of these, the images looked at one by one."""
 
 
-def _eval_mode(probe: Probe) -> Finding:
+def _eval_mode(probe: Answers) -> Finding:
     training = [name or "the model" for name, module in probe.model.named_modules() if module.training]
     return Finding.graded(
         f"{len(training)} modules in training mode" + (f", first {training[0]}" if training else ""),
@@ -37,7 +37,7 @@ def _eval_mode(probe: Probe) -> Finding:
     )
 
 
-def _finite(probe: Probe) -> Finding:
+def _finite(probe: Answers) -> Finding:
     broken = int((~probe.logits.isfinite().all(1)).sum())
     return Finding.graded(
         f"NaN or infinite logits for {count(broken, len(probe.labels))} images",
@@ -46,7 +46,7 @@ def _finite(probe: Probe) -> Finding:
     )
 
 
-def _deterministic(probe: Probe) -> Finding:
+def _deterministic(probe: Answers) -> Finding:
     moved = int((probe.repeated > ROUNDING).sum())
     return Finding.graded(
         f"a second pass changed the logits of {count(moved, len(probe.labels))} images, "
@@ -57,7 +57,7 @@ def _deterministic(probe: Probe) -> Finding:
     )
 
 
-def _batch_independent(probe: Probe) -> Finding:
+def _batch_independent(probe: Answers) -> Finding:
     advice = "Make the logits of an image depend on it alone: no batch statistics, no cache, no padding to the batch."
     images, logits = probe.images[:FEW_IMAGES], probe.logits[:FEW_IMAGES]
     if probe.random:
@@ -83,7 +83,7 @@ def _batch_independent(probe: Probe) -> Finding:
     )
 
 
-def _logits(probe: Probe) -> Finding:
+def _logits(probe: Answers) -> Finding:
     outputs = probe.logits
     sums = outputs.sum(1)
     probabilities = bool((outputs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
@@ -96,7 +96,7 @@ def _logits(probe: Probe) -> Finding:
     )
 
 
-def _logit_scale(probe: Probe) -> Finding:
+def _logit_scale(probe: Answers) -> Finding:
     """Look at the cross-entropy where float32 loses it: the loss is 0 above a margin of 17, its gradient above 103."""
     right = torch.from_numpy(probe.right).to(probe.labels.device)
     logits, labels = probe.logits[right], probe.labels[right]
@@ -114,7 +114,7 @@ def _logit_scale(probe: Probe) -> Finding:
     )
 
 
-def _gradients(probe: Probe) -> Finding:
+def _gradients(probe: Answers) -> Finding:
     advice = "Attack through a differentiable stand-in for what stops the gradient (BPDA, arXiv 1802.00420)."
     try:
         gradient = torch.cat(
@@ -147,9 +147,9 @@ def _margin_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
     return input_gradient(model, images, lambda logits: margin(logits, labels))
 
 
-FIRST: dict[str, Callable[[Probe], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}
+FIRST: dict[str, Callable[[Answers], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}
 """The checks that any output can be put to; where they fail on the logits, the others say nothing."""
-REST: dict[str, Callable[[Probe], Finding]] = {
+REST: dict[str, Callable[[Answers], Finding]] = {
     "deterministic": _deterministic,
     "batch-independent": _batch_independent,
     "logits": _logits,
@@ -199,7 +199,7 @@ def preflight(
     targets = labels.cpu()[rows].long().to(where)
     size = max(batch_size, FEW_IMAGES)  # batches of one would hide what a batch does to its images
     with attack_mode(model), full_precision():
-        probe = Probe(model, some, targets, randomised=randomised, batch_size=size)
+        probe = Answers(model, some, targets, randomised=randomised, batch_size=size)
         _check_logits(probe)
         found = judge(FIRST, probe, of_attacks=())
         if bool(probe.logits.isfinite().all()):
@@ -207,7 +207,7 @@ def preflight(
     return found
 
 
-def _check_logits(probe: Probe) -> None:
+def _check_logits(probe: Answers) -> None:
     if probe.logits.dim() != 2 or len(probe.logits) != len(probe.labels):
         shape, n = tuple(probe.logits.shape), len(probe.labels)
         raise UserError(f"the model must give logits (B, K), got {shape} for {n} images")

@@ -17,7 +17,7 @@ from robustbench_gkl.models import Classifier
 from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
 
 
-def probe(
+def validate(
     model: Classifier,
     images: ImageSet,
     threat: ThreatModel,

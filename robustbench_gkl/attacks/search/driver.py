@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
-from robustbench_gkl.attacks.search import Answer, Batch, Rows, Search, copy_rows
+from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, copy_rows
 from robustbench_gkl.core.device import TensorCores
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise

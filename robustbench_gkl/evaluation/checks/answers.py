@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from robustbench_gkl.evaluation.passport import ROUNDING
+from robustbench_gkl.evaluation.checks.finding import ROUNDING
 
 
-class Probe:
+class Answers:
     """A model and what it says about a few samples, each thing computed once.
 
     Args:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from robustbench_gkl.evaluation.passport import Finding, surely_above
-from robustbench_gkl.evaluation.probe import Probe
+from robustbench_gkl.evaluation.checks.answers import Answers
+from robustbench_gkl.evaluation.checks.finding import Finding, surely_above
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.statistics import wilson_interval
 
@@ -34,7 +34,7 @@ _READINGS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
 """What may be wrong with the scale of the input: how to undo it, and what to do."""
 
 
-def input_scale(probe: Probe) -> Finding:
+def input_scale(probe: Answers) -> Finding:
     """Ask whether the model does clearly better on images of another scale, that is, whether it was meant for one."""
     axes = (0, 2, 3)
     mean = probe.images.mean(axes, keepdim=True)
@@ -51,7 +51,7 @@ def input_scale(probe: Probe) -> Finding:
     return Finding.graded(figure, _READINGS[best][1], fail=better and not probe.random, warn=better)
 
 
-def label_order(probe: Probe) -> Finding:
+def label_order(probe: Answers) -> Finding:
     """Ask whether accuracy is above chance, and whether other numbers for the classes would explain the labels."""
     labels, prediction, classes = probe.labels.cpu().numpy(), probe.prediction, probe.logits.shape[1]
     n, hits = len(labels), int(probe.right.sum())
@@ -93,7 +93,7 @@ def _permuted(
     return held_out, prediction[held_out] == renamed[labels[held_out]]
 
 
-def few_classes(probe: Probe) -> Finding:
+def few_classes(probe: Answers) -> Finding:
     """Say what AutoAttack's losses and targets become where there are few classes."""
     classes = probe.logits.shape[1]
     return Finding.graded(

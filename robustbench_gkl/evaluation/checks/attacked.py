@@ -15,8 +15,8 @@ from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.core.noise import Noise, permutation
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
-from robustbench_gkl.evaluation.outcome import Evaluation
-from robustbench_gkl.evaluation.passport import sample_rows
+from robustbench_gkl.evaluation.checks.finding import sample_rows
+from robustbench_gkl.evaluation.evaluation import Evaluation
 
 MOST_FALLEN = 500
 """Adversarial images predicted again."""
@@ -25,7 +25,7 @@ MOST_ATTACKED = 48
 
 
 @dataclass
-class Aftermath:
+class Attacked:
     """An evaluation that is over, and the model and samples that it was about.
 
     Attributes:

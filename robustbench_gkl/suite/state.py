@@ -12,7 +12,7 @@ from robustbench_gkl.suite.ledger import Ledger, Outcome, Status
 from robustbench_gkl.suite.rates import Rates
 
 
-class Board:
+class SuiteState:
     """Which cells are done, run, failed or wait.
 
     Args:

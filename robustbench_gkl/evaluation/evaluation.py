@@ -1,8 +1,7 @@
-"""What an evaluation tells while it runs, and its outcome."""
+"""The outcome of an evaluation: the verdict on each sample and the result of each attack."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,70 +11,9 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec
-from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
 from robustbench_gkl.results.store import VERDICT_COLUMNS
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where an evaluation stands.
-
-    Attributes:
-        stage: the attack that runs, or ``clean``.
-        done, total: samples that the stage is through with, and all that it has.
-        standing: samples not broken so far; with ``n`` an upper bound on robust accuracy at any moment.
-        n: all samples.
-        fallen: samples that this stage has broken.
-        calls_per_second: images that go through the model in a second, forwards and backwards together.
-        seconds_left: until this stage is over, at the present pace; None before there is one.
-    """
-
-    stage: str
-    done: int
-    total: int
-    standing: int
-    n: int
-    fallen: int = 0
-    calls_per_second: float = 0.0
-    seconds_left: float | None = None
-
-
-class Meter:
-    """The model as attacks see it: float32 logits out, images counted on the way in and back."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.searched: Model = model
-        """The model that searches ask, which may be compiled."""
-        self.forwards = 0
-        self.backwards = 0
-        self._lock = threading.Lock()
-
-    @property
-    def compiled(self) -> bool:
-        """Whether searches ask another form of the model."""
-        return self.searched is not self._model
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) in float32."""
-        return self._counted(self._model(images), images)
-
-    def search(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) in float32, where nothing is decided by them alone."""
-        return self._counted(self.searched(images), images)
-
-    def _counted(self, logits: Tensor, images: Tensor) -> Tensor:
-        with self._lock:
-            self.forwards += images.shape[0]
-        if logits.requires_grad:
-            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return logits.float()
-
-    def _count(self, gradient: Tensor) -> None:
-        with self._lock:
-            self.backwards += gradient.shape[0]
 
 
 @dataclass

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.core.noise import permutation
-from robustbench_gkl.evaluation.aftermath import Aftermath
-from robustbench_gkl.evaluation.outcome import Evaluation, Meter
-from robustbench_gkl.evaluation.passport import RARE, Finding, surely_above
+from robustbench_gkl.evaluation.checks.attacked import Attacked
+from robustbench_gkl.evaluation.checks.finding import RARE, Finding, surely_above
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.results.record import StageResult, unpack_standing
 
 MOST_PROBED = 100
@@ -73,7 +74,7 @@ class _Plan:
         return cls(samples, min(most, calls // max(samples, 1) - beside))
 
 
-def black_box(after: Aftermath) -> Finding | None:
+def black_box(after: Attacked) -> Finding | None:
     """Compare Square, or the protocol's own attack without gradients, with APGD on what attacks with gradients left.
 
     A protocol of gradient attacks alone is probed. With B the model calls that it took, forwards and backwards, Square
@@ -128,17 +129,17 @@ def _without_gradients(result: Evaluation) -> tuple[list[StageResult], np.ndarra
     return found, np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
 
 
-def _shuffled(after: Aftermath, rows: np.ndarray) -> Tensor:
+def _shuffled(after: Attacked, rows: np.ndarray) -> Tensor:
     """Return ``rows`` in an order that says nothing of the samples."""
     return torch.from_numpy(np.sort(rows))[permutation(after.seed, "verify", "black-box", n=len(rows))]
 
 
-def _times_fooled(after: Aftermath, images: Tensor, rows: Tensor) -> Tensor:
+def _times_fooled(after: Attacked, images: Tensor, rows: Tensor) -> Tensor:
     """Return (n,): how many of a few predictions of each of ``images`` (n, C, H, W) are wrong."""
     return torch.stack([after.margins(images, rows)[0] > 0 for _ in range(AGAIN)]).sum(0)
 
 
-def _still_fooling(after: Aftermath, rows: Tensor) -> Tensor:
+def _still_fooling(after: Attacked, rows: Tensor) -> Tensor:
     """Return those of ``rows`` whose adversarial image fools each time, and those whose image was not kept."""
     kept = after.result.has_adversarial
     if after.result.adversarial is None or kept is None or not len(rows):
@@ -150,13 +151,13 @@ def _still_fooling(after: Aftermath, rows: Tensor) -> Tensor:
     return rows[fools]
 
 
-def _square(after: Aftermath, rows: Tensor, queries: int) -> Tensor:
+def _square(after: Attacked, rows: Tensor, queries: int) -> Tensor:
     """Return those of ``rows`` that Square breaks."""
     found = after.proposals(parse_attack(f"square:queries={queries}"), rows, after.threat, "black-box")
     return rows[_times_fooled(after, found, rows) == AGAIN]
 
 
-def _left_by_apgd(after: Aftermath, rows: Tensor, meter: Meter, budget: int) -> tuple[int, int]:
+def _left_by_apgd(after: Attacked, rows: Tensor, meter: Meter, budget: int) -> tuple[int, int]:
     """Run APGD on as many of ``rows`` as the calls allow; return how many of how many it did not break."""
     evaluations = EVALUATIONS if after.randomised else 1
     # For l1 a run asks three times more; the image itself is asked about first, and what was found at the end.

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation.aftermath import Aftermath
-from robustbench_gkl.evaluation.black_box import black_box
-from robustbench_gkl.evaluation.outcome import Evaluation
-from robustbench_gkl.evaluation.passport import RARE, ROUNDING, Finding, count, judge, sample_rows, surely_above
+from robustbench_gkl.evaluation.checks.attacked import Attacked
+from robustbench_gkl.evaluation.checks.black_box import black_box
+from robustbench_gkl.evaluation.checks.finding import RARE, ROUNDING, Finding, count, judge, sample_rows, surely_above
+from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.results.paired import PairedCounts
-from robustbench_gkl.results.record import Check
+from robustbench_gkl.results.record import (
+    Check,
+    CheckVerdict,
+)
 
 MOST_STANDING = 250
 """Samples that random noise is tried on."""
@@ -30,7 +33,7 @@ STEPS = 10
 """Of the shorter PGD; the longer one has four times as many."""
 
 
-def _still_fool(after: Aftermath, adversarial: Tensor, what: str) -> Finding:
+def _still_fool(after: Attacked, adversarial: Tensor, what: str) -> Finding:
     """Judge adversarial images (n, C, H, W) of the samples ``after.fallen`` that are looked at again."""
     rows = after.fallen
     inside = after.threat.contains(adversarial.to(after.device), after.originals(rows)).cpu()
@@ -46,7 +49,7 @@ def _still_fool(after: Aftermath, adversarial: Tensor, what: str) -> Finding:
     )
 
 
-def _reverified(after: Aftermath) -> Finding | None:
+def _reverified(after: Attacked) -> Finding | None:
     broke = int(np.sum(~after.result.standing & (after.result.clean_pred == after.result.label)))
     if not broke:
         return None
@@ -56,7 +59,7 @@ def _reverified(after: Aftermath) -> Finding | None:
     return _still_fool(after, after.result.adversarial[after.fallen], "adversarial images in other batches")
 
 
-def _stored(after: Aftermath) -> Finding | None:
+def _stored(after: Attacked) -> Finding | None:
     if not len(after.fallen) or after.result.adversarial is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +68,7 @@ def _stored(after: Aftermath) -> Finding | None:
         return _still_fool(after, load_file(path)["images"], "images read back from disk")
 
 
-def _noise_baseline(after: Aftermath) -> Finding | None:
+def _noise_baseline(after: Attacked) -> Finding | None:
     standing = torch.from_numpy(np.flatnonzero(after.result.standing))
     if not len(standing):
         return None
@@ -86,7 +89,7 @@ def _noise_baseline(after: Aftermath) -> Finding | None:
     )
 
 
-def _more_steps(after: Aftermath) -> Finding | None:
+def _more_steps(after: Attacked) -> Finding | None:
     if not len(after.attacked):
         return None
     few = after.survivors(after.attacked, after.threat, steps=STEPS)
@@ -101,7 +104,7 @@ def _more_steps(after: Aftermath) -> Finding | None:
     )
 
 
-def _large_eps(after: Aftermath) -> Finding | None:
+def _large_eps(after: Attacked) -> Finding | None:
     if not len(after.attacked):
         return None
     rows, pixels = after.attacked, math.prod(after.images.shape[1:])
@@ -117,7 +120,7 @@ def _large_eps(after: Aftermath) -> Finding | None:
     )
 
 
-def _finite_gradients(after: Aftermath) -> Finding | None:
+def _finite_gradients(after: Attacked) -> Finding | None:
     stages = [stage for attack in after.result.attacks for stage in attack.stages]
     if not sum(stage.backwards for stage in stages):
         return None
@@ -130,7 +133,7 @@ def _finite_gradients(after: Aftermath) -> Finding | None:
     )
 
 
-CHECKS: dict[str, Callable[[Aftermath], Finding | None]] = {
+CHECKS: dict[str, Callable[[Attacked], Finding | None]] = {
     "reverified": _reverified,
     "stored": _stored,
     "noise-baseline": _noise_baseline,
@@ -180,5 +183,26 @@ def verify(
     where = device if device is not None else parameter.device if parameter is not None else "cpu"
     with attack_mode(model), full_precision():
         where = torch.device(where)
-        after = Aftermath(model, images, labels.cpu().long(), threat, result, seed, batch_size, where, randomised)
+        after = Attacked(model, images, labels.cpu().long(), threat, result, seed, batch_size, where, randomised)
         return judge(CHECKS, after, of_attacks=OF_ATTACKS)
+
+
+def candidates_in_ball(result: Evaluation) -> list[Check]:
+    """Return what is to be said of candidates that the engine refused, and of attacks that proposed nothing.
+
+    An attack most of whose candidates are refused searches elsewhere, so it has not attacked; one that looks for the
+    nearest adversarial image finds it outside the ball wherever the model is robust.
+    """
+    stages = [stage for attack in result.attacks for stage in attack.stages]
+    rejected, candidates = (sum(getattr(stage, key) or 0 for stage in stages) for key in ("rejected", "candidates"))
+    astray = [stage.name for stage in stages if 2 * stage.rejected > (stage.candidates or 0) and not stage.minimal]
+    idle = [stage.name for stage in stages if stage.candidates and stage.unmoved == stage.candidates]
+    figure, advice = f"{rejected} of {candidates} rejected", ""
+    if rejected:
+        figure += f", most of {', '.join(astray)}" if astray else ""
+        advice = "An attack left the threat model; its images were not counted."
+    if idle:
+        figure += f"; {', '.join(idle)} proposed nothing but the originals"
+        advice = f"{advice} Give an attack that moves the images.".strip()
+    verdict: CheckVerdict = "FAIL" if astray or idle else "WARN" if rejected else "PASS"
+    return [Check(name="candidates-in-ball", verdict=verdict, figure=figure, advice=advice, scope="attack")]

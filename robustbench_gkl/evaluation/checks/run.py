@@ -8,11 +8,11 @@ import torch
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.evaluation.checks.after import verify
+from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, preflight
+from robustbench_gkl.evaluation.checks.finding import sample_rows
 from robustbench_gkl.evaluation.engine import evaluate
-from robustbench_gkl.evaluation.passport import sample_rows
-from robustbench_gkl.evaluation.preflight import MOST_IMAGES, preflight
-from robustbench_gkl.evaluation.subject import load_samples
-from robustbench_gkl.evaluation.verify import verify
+from robustbench_gkl.evaluation.job import load_samples
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.runs import Run
 

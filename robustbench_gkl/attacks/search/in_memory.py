@@ -1,4 +1,4 @@
-"""Our own attacks as plain functions: the driver over a batch in memory."""
+"""A search over a batch in memory, as a plain function."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks.driver import Driver, Load, Task, Waiting
 from robustbench_gkl.attacks.model import Model
-from robustbench_gkl.attacks.search import Space
+from robustbench_gkl.attacks.objectives import runners_up
+from robustbench_gkl.attacks.search.driver import Driver, Load, Task, Waiting
+from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.threads import driver_count, run_together
 from robustbench_gkl.attacks.specs.base import SearchSpec
-from robustbench_gkl.attacks.together import driver_count, run_together
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
@@ -73,9 +74,3 @@ class _InMemory:
 
     def should_stop(self) -> bool:
         return self.stopped.is_set()
-
-
-def runners_up(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return (B, K - 1): the classes but the label by falling logit, given logits (B, K) and labels (B,)."""
-    rest = logits.scatter(1, labels[:, None], -torch.inf)
-    return torch.argsort(rest, dim=1, descending=True, stable=True)[:, :-1]
