@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.names import WeightsName
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
-    from robustbench_gkl.evaluation.procedure import Recorded
+    from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
@@ -176,7 +176,7 @@ class _Subject:
 
     def whole(self, time_limit: float | None, save_adversarial: int) -> Recorded:
         """Evaluate all samples."""
-        from robustbench_gkl.evaluation.procedure import evaluate_run
+        from robustbench_gkl.evaluation.recorded import evaluate_run
 
         return evaluate_run(
             self.config,
@@ -191,7 +191,7 @@ class _Subject:
 
     def at_all_radii(self) -> list[Recorded]:
         """Evaluate all samples at the radii of ``--eps-grid``."""
-        from robustbench_gkl.evaluation.procedure import evaluate_grid
+        from robustbench_gkl.evaluation.recorded import evaluate_grid
 
         return evaluate_grid(
             self.config, self.run, self.workspace, name=self.name, weights=self.weights, overwrite=self.overwrite
@@ -199,7 +199,7 @@ class _Subject:
 
     def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
         """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
-        from robustbench_gkl.evaluation.procedure import ShardOutcome, evaluate_shard
+        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
         from robustbench_gkl.evaluation.sharing import Shard
 
         shard = Shard.parse(text)

@@ -42,7 +42,7 @@ def command(
     """  # noqa: D301
     from robustbench_gkl.cli.eval_command import report_outcome
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.evaluation.procedure import merge_parts
+    from robustbench_gkl.evaluation.shards import merge_parts
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
