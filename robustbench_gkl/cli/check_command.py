@@ -48,7 +48,8 @@ def command(
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.core.validation import validated
-    from robustbench_gkl.evaluation.checks.run import check_run
+    from robustbench_gkl.evaluation.checks.run import check_source
+    from robustbench_gkl.evaluation.subject import RunSource
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.runs import find_run
@@ -64,7 +65,7 @@ def command(
     on = resolve_device(device)
     console = make_console(quiet=quiet)
     console.print(f"checking {run.name} on {config.dataset}, {config.threat.threat()}, on {on}", markup=False)
-    checks = check_run(config, run, weights=weights, device=on, data_dir=data_dir)
+    checks = check_source(config, RunSource(run, weights), device=on, data_dir=data_dir)
     console.print(checks_table(checks))
     failed = [check.name for check in checks if check.verdict == "FAIL"]
     if failed:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.recorded import Recorded
+    from robustbench_gkl.evaluation.subject import ModelSource
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.terminal import LiveProgress
     from robustbench_gkl.results.record import Check
-    from robustbench_gkl.runs import Run, RunConfig
+    from robustbench_gkl.runs import RunConfig
 
 
 @click.command()
@@ -97,6 +98,7 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
+    from robustbench_gkl.evaluation.subject import RunSource
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
@@ -139,13 +141,13 @@ def command(
             on_checks=lambda checks: _warn(checks, progress),
             on_wait=progress.line,
         )
-        subject = _Subject(config, run, workspace, name, weights, overwrite)
+        evaluated = _Evaluated(config, RunSource(run, weights), workspace, name, overwrite)
         if eps_grid is not None:
-            outcomes = subject.at_all_radii()
+            outcomes = evaluated.at_all_radii()
         elif shard is not None:
-            outcomes = subject.shard(shard, _seconds(time_limit), progress)
+            outcomes = evaluated.shard(shard, _seconds(time_limit), progress)
         else:
-            outcomes = [subject.whole(_seconds(time_limit), save_adversarial)]
+            outcomes = [evaluated.whole(_seconds(time_limit), save_adversarial)]
     _report(outcomes, console, grid=eps_grid is not None)
     if fail_under is not None:
         _judge(outcomes[0], fail_under, workspace)
@@ -164,26 +166,24 @@ def _resolve(run: RunConfig, asked: dict[str, object], threat: dict[str, object]
 
 
 @dataclass(frozen=True)
-class _Subject:
+class _Evaluated:
     """What is evaluated, in one of three ways."""
 
     config: EvalConfig
-    run: Run
+    source: ModelSource
     workspace: Workspace
     name: str | None
-    weights: WeightsName | None
     overwrite: bool
 
     def whole(self, time_limit: float | None, save_adversarial: int) -> Recorded:
         """Evaluate all samples."""
-        from robustbench_gkl.evaluation.recorded import evaluate_run
+        from robustbench_gkl.evaluation.recorded import evaluate_and_record
 
-        return evaluate_run(
+        return evaluate_and_record(
             self.config,
-            self.run,
+            self.source,
             self.workspace,
             name=self.name,
-            weights=self.weights,
             overwrite=self.overwrite,
             time_limit=time_limit,
             save_adversarial=save_adversarial,
@@ -193,9 +193,7 @@ class _Subject:
         """Evaluate all samples at the radii of ``--eps-grid``."""
         from robustbench_gkl.evaluation.recorded import evaluate_grid
 
-        return evaluate_grid(
-            self.config, self.run, self.workspace, name=self.name, weights=self.weights, overwrite=self.overwrite
-        )
+        return evaluate_grid(self.config, self.source, self.workspace, name=self.name, overwrite=self.overwrite)
 
     def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
         """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
@@ -205,11 +203,10 @@ class _Subject:
         shard = Shard.parse(text)
         outcome = evaluate_shard(
             self.config,
-            self.run,
+            self.source,
             self.workspace,
             shard,
             name=self.name,
-            weights=self.weights,
             overwrite=self.overwrite,
             time_limit=time_limit,
         )

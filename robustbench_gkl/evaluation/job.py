@@ -12,20 +12,19 @@ from typing import Any, TypedDict
 import torch
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
-from robustbench_gkl.config.names import WeightsName, check_name
+from robustbench_gkl.config.names import check_name
 from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.evaluation.eps_grid import grid_text
+from robustbench_gkl.evaluation.subject import ModelSource, Subject
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import (
     first_record_id,
-    model_sha256,
     record_id,
 )
-from robustbench_gkl.runs import Run, RunConfig, weights_sha256
 
 
 class _Question(TypedDict):
@@ -44,24 +43,25 @@ class Job:
     """What an evaluation is about, and the name under which its record is kept."""
 
     config: EvalConfig
-    run: Run
-    saved: RunConfig
-    """The run as it was when its weights were read."""
+    source: ModelSource
+    subject: Subject
     name: str
-    """The model's name in the record: the run's, or another that was asked for."""
-    weights: WeightsName
-    model: Classifier
+    """The model's name in the record: the source's, or another that was asked for."""
     samples: ImageSet
     attacks: Sequence[tuple[AttackSpec, AttackSpec]]
     """Each attack, and what runs of it: itself or its published implementation."""
     protocol: list[dict[str, Any]]
-    weights_sha256: str
     device: torch.device
+
+    @property
+    def model(self) -> Classifier:
+        """The model, in eval mode on its device."""
+        return self.subject.model
 
     @cached_property
     def model_sha256(self) -> str:
         """The model's identity: hash of its weights and its function."""
-        return model_sha256(weights_sha256=self.weights_sha256, arch=self.saved.arch)
+        return self.subject.model_sha256
 
     @cached_property
     def id(self) -> str:
@@ -72,7 +72,7 @@ class Job:
     @cached_property
     def first_id(self) -> str:
         """The id that version 1 of the records gave to this evaluation."""
-        return first_record_id(weights_sha256=self.weights_sha256, **self._question())
+        return first_record_id(weights_sha256=self.subject.weights_sha256, **self._question())
 
     def _question(self) -> _Question:
         return {
@@ -100,42 +100,31 @@ class Job:
         return any(stage.averages for attack, _ in self.attacks for stage in attack.stages(threat, num_classes=classes))
 
 
-def prepare(
-    config: EvalConfig,
-    run: Run,
-    workspace: Workspace,
-    *,
-    name: str | None = None,
-    weights: WeightsName | None = None,
-) -> Job:
+def prepare(config: EvalConfig, source: ModelSource, workspace: Workspace, *, name: str | None = None) -> Job:
     """Load what ``config`` needs; on each machine one of the ranks fetches the data for all.
 
     Args:
         config: what to measure.
-        run: the model.
+        source: the model.
         workspace: where.
-        name: the model's name in the record; None for the run's.
-        weights: which of the run's weights; None for the preferred ones.
+        name: the model's name in the record; None for the source's.
 
     Raises:
-        UserError: unknown attacks, or a run or data that cannot be used.
+        UserError: unknown attacks, or a model or data that cannot be used.
     """
     attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
-    which = run.choose(weights)
-    saved, model = run.load_whole(which, device=workspace.device)
-    samples = workspace.exchange.one_first(lambda: load_samples(config, run, model, data_dir=workspace.data_dir))
-    protocol = _protocol([variant for _, variant in attacks], config, model)
+    subject, samples = workspace.exchange.one_first(
+        lambda: load_subject(config, source, device=workspace.device, data_dir=workspace.data_dir)
+    )
+    protocol = _protocol([variant for _, variant in attacks], config, subject.model)
     return Job(
         config=config,
-        run=run,
-        saved=saved,
-        name=run.name if name is None else check_name(name),
-        weights=which,
-        model=model,
+        source=source,
+        subject=subject,
+        name=source.name if name is None else check_name(name),
         samples=samples,
         attacks=attacks,
         protocol=protocol,
-        weights_sha256=weights_sha256(model),
         device=workspace.device,
     )
 
@@ -151,23 +140,29 @@ def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifi
     return protocol
 
 
-def load_samples(config: EvalConfig, run: Run, model: Classifier, *, data_dir: Path) -> ImageSet:
-    """Return the images that ``config`` names.
+def load_subject(
+    config: EvalConfig, source: ModelSource, *, device: torch.device, data_dir: Path
+) -> tuple[Subject, ImageSet]:
+    """Return the model on ``device``, and the images that ``config`` names.
 
     Raises:
-        UserError: there are not as many, or the model takes images of another size or other classes.
+        UserError: a model or data that cannot be used; fewer images than asked for; a model for images of another size
+            or for other classes.
     """
-    images = load_dataset(config.dataset, data_dir=data_dir).load(config.split)
+    dataset = load_dataset(config.dataset, data_dir=data_dir)
+    subject = source.load(dataset, device=device)
+    images = dataset.load(config.split)
     if config.n is not None:
         if config.n > len(images):
             raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
         images = images.take(torch.arange(config.n))
+    model = subject.model
     if images.shape != model.input_shape or len(images.classes) != model.num_classes:
         raise UserError(
-            f"run {run.name} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
+            f"{source.label} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
             f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
         )
-    return images
+    return subject, images
 
 
 def _size(shape: tuple[int, int, int]) -> str:

@@ -25,9 +25,8 @@ def about(job: Job, *, overwrite: bool) -> About:
         gklbench=__version__,
         protocol_sha256=canonical_hash(job.protocol),
         overwrite=overwrite,
-        run=str(job.run.folder.resolve()),
+        model=job.source.reference(),
         name=job.name,
-        weights=job.weights,
         config=job.config.model_dump(mode="json"),
     )
 

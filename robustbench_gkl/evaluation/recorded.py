@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
@@ -23,11 +22,11 @@ from robustbench_gkl.evaluation.recording import (
     save,
 )
 from robustbench_gkl.evaluation.sharing import Share
+from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.runs import Run
 
 
 @dataclass(frozen=True)
@@ -38,28 +37,26 @@ class Recorded:
     reused: bool
 
 
-def evaluate_run(
+def evaluate_and_record(
     config: EvalConfig,
-    run: Run,
+    source: ModelSource,
     workspace: Workspace,
     *,
     name: str | None = None,
-    weights: WeightsName | None = None,
     overwrite: bool = False,
     time_limit: float | None = None,
     save_adversarial: int = 0,
 ) -> Recorded:
-    """Evaluate a run and write its record and verdicts.
+    """Evaluate a model and write its record and verdicts.
 
     An evaluation that was done already is returned as it is; one that was interrupted goes on, with however many ranks.
     One that another process is making is waited for and then returned.
 
     Args:
         config: what to measure.
-        run: the model.
+        source: the model.
         workspace: where.
-        name: the model's name in the record; None for the run's.
-        weights: which of the run's weights; None for the preferred ones.
+        name: the model's name in the record; None for the source's.
         overwrite: measure again even if the record exists; it is replaced when the new one is complete.
         time_limit: seconds after which to stop with a partial record; None for no limit.
         save_adversarial: how many adversarial images to write beside the verdicts, for reports.
@@ -68,10 +65,10 @@ def evaluate_run(
         The same on all ranks.
 
     Raises:
-        UserError: anything in the configuration, the run or the data that cannot be used.
+        UserError: anything in the configuration, the model or the data that cannot be used.
     """
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    job = prepare(config, run, workspace, name=name, weights=weights)
+    job = prepare(config, source, workspace, name=name)
     store.prepare()
     with workspace.holding(job.id):
         if not overwrite and (known := known_records([job], store, exchange)):
@@ -95,29 +92,28 @@ def evaluate_run(
 
 def evaluate_grid(
     config: EvalConfig,
-    run: Run,
+    source: ModelSource,
     workspace: Workspace,
     *,
     name: str | None = None,
-    weights: WeightsName | None = None,
     overwrite: bool = False,
 ) -> list[Recorded]:
-    """Evaluate a run under one attack at the radii of ``config.eps_grid`` and write a record for each.
+    """Evaluate a model under one attack at the radii of ``config.eps_grid`` and write a record for each.
 
     Their protocol names the radii: not every sample was attacked at every radius.
 
     Args:
         config: what to measure, with one native attack; the radius of its threat does not matter.
-        run, workspace, name, weights, overwrite: as for :func:`evaluate_run`.
+        source, workspace, name, overwrite: as for :func:`evaluate_and_record`.
 
     Raises:
-        UserError: as :func:`evaluate_run`; several attacks, or the reference engine.
+        UserError: as :func:`evaluate_and_record`; several attacks, or the reference engine.
     """
     radii = config.eps_grid
     if radii is None or len(config.attacks) != 1 or config.engine != "native":
         raise UserError("--eps-grid takes one --attack, run by the native engine")
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
-    base = prepare(config, run, workspace, name=name, weights=weights)
+    base = prepare(config, source, workspace, name=name)
     jobs = [base.at_radius(eps, radii) for eps in radii]
     journal_id = f"{base.name}-{canonical_hash([job.id for job in jobs])[:12]}"
     store.prepare()

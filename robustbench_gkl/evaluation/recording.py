@@ -21,7 +21,6 @@ from robustbench_gkl.results.record import (
     Check,
     DataInfo,
     ModelInfo,
-    Preprocessing,
     Record,
     ThreatInfo,
     canonical_hash,
@@ -36,8 +35,7 @@ def make_record(
 ) -> Record:
     """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by ``processes`` processes."""
     where = environment(job.device) | ({"processes": str(processes)} if processes > 1 else {})
-    config, saved = job.config, job.saved
-    constants = job.model.normalize.constants()
+    config, subject = job.config, job.subject
     resolved = {
         "n": len(job.samples),
         "attacks": tuple(attack.canonical for attack, _ in job.attacks),
@@ -48,15 +46,17 @@ def make_record(
         created=now(),
         model=ModelInfo(
             name=job.name,
-            arch=saved.arch,
-            loss=saved.train.loss if saved.train is not None else None,
+            arch=subject.arch,
+            loss=subject.train.loss if subject.train is not None else None,
             params=sum(parameter.numel() for parameter in job.model.parameters()),
-            run=None if job.name == job.run.name else job.run.name,
-            weights=job.weights,
-            weights_sha256=job.weights_sha256,
-            preprocessing=Preprocessing() if constants is None else Preprocessing(mean=constants[0], std=constants[1]),
+            run=None if job.name == subject.run else subject.run,
+            weights=subject.weights,
+            weights_sha256=subject.weights_sha256,
+            preprocessing=subject.preprocessing,
+            code_sha256=subject.code_sha256,
+            source=subject.source,
             model_sha256=job.model_sha256,
-            train_config=saved.train.model_dump(mode="json") if saved.train is not None else None,
+            train_config=subject.train.model_dump(mode="json") if subject.train is not None else None,
         ),
         data=DataInfo(
             dataset=config.dataset,

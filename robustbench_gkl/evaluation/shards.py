@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
@@ -29,9 +28,9 @@ from robustbench_gkl.evaluation.recording import (
 )
 from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
 from robustbench_gkl.evaluation.sharing import Shard, Share
+from robustbench_gkl.evaluation.subject import ModelSource, source_again
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.results.journal import About, Journal
-from robustbench_gkl.runs import Run, find_run, look_for
+from robustbench_gkl.results.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -53,29 +52,28 @@ class ShardOutcome:
 
 def evaluate_shard(
     config: EvalConfig,
-    run: Run,
+    source: ModelSource,
     workspace: Workspace,
     shard: Shard,
     *,
     name: str | None = None,
-    weights: WeightsName | None = None,
     overwrite: bool = False,
     time_limit: float | None = None,
 ) -> ShardOutcome | Recorded:
-    """Evaluate a run on a fixed share of the samples, and leave what was found for :func:`merge_parts`.
+    """Evaluate a model on a fixed share of the samples, and leave what was found for :func:`merge_parts`.
 
     Args:
         shard: which samples.
-        config, run, workspace, name, weights, overwrite, time_limit: as for :func:`evaluate_run`.
+        config, source, workspace, name, overwrite, time_limit: as for :func:`evaluate_and_record`.
 
     Returns:
         The shard's outcome, or the record of the whole if there is one already.
 
     Raises:
-        UserError: as :func:`evaluate_run`; fewer samples than shards.
+        UserError: as :func:`evaluate_and_record`; fewer samples than shards.
     """
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange, shard)
-    job = prepare(config, run, workspace, name=name, weights=weights)
+    job = prepare(config, source, workspace, name=name)
     if len(job.samples) < shard.of:
         raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
     store.prepare()
@@ -101,10 +99,11 @@ def merge_parts(
 ) -> Recorded:
     """Make a record of the parts that shards, ranks or interrupted evaluations have left; nothing is attacked.
 
-    The run must be in ``checkpoints_dir`` or where it was: the checks before and after the attacks need its model.
+    The checks before and after the attacks need the model: a run must be in ``checkpoints_dir`` or where it was, any
+    other model where it was.
 
     Raises:
-        UserError: there are no parts, another model has the run's name, or samples are missing; the parts stay.
+        UserError: there are no parts, the model is another one now, or samples are missing; the parts stay.
     """
     store = workspace.store
     if not store.parts(record_id):
@@ -116,10 +115,11 @@ def merge_parts(
         if (this := journal.about) is None:
             raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
         config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
-        job = prepare(config, _run_of(this, checkpoints_dir), workspace, name=this.name, weights=this.weights)
+        job = prepare(config, source_again(this.model, checkpoints_dir), workspace, name=this.name)
         if job.id != record_id:
             raise UserError(
-                f"the parts of {record_id} are about other weights or images than {job.run.name} in {job.run.folder}"
+                f"the parts of {record_id} are about other weights or images than those of {job.source.label} and "
+                f"{config.dataset}"
             )
         if unfit := unfit_parts(record_id, about(job, overwrite=False), store):
             names = ", ".join(part or "the first" for part, _ in unfit)
@@ -133,13 +133,6 @@ def merge_parts(
         record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
         journal.delete()
     return Recorded(record, reused=False)
-
-
-def _run_of(this: About, checkpoints_dir: Path) -> Run:
-    """Return the run that a journal is about: of that name among the runs here, else in the folder where it was."""
-    folder = Path(this.run)
-    named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
-    return named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
 
 
 def _joined(job: Job, journal: Journal) -> tuple[Evaluation, list[int]]:

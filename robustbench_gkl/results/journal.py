@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.core.files import naming
 
 
@@ -24,9 +23,8 @@ class About:
         gklbench: the version that writes it; another one may search in another way.
         protocol_sha256: hash of the settings of all stages.
         overwrite: whether it is made again although there was a record.
-        run: the folder of the run.
+        model: what is needed to find the model again.
         name: the model's name in the record to be.
-        weights: which of the run's weights.
         config: the resolved ``EvalConfig`` as plain data.
         form: the version of the lines that follow.
     """
@@ -34,9 +32,8 @@ class About:
     gklbench: str
     protocol_sha256: str
     overwrite: bool
-    run: str
+    model: dict[str, Any]
     name: str
-    weights: WeightsName
     config: dict[str, Any]
     form: int = 2
 
@@ -46,8 +43,11 @@ class About:
 
     @classmethod
     def read(cls, values: Any) -> About | None:
-        """Return what a line says; None if an earlier version wrote it."""
+        """Return the first line of a part; None for one whose form is not known any more."""
         try:
+            if "run" in values:  # as written while only runs could be evaluated
+                values = {**values, "model": {"model": values["run"], "weights": values["weights"]}}
+                values = {key: value for key, value in values.items() if key not in ("run", "weights")}
             return cls(**values)
         except TypeError:
             return None

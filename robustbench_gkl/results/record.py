@@ -77,6 +77,8 @@ class ModelInfo(_Part):
     """None in records of earlier versions, which did not say."""
     code_sha256: str | None = None
     """Hash of the code that builds a model from outside; None for our own architectures."""
+    source: dict[str, Any] | None = None
+    """Where a model from outside comes from, and the options that it was evaluated with; None for a run."""
     model_sha256: str = ""
     """The model's identity: hash of its weights and its function, see :func:`model_sha256`."""
     train_config: dict[str, Any] | None = None

@@ -227,7 +227,7 @@ class TestJournal:
 
 
 def about(number: int, **config: Any) -> About:
-    return About("1", "hash", overwrite=False, run="x", name=str(number), weights="best", config=config)
+    return About("1", "hash", overwrite=False, model={"model": "x"}, name=str(number), config=config)
 
 
 class TestParts:

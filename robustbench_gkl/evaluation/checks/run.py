@@ -6,22 +6,20 @@ from pathlib import Path
 
 import torch
 
-from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.evaluation.checks.after import check_evaluation
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.checks.finding import sample_rows
 from robustbench_gkl.evaluation.engine import evaluate
-from robustbench_gkl.evaluation.job import load_samples
+from robustbench_gkl.evaluation.job import load_subject
+from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.record import Check
-from robustbench_gkl.runs import Run
 
 
-def check_run(
+def check_source(
     config: EvalConfig,
-    run: Run,
+    source: ModelSource,
     *,
-    weights: WeightsName | None = None,
     device: torch.device,
     data_dir: Path = Path("data"),
 ) -> list[Check]:
@@ -31,17 +29,16 @@ def check_run(
 
     Args:
         config: samples, threat, attacks and seed; without ``n`` at most 128 samples are drawn from the split.
-        run: the model.
-        weights: which of the run's weights; None for the preferred ones.
+        source: the model.
         device: where to run.
         data_dir: where downloaded data sets are kept.
 
     Raises:
-        UserError: anything in the configuration, the run or the data that cannot be used.
+        UserError: anything in the configuration, the model or the data that cannot be used.
     """
     threat = config.threat.threat()
-    model = run.load_model(run.choose(weights), device=device)
-    samples = load_samples(config, run, model, data_dir=data_dir)
+    subject, samples = load_subject(config, source, device=device, data_dir=data_dir)
+    model = subject.model
     if config.n is None:
         samples = samples.take(sample_rows(torch.arange(len(samples)), MOST_IMAGES, "check"))
     images, labels = samples.images, samples.labels

@@ -1,0 +1,141 @@
+"""The model that an evaluation is about: where it comes from, and what a record keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.data import Dataset
+from robustbench_gkl.models import Classifier
+from robustbench_gkl.results.record import Preprocessing, model_sha256
+from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, loaded, with what a record keeps of it.
+
+    Attributes:
+        model: in eval mode, on its device.
+        arch: its architecture, with options.
+        weights_sha256: hash of its parameters and buffers, normalisation included.
+        run: the name of the run that it is; None for a model from elsewhere.
+        weights: which of the run's weights.
+        train: what it was trained with; None for a model trained elsewhere.
+        code_sha256: hash of the code that builds a model from elsewhere.
+        source: where a model from elsewhere comes from.
+        resize, crop: pixels that images are brought to before the model.
+    """
+
+    model: Classifier
+    arch: str
+    weights_sha256: str
+    run: str | None = None
+    weights: WeightsName | None = None
+    train: TrainConfig | None = None
+    code_sha256: str | None = None
+    source: dict[str, str] | None = None
+    resize: int | None = None
+    crop: int | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to a [0, 1] image before the first layer."""
+        mean, std = self.model.normalize.constants() or (None, None)
+        return Preprocessing(mean=mean, std=std, resize=self.resize, crop=self.crop)
+
+    @property
+    def model_sha256(self) -> str:
+        """The model's identity: hash of its weights and its function."""
+        return model_sha256(
+            weights_sha256=self.weights_sha256,
+            arch=self.arch,
+            preprocessing=self.preprocessing,
+            code_sha256=self.code_sha256,
+        )
+
+
+class ModelSource(Protocol):
+    """A model that is not loaded yet."""
+
+    @property
+    def name(self) -> str:
+        """The name under which it is recorded where no other is asked for."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The words for it in an error."""
+        ...
+
+    def reference(self) -> dict[str, object]:
+        """Return as plain data what is needed to find the model again."""
+        ...
+
+    def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
+        """Return the model for the classes and image size of ``dataset``.
+
+        Raises:
+            UserError: the model or its weights cannot be used, or do not fit the data set.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """One of a run's weights.
+
+    Attributes:
+        run: the run.
+        weights: which of its weights; None for the preferred ones.
+    """
+
+    run: Run
+    weights: WeightsName | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
+
+    @property
+    def label(self) -> str:
+        """``run NAME``."""
+        return f"run {self.run.name}"
+
+    def reference(self) -> dict[str, object]:
+        """Return the run's folder, and which weights."""
+        return {"model": str(self.run.folder.resolve()), "weights": self.run.choose(self.weights)}
+
+    def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
+        """Return the run's model; whether it fits the data set is looked at with the images."""
+        which = self.run.choose(self.weights)
+        saved, model = self.run.load_whole(which, device=device)
+        return Subject(
+            model=model,
+            arch=saved.arch,
+            weights_sha256=weights_sha256(model),
+            run=self.run.name,
+            weights=which,
+            train=saved.train,
+        )
+
+
+def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:
+    """Return the model of a :meth:`ModelSource.reference`.
+
+    A run is looked for by its name among the runs here, else in the folder where it was.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    folder = Path(reference["model"])
+    named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
+    run = named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
+    return RunSource(run, reference["weights"])
