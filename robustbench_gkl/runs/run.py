@@ -128,7 +128,7 @@ class Run:
         return which or found[0]
 
     def weights_sha256(self, which: WeightsName | None = None) -> str:
-        """Return the hash of a saved model, that of :func:`robustbench_gkl.models.weights.weights_sha256`, without torch.
+        """Return the hash of a saved model, that of ``weights_sha256`` of a model, without torch.
 
         Raises:
             UserError: no such weights, or a broken file.
