@@ -22,10 +22,18 @@ class RankError(Exception):
         self.message, self.code = message, code
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """Return the error for a ``name`` that is none of ``choices``; it lists them and the closest one."""
-    known = sorted(choices)
+def unknown(kind: str, name: str, choices: Iterable[str], *, listing: str | None = None) -> UserError:
+    """Return the error for a ``name`` that is none of ``choices``: the closest one, and all of them.
+
+    Args:
+        kind: what is named, as in "unknown loss".
+        name: what was given.
+        choices: what could have been.
+        listing: how to list the choices, in place of hundreds of them.
+    """
+    known = sorted(set(choices))
     folded = {choice.lower(): choice for choice in known}
     near = [folded[match] for match in get_close_matches(name.lower(), folded, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
-    return UserError(f"unknown {kind} {name!r}{hint} (choose from {', '.join(known) or 'none'})")
+    listing = listing or f"choose from {', '.join(known) or 'none'}"
+    return UserError(f"unknown {kind} {name!r}{hint} ({listing})")

@@ -90,6 +90,34 @@ class Classifier(nn.Module):
         return self.forward_normalized(self.normalize(images))
 
 
+class WrappedClassifier(Classifier):
+    """A network by others behind the [0, 1] input.
+
+    Args:
+        net: the network, which takes normalised images and returns logits.
+        num_classes, input_shape, mean, std: see :class:`Classifier`.
+    """
+
+    published_under: ClassVar[str] = "net."
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        num_classes: int,
+        input_shape: Shape,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
+        self.net = net
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of normalised images (B, C, H, W)."""
+        logits: Tensor = self.net(images)
+        return logits
+
+
 ModelFactory = Callable[..., Classifier]
 MODELS: Registry[ModelFactory] = Registry("model", "robustbench_gkl.models")
 

@@ -36,9 +36,17 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         UserError: no such file; a web page or a Git LFS pointer in its place; a damaged file; a pickle of more
             than plain tensors, which is never loaded; no state dict inside.
     """
+    return _find_state_dict(read_plain(path), path)
+
+
+def read_plain(path: Path) -> object:
+    """Return all that a checkpoint holds, on the CPU, as :func:`read_checkpoint` reads it.
+
+    Raises:
+        UserError: as there, but whatever the file holds.
+    """
     _refuse_impostor(path)
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
-    return _find_state_dict(content, path)
+    return _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_torch(path)
 
 
 def _refuse_impostor(path: Path) -> None:

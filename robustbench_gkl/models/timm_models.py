@@ -4,46 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.models.base import MODELS, Classifier, Shape, WrappedClassifier
 
 
-class TimmClassifier(Classifier):
-    """A timm model behind the [0, 1] input.
+def import_timm() -> ModuleType:
+    """Return the package.
 
-    Args:
-        net: the model, which takes normalised images and returns logits.
-        num_classes, input_shape, mean, std: see :class:`Classifier`.
+    Raises:
+        UserError: it is not installed.
     """
-
-    published_under: ClassVar[str] = "net."
-
-    def __init__(
-        self,
-        net: nn.Module,
-        *,
-        num_classes: int,
-        input_shape: Shape,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
-        self.net = net
-
-    def forward_normalized(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) of normalised images (B, C, H, W)."""
-        logits: Tensor = self.net(images)
-        return logits
-
-
-def _import_timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ImportError as error:
@@ -52,11 +28,22 @@ def _import_timm() -> ModuleType:
 
 def _check_known(timm: ModuleType, architecture: str) -> None:
     if not timm.is_model(architecture):
-        near = get_close_matches(architecture, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"timm {timm.__version__} has no model {architecture!r}{hint} (timm.list_models() lists them all)"
-        )
+        kind = f"model of timm {timm.__version__}"
+        raise unknown(kind, architecture, timm.list_models(), listing="timm.list_models() lists them all")
+
+
+def pretrained_config(architecture: str) -> Any:
+    """Return what timm says of its own weights for ``architecture``, those of its tag where it has one.
+
+    Raises:
+        UserError: timm is not installed, has no such model, or no such tag of it.
+    """
+    timm = import_timm()
+    _check_known(timm, architecture)
+    try:
+        return timm.models.get_pretrained_cfg(architecture)
+    except RuntimeError as error:
+        raise UserError(f"timm cannot build {architecture!r}: {error}") from error
 
 
 def _build(timm: ModuleType, architecture: str, *, num_classes: int, shape: Shape) -> nn.Module:
@@ -64,7 +51,7 @@ def _build(timm: ModuleType, architecture: str, *, num_classes: int, shape: Shap
     channels, height, width = shape
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     try:
-        if timm.models.get_pretrained_cfg(architecture).fixed_input_size:
+        if pretrained_config(architecture).fixed_input_size:
             options["img_size"] = (height, width)
         net: nn.Module = timm.create_model(architecture, pretrained=False, **options)
         with torch.no_grad():
@@ -98,13 +85,11 @@ def timm_model(
     Raises:
         UserError: timm is not installed, has no such model, or cannot build it for these images.
     """
-    timm = _import_timm()
-    _check_known(timm, architecture)
-    published = timm.models.get_pretrained_cfg(architecture.partition(".")[0])
+    timm, published = import_timm(), pretrained_config(architecture)
     shape: Shape = input_shape or published.input_size
     if mean is None and std is None and len(published.mean) == shape[0]:
         mean, std = published.mean, published.std
-    return TimmClassifier(
+    return WrappedClassifier(
         _build(timm, architecture, num_classes=num_classes, shape=shape),
         num_classes=num_classes,
         input_shape=shape,

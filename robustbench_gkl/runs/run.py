@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.core.validation import user_error
+from robustbench_gkl.models.weights import file_weights_sha256, load_saved, save_weights
 from robustbench_gkl.runs.config import RunConfig
-from robustbench_gkl.runs.weights import check_hash, file_weights_sha256, load_weights, save_weights
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +128,7 @@ class Run:
         return which or found[0]
 
     def weights_sha256(self, which: WeightsName | None = None) -> str:
-        """Return the hash of a saved model, that of :func:`robustbench_gkl.runs.weights_sha256`, without torch.
+        """Return the hash of a saved model, that of ``weights_sha256`` of a model, without torch.
 
         Raises:
             UserError: no such weights, or a broken file.
@@ -169,22 +168,12 @@ class Run:
         raise UserError(f"run {self.name} is replaced again and again; evaluate it when its training is over")
 
     def _load(self, config: RunConfig, which: WeightsName | None, device: torch.device | str) -> Classifier:
-        from robustbench_gkl.models import create_model
-
-        path = self.weights_path(self.choose(which))
-        state, header = load_weights(path)
-        model = create_model(
-            config.arch,
+        model = load_saved(
+            self.weights_path(self.choose(which)),
+            arch=config.arch,
             num_classes=config.num_classes,
             input_shape=config.input_shape,
-            mean=json.loads(header.get("mean", "null")),
-            std=json.loads(header.get("std", "null")),
         )
-        try:
-            model.load_state_dict(state)
-        except RuntimeError:
-            raise UserError(f"{path} does not hold the weights of {config.arch} that config.json names") from None
-        check_hash(path, header, model)
         return model.to(device).eval()
 
     def save_metrics(self, text: str) -> None:

@@ -41,12 +41,32 @@ def save_weights(path: Path, model: Classifier) -> None:
     write_atomically(path, save(tensors, metadata=header))
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a weights file, on the CPU, and its header.
+def load_saved(path: Path, *, arch: str, num_classes: int, input_shape: tuple[int, int, int]) -> Classifier:
+    """Return the model of architecture ``arch`` whose weights and normalisation constants are in ``path``, on the CPU.
 
     Raises:
-        UserError: the file is broken.
+        UserError: the file is broken, was changed, or holds the weights of something else.
     """
+    from robustbench_gkl.models import create_model
+
+    state, header = _load_weights(path)
+    model = create_model(
+        arch,
+        num_classes=num_classes,
+        input_shape=input_shape,
+        mean=json.loads(header.get("mean", "null")),
+        std=json.loads(header.get("std", "null")),
+    )
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        raise UserError(f"{path} does not hold the weights of {arch} that config.json names") from None
+    _check_hash(path, header, model)
+    return model
+
+
+def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a weights file, on the CPU, and its header."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -54,12 +74,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _broken(path, error) from None
 
 
-def check_hash(path: Path, header: dict[str, str], model: nn.Module) -> None:
-    """Check that ``model`` is what was saved; files of earlier versions do not tell.
-
-    Raises:
-        UserError: the tensors were changed since their hash was written.
-    """
+def _check_hash(path: Path, header: dict[str, str], model: nn.Module) -> None:
+    """Check that ``model`` is what was saved; files of earlier versions do not tell."""
     saved = header.get(_HASH)
     if saved is not None and saved != weights_sha256(model):
         raise UserError(f"{path} does not hold the weights whose hash is in its header; restore it or save it anew")

@@ -1,0 +1,175 @@
+"""Importing a user's code, so that what goes wrong in it becomes one line with its place."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.models.external.code_files import CodeFile
+
+_OURS: set[str] = set()
+"""Names in ``sys.modules`` of code that was imported here; the next import starts without them."""
+
+
+@contextmanager
+def on_path(folder: Path, *, first: bool) -> Iterator[None]:
+    """Let modules in ``folder`` be imported in the block, before all others or after them."""
+    text = str(folder)
+    added = first or text not in sys.path
+    if added:
+        sys.path.insert(0 if first else len(sys.path), text)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(text)
+
+
+@contextmanager
+def importing(code: CodeFile) -> Iterator[None]:
+    """Let ``code`` and what lies beside it be imported in the block, freshly.
+
+    The modules stay importable by what the block made, until the next one: so a file can be loaded twice, after a
+    change or from two folders with modules of the same name.
+    """
+    for name in _OURS:
+        sys.modules.pop(name, None)
+    _OURS.clear()
+    before = set(sys.modules)
+    try:
+        with on_path(code.root, first=True):
+            yield
+    finally:
+        tops = {path.stem for path in code.root.glob("*.py")}
+        tops |= {path.parent.name for path in code.root.glob("*/__init__.py")}
+        _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
+
+
+def import_file(code: CodeFile) -> ModuleType:
+    """Import a file of code: as a part of its package, or under a name of its own.
+
+    Raises:
+        UserError: anything that goes wrong in it.
+    """
+    if code.path.parent != code.root:
+        return import_named(code.dotted, code)
+    with explained(code):
+        name = f"gklbench_file_{code.path.stem}"
+        spec = importlib.util.spec_from_file_location(name, code.path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        _OURS.add(name)
+        spec.loader.exec_module(module)
+        return module
+
+
+def import_named(dotted: str, code: CodeFile) -> ModuleType:
+    """Import the module called ``dotted``, whose file is ``code``.
+
+    Raises:
+        UserError: anything that goes wrong in it.
+    """
+    with explained(code):
+        return importlib.import_module(dotted)
+
+
+def obtain(module: ModuleType, attribute: str, code: CodeFile, argument: str) -> Any:
+    """Return what ``attribute`` of a module is, called without arguments where it is a class or a function.
+
+    Raises:
+        UserError: there is none, it needs arguments, or it raises.
+    """
+    from torch import nn
+
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            choices = [name for name, value in vars(found).items() if callable(value) and _defined(value, module)]
+            raise unknown(f"name in {code.path.name}", part, choices)
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise UserError(
+            f"{argument} is a {type(found).__name__}; name a module, a class or a function that returns one"
+        )
+    if needed := _needed(found):
+        raise UserError(
+            f"{argument} needs arguments ({', '.join(needed)}); name a function without any that returns the module"
+        )
+    with explained(code):
+        made = found()
+    if not isinstance(made, nn.Module):
+        hint = "; build the module and load the state dict into it" if isinstance(made, dict) else ""
+        raise UserError(f"{argument} must return a torch.nn.Module, got a {type(made).__name__}{hint}")
+    return made
+
+
+def _defined(value: object, module: ModuleType) -> bool:
+    return getattr(value, "__module__", None) == module.__name__
+
+
+def _needed(call: Callable[..., Any]) -> list[str]:
+    """Return the names of the arguments that ``call`` cannot do without."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in variable]
+
+
+@contextmanager
+def explained(code: CodeFile) -> Iterator[None]:
+    """Turn what is raised in the block into one line with file and line number.
+
+    Raises:
+        UserError: in place of anything else but an interruption; one that is raised inside stays as it is.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except SystemExit:
+        raise UserError(
+            f"{code.path.name} ends the program when it is imported; put what runs under if __name__ == '__main__'"
+        ) from None
+    except BaseException as error:
+        raise UserError(f"{place(error, code)}: {reason(error)}{_remedy(error)}") from error
+
+
+def place(error: BaseException, code: CodeFile) -> str:
+    """Return the file and line of the user's code that ``error`` came from, as ``net.py, line 3``."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{Path(error.filename).name}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    files = {str(path) for path in code.family()}
+    own = [frame for frame in frames if frame.filename in files]
+    if not own:
+        return code.path.name
+    return f"{Path(own[-1].filename).relative_to(code.root)}, line {own[-1].lineno}"
+
+
+def reason(error: BaseException) -> str:
+    """Return what ``error`` says, in one line, with its type."""
+    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _remedy(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        top = error.name.partition(".")[0]
+        return f"; install it (pip install {top}) or put it beside the file"
+    return ""
