@@ -224,6 +224,28 @@ class TrainConfig(Frozen):
         return self
 
 
+class ModelOptions(Frozen):
+    """What is done to images in front of a model from outside; None for what the model has of its own."""
+
+    mean: tuple[float, ...] | None = None
+    """Normalisation, one value or one per channel, in the [0, 1] scale."""
+    std: tuple[float, ...] | None = None
+    resize: int | None = Field(None, ge=1)
+    """Pixels that the shorter side is brought to, before all else."""
+    crop: int | None = Field(None, ge=1)
+    """Pixels of the square that is then cut from the centre."""
+
+    @model_validator(mode="after")
+    def _mean_and_std(self) -> ModelOptions:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std are given together or not at all")
+        return self
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not None."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 class EvalConfig(Frozen):
     """Everything that decides what an evaluation measures, but for the model."""
 

@@ -12,6 +12,7 @@ import torch
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.data.resizing import resize_images
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,12 +65,16 @@ def _described(shape: tuple[int, ...]) -> str:
 class ImageFolder:
     """Image files in ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``.
 
-    The classes are the folder names of the training split, sorted (of the test split where there is no other). All
-    images have one size, and are either all grey or all RGB; palettes are resolved and alpha is dropped. Files are
-    taken in the order of their names; hidden ones and files that are no images are passed over.
+    The classes are the folder names of the training split, sorted (of the test split where there is no other). After
+    ``resize`` and ``crop`` all images have one size, and are either all grey or all RGB; palettes are resolved and alpha
+    is dropped. Files are taken in the order of their names; hidden ones and files that are no images are passed over.
     """
 
     path: Path
+    resize: int | None = None
+    """Pixels that the shorter side of each image is brought to; None for as it is."""
+    crop: int | None = None
+    """Pixels of the square that is then cut from the centre; None for all of the image."""
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -85,12 +90,12 @@ class ImageFolder:
 
     @cached_property
     def shape(self) -> Shape:
-        """(channels, height, width) of the first image.
+        """(channels, height, width) of the first image, resized and cropped.
 
         Raises:
             UserError: no image, or one that cannot be read.
         """
-        channels, height, width = _read(self._first).shape
+        channels, height, width = self._pixels(self._first).shape
         return channels, height, width
 
     def load(self, split: Split) -> ImageSet:
@@ -108,15 +113,24 @@ class ImageFolder:
             raise UserError(f"{self.path / split} holds no images; expected CLASS/*{', *'.join(SUFFIXES)}")
         images = np.empty((len(files), *self.shape), dtype=np.uint8)
         for row, (file, _) in enumerate(files):
-            pixels = _read(file)
+            pixels = self._pixels(file)
             if pixels.shape != self.shape:
                 raise UserError(
                     f"images must have one size and mode: {self._first} is {_described(self.shape)} but {file} "
-                    f"is {_described(pixels.shape)}; resize or convert them first"
+                    f"is {_described(pixels.shape)}; resize (--resize, --crop) or convert them first"
                 )
             images[row] = pixels
         labels = torch.tensor([label for _, label in files])
         return ImageSet(torch.from_numpy(images), labels, self.classes)
+
+    def _pixels(self, file: Path) -> Pixels:
+        """Return the pixels (C, H, W) of a file, resized and cropped."""
+        pixels = _read(file)
+        if self.resize is None and self.crop is None:
+            return pixels
+        image = torch.from_numpy(pixels.copy())[None]
+        fitted: Pixels = resize_images(image, resize=self.resize, crop=self.crop)[0].numpy()
+        return fitted
 
     @cached_property
     def _splits(self) -> list[Split]:

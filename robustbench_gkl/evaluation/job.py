@@ -149,7 +149,7 @@ def load_subject(
         UserError: a model or data that cannot be used; fewer images than asked for; a model for images of another size
             or for other classes.
     """
-    dataset = load_dataset(config.dataset, data_dir=data_dir)
+    dataset = source.fitted(load_dataset(config.dataset, data_dir=data_dir))
     subject = source.load(dataset, device=device)
     images = dataset.load(config.split)
     if config.n is not None:

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 import torch
 
 from robustbench_gkl.config.names import WeightsName
-from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.config.schema import ModelOptions, TrainConfig
+from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset
+from robustbench_gkl.data.resized import resized
 from robustbench_gkl.models import Classifier
+from robustbench_gkl.models.external import Source, parse_model
 from robustbench_gkl.results.record import Preprocessing, model_sha256
 from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
 
@@ -40,7 +43,7 @@ class Subject:
     weights: WeightsName | None = None
     train: TrainConfig | None = None
     code_sha256: str | None = None
-    source: dict[str, str] | None = None
+    source: dict[str, Any] | None = None
     resize: int | None = None
     crop: int | None = None
 
@@ -74,8 +77,12 @@ class ModelSource(Protocol):
         """The words for it in an error."""
         ...
 
-    def reference(self) -> dict[str, object]:
+    def reference(self) -> dict[str, Any]:
         """Return as plain data what is needed to find the model again."""
+        ...
+
+    def fitted(self, dataset: Dataset) -> Dataset:
+        """Return ``dataset`` with its images brought to the size that the model takes."""
         ...
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
@@ -109,9 +116,13 @@ class RunSource:
         """``run NAME``."""
         return f"run {self.run.name}"
 
-    def reference(self) -> dict[str, object]:
+    def reference(self) -> dict[str, Any]:
         """Return the run's folder, and which weights."""
         return {"model": str(self.run.folder.resolve()), "weights": self.run.choose(self.weights)}
+
+    def fitted(self, dataset: Dataset) -> Dataset:
+        """Return ``dataset`` as it is."""
+        return dataset
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
         """Return the run's model; whether it fits the data set is looked at with the images."""
@@ -127,14 +138,70 @@ class RunSource:
         )
 
 
+@dataclass(frozen=True)
+class OutsideSource:
+    """A model from outside, with the options that belong to it.
+
+    Attributes:
+        outside: where it comes from.
+        options: what is done to images in front of it.
+    """
+
+    outside: Source
+    options: ModelOptions = ModelOptions()
+
+    @property
+    def name(self) -> str:
+        """A run's name made of the MODEL argument."""
+        return self.outside.name
+
+    @property
+    def label(self) -> str:
+        """The MODEL argument."""
+        return self.outside.argument
+
+    def reference(self) -> dict[str, Any]:
+        """Return the MODEL argument and the options."""
+        return {"model": self.outside.argument, **self.options.given()}
+
+    def fitted(self, dataset: Dataset) -> Dataset:
+        """Return ``dataset`` with its images resized and cropped."""
+        return resized(dataset, resize=self.options.resize, crop=self.options.crop)
+
+    def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
+        """Return the model for the classes and image size of ``dataset``."""
+        model = self.outside.load(
+            num_classes=len(dataset.classes),
+            input_shape=dataset.shape,
+            mean=self.options.mean,
+            std=self.options.std,
+            device=device,
+        )
+        identity = self.outside.identity()
+        return Subject(
+            model=model,
+            arch=self.outside.argument.rpartition("/")[2] if self.outside.kind == "file" else self.outside.argument,
+            weights_sha256=weights_sha256(model),
+            code_sha256=identity.get("code_sha256"),
+            source={**identity, **self.options.given()},
+            resize=self.options.resize,
+            crop=self.options.crop,
+        )
+
+
 def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:
     """Return the model of a :meth:`ModelSource.reference`.
 
-    A run is looked for by its name among the runs here, else in the folder where it was.
+    A run is looked for by its name among the runs here, else in the folder where it was; files of a model from outside
+    relative to the working directory.
 
     Raises:
         UserError: it is not there any more.
     """
+    outside = parse_model(reference["model"])
+    if outside is not None:
+        options = {key: value for key, value in reference.items() if key != "model"}
+        return OutsideSource(outside, validated(ModelOptions, options, what=f"model {outside.argument}"))
     folder = Path(reference["model"])
     named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
     run = named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)

@@ -202,5 +202,5 @@ def test_parts_of_another_model_are_refused(workplace: Path, gklbench: CommandLi
     assert gklbench(*arguments, "--set", "train_size=64", "--set", "probe.steps=1").code == 0
     refused = gklbench("merge")
     assert refused.code == 2
-    assert "other weights or images than net" in refused.err
+    assert "other weights or images than those of run net" in refused.err
     assert list(Path("results/verdicts").glob("*.jsonl"))
