@@ -66,8 +66,8 @@ class ImageFolder:
     """Image files in ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``.
 
     The classes are the folder names of the training split, sorted (of the test split where there is no other). After
-    ``resize`` and ``crop`` all images have one size, and are either all grey or all RGB; palettes are resolved and alpha
-    is dropped. Files are taken in the order of their names; hidden ones and files that are no images are passed over.
+    ``resize`` and ``crop`` all images have one size, and all are grey or all RGB; palettes are resolved and alpha is
+    dropped. Files are taken in the order of their names; hidden ones and files that are no images are passed over.
     """
 
     path: Path

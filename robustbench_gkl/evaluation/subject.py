@@ -148,7 +148,7 @@ class OutsideSource:
     """
 
     outside: Source
-    options: ModelOptions = ModelOptions()
+    options: ModelOptions
 
     @property
     def name(self) -> str:
