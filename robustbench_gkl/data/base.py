@@ -33,7 +33,7 @@ class ImageSet:
     """Labelled images in memory.
 
     Attributes:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8, or float32 in [0, 1].
         labels: (N,) int64 in {0, ..., K - 1}.
         classes: the K class names.
     """
@@ -43,8 +43,10 @@ class ImageSet:
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.dim() != 4 or self.images.dtype != torch.uint8:
-            raise UserError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
+            raise UserError(
+                f"images must be uint8 or float32 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
+            )
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise UserError(f"{len(self.images)} images need as many int64 labels, got {got}")

@@ -1,6 +1,6 @@
 """Evaluation: attacks in turn on the samples still standing, each success checked again."""
 
-from robustbench_gkl.evaluation.engine import evaluate
+from robustbench_gkl.evaluation.api import evaluate
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.progress import Progress
 

@@ -59,67 +59,6 @@ class EngineSettings:
         )
 
 
-def evaluate(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
-    attacks: str | Sequence[str | AttackSpec],
-    *,
-    index: Tensor | None = None,
-    seed: int = 0,
-    batch_size: BatchSize = 250,
-    device: torch.device | str | None = None,
-    reference: bool = False,
-    search_precision: Precision = "float32",
-    compiled: bool = False,
-    time_limit: float | None = None,
-    keep_adversarial: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Evaluation:
-    """Measure clean and robust accuracy of any model.
-
-    The model is put in eval mode for the time of the call. Each attack runs on the samples that stand after those
-    before it. A candidate counts only if it is finite, in [0, 1], inside the ball, and misclassified when
-    predicted again in float32.
-
-    Args:
-        model: images (B, C, H, W) float32 in [0, 1] to logits (B, K).
-        images: (N, C, H, W), uint8, or float in [0, 1].
-        labels: (N,) integers in {0, ..., K - 1}.
-        threat: the threat model.
-        attacks: one spec such as ``"autoattack"`` or ``"pgd:steps=20"``, or several, or attacks; none for the clean
-            accuracy alone.
-        index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
-        seed, batch_size, reference, search_precision, compiled: see :class:`EngineSettings`.
-        device: where to run; None for where the model's parameters are.
-        time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
-        keep_adversarial: return the adversarial images too.
-        on_progress: called a few times a second.
-
-    Returns:
-        The verdict on each sample and the result of each attack.
-
-    Raises:
-        UserError: an unknown attack, or one for another norm; images, labels or logits of the wrong shape or range; NaN
-            logits.
-    """
-    settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
-    return measure(
-        model,
-        images,
-        labels,
-        threat,
-        attacks,
-        settings,
-        index=index,
-        device=device,
-        time_limit=time_limit,
-        keep_adversarial=keep_adversarial,
-        on_progress=on_progress,
-    )
-
-
 def measure(
     model: nn.Module,
     images: Tensor,
@@ -136,19 +75,34 @@ def measure(
     keep_adversarial: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
-    """Do what :func:`evaluate` does, with a journal and with other ranks.
+    """Run attacks in turn on the samples still standing and verify every candidate.
+
+    The model is put in eval mode for the time of the call. A candidate counts only if it is finite, in [0, 1], inside
+    the ball, and misclassified when predicted again in float32.
 
     Args:
-        model, images, labels, threat, attacks, index, device, time_limit, on_progress: as there.
+        model: images (B, C, H, W) float32 in [0, 1] to logits (B, K).
+        images: (N, C, H, W), uint8, or float in [0, 1].
+        labels: (N,) integers in {0, ..., K - 1}.
+        threat: the threat model.
+        attacks: one spec such as ``"autoattack"``, or several, or attacks; none for the clean accuracy alone.
         settings: how to search.
+        index: (N,) the samples' indices in their data set, to which the random numbers belong; None for 0..N - 1.
+        device: where to run; None for where the model's parameters are.
+        time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
         journal: where verdicts are kept as they fall; what it holds already is not done again. With several ranks each
             has its own part, and what counts is the journal of rank 0.
         share: the ranks that share the samples, and which samples; None for all samples here.
         keep_adversarial: return the adversarial images too, those that the journal holds included.
+        on_progress: called a few times a second.
 
     Returns:
-        As there, the same on all ranks but for adversarial images, which rank 0 has. Verdicts on samples outside
-        the shard are undefined.
+        The verdict on each sample and the result of each attack, the same on all ranks but for adversarial images,
+        which rank 0 has. Verdicts on samples outside the shard are undefined.
+
+    Raises:
+        UserError: an unknown attack, or one for another norm; images, labels or logits of the wrong shape or range; NaN
+            logits.
     """
     started = time.perf_counter()
     share = share or Share()

@@ -133,7 +133,7 @@ def evaluate_curve(
         smallest radius at which one was.
 
     Raises:
-        UserError: as ``evaluate``.
+        UserError: as :func:`~robustbench_gkl.evaluation.engine.measure`.
     """
     attack = parse_attack(attack) if isinstance(attack, str) else attack
     share = share or Share()

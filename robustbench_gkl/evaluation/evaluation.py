@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.data import to_unit
-from robustbench_gkl.results.record import AttackResult, StageResult, pack_standing
+from robustbench_gkl.results.record import AttackResult, Record, StageResult, pack_standing
 from robustbench_gkl.results.store import VERDICT_COLUMNS
 
 
@@ -51,6 +51,8 @@ class Evaluation:
     batch_size: int = 0
     adversarial: Tensor | None = None
     has_adversarial: np.ndarray | None = None
+    record: Record | None = None
+    """The record that was made of it, if one was."""
 
     @classmethod
     def begin(cls, index: np.ndarray, label: np.ndarray, clean_pred: np.ndarray, *, num_classes: int) -> Evaluation:
@@ -65,6 +67,23 @@ class Evaluation:
             distance=np.where(wrong, 0.0, np.nan),
             num_classes=num_classes,
         )
+
+    @classmethod
+    def of_record(cls, record: Record, verdicts: pd.DataFrame, *, num_classes: int) -> Evaluation:
+        """Return the outcome that a record and its verdicts hold; adversarial images are not among them."""
+        found = cls.begin(
+            verdicts["index"].to_numpy(),
+            verdicts["label"].to_numpy(),
+            verdicts["clean_pred"].to_numpy(),
+            num_classes=num_classes,
+        )
+        names = verdicts["broken_by"].astype(object).to_numpy()
+        found.broken_by = np.array([None if pd.isna(name) else name for name in names], dtype=object)
+        found.adv_pred = verdicts["adv_pred"].fillna(-1).to_numpy(dtype=np.int64)
+        found.distance = verdicts["distance"].to_numpy(dtype=np.float64)
+        found.attacks, found.seconds = list(record.attacks), record.seconds
+        found.partial, found.batch_size, found.record = record.partial, record.batch_size, record
+        return found
 
     @property
     def n(self) -> int:

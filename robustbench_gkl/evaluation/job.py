@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
 from robustbench_gkl.config.names import check_name
@@ -52,6 +53,8 @@ class Job:
     """Each attack, and what runs of it: itself or its published implementation."""
     protocol: list[dict[str, Any]]
     device: torch.device
+    index: Tensor | None = None
+    """(N,) the samples' indices in the split; None for its first N."""
 
     @property
     def model(self) -> Classifier:
@@ -112,20 +115,47 @@ def prepare(config: EvalConfig, source: ModelSource, workspace: Workspace, *, na
     Raises:
         UserError: unknown attacks, or a model or data that cannot be used.
     """
-    attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
+    attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")  # a typo waits for no model
     subject, samples = workspace.exchange.one_first(
         lambda: load_subject(config, source, device=workspace.device, data_dir=workspace.data_dir)
     )
-    protocol = _protocol([variant for _, variant in attacks], config, subject.model)
+    return job_of(config, source, subject, samples, workspace, name=name)
+
+
+def job_of(
+    config: EvalConfig,
+    source: ModelSource,
+    subject: Subject,
+    samples: ImageSet,
+    workspace: Workspace,
+    *,
+    name: str | None = None,
+    index: Tensor | None = None,
+) -> Job:
+    """Return the job of a model and images that are loaded.
+
+    Args:
+        config: what to measure.
+        source, subject: the model.
+        samples: the images.
+        workspace: where.
+        name: the model's name in the record; None for the source's.
+        index: (N,) the samples' indices in the split; None for its first N.
+
+    Raises:
+        UserError: unknown attacks, or a name that no model can have.
+    """
+    attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
     return Job(
         config=config,
         source=source,
         subject=subject,
-        name=source.name if name is None else check_name(name),
+        name=check_name(source.name if name is None else name),
         samples=samples,
         attacks=attacks,
-        protocol=protocol,
+        protocol=_protocol([variant for _, variant in attacks], config, subject.model),
         device=workspace.device,
+        index=index,
     )
 
 

@@ -16,7 +16,7 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.core.timing import time_calls
-from robustbench_gkl.evaluation.engine import evaluate
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.results.record import StageResult
@@ -102,22 +102,13 @@ def compare_engines(
         on_progress: called a few times a second.
 
     Raises:
-        UserError: no published implementation; anything that ``evaluate`` refuses.
+        UserError: no published implementation; anything that :func:`~robustbench_gkl.evaluation.evaluate` refuses.
     """
     attack.reference(threat)
 
     def run(*, reference: bool, seed: int) -> Evaluation:
-        return evaluate(
-            model,
-            images,
-            labels,
-            threat,
-            [attack],
-            seed=seed,
-            batch_size=batch_size,
-            reference=reference,
-            on_progress=on_progress,
-        )
+        settings = EngineSettings(seed, batch_size, reference)
+        return measure(model, images, labels, threat, [attack], settings, on_progress=on_progress)
 
     began = time.process_time()
     native = run(reference=False, seed=seed)

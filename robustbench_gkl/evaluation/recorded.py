@@ -35,6 +35,8 @@ class Recorded:
 
     record: Record
     reused: bool
+    evaluation: Evaluation | None = None
+    """The outcome, where it was measured now, on rank 0 with its adversarial images."""
 
 
 def evaluate_and_record(
@@ -67,8 +69,20 @@ def evaluate_and_record(
     Raises:
         UserError: anything in the configuration, the model or the data that cannot be used.
     """
-    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
     job = prepare(config, source, workspace, name=name)
+    return evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit, save_adversarial=save_adversarial)
+
+
+def evaluate_job(
+    job: Job,
+    workspace: Workspace,
+    *,
+    overwrite: bool = False,
+    time_limit: float | None = None,
+    save_adversarial: int = 0,
+) -> Recorded:
+    """Evaluate a job and write its record and verdicts, see :func:`evaluate_and_record`."""
+    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
     store.prepare()
     with workspace.holding(job.id):
         if not overwrite and (known := known_records([job], store, exchange)):
@@ -87,7 +101,7 @@ def evaluate_and_record(
         )
         if not result.partial:
             journal.delete()
-    return Recorded(record, reused=False)
+    return Recorded(record, reused=False, evaluation=result)
 
 
 def evaluate_grid(
@@ -189,6 +203,7 @@ def attack(
         job.config.threat.threat(),
         [attack for attack, _ in job.attacks],
         EngineSettings.of(job.config),
+        index=job.index,
         time_limit=time_limit,
         journal=journal,
         share=share,

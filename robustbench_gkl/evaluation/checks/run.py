@@ -10,7 +10,7 @@ from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.evaluation.checks.after import check_evaluation
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.checks.finding import sample_rows
-from robustbench_gkl.evaluation.engine import evaluate
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.job import load_subject
 from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.record import Check
@@ -45,5 +45,6 @@ def check_source(
     checks = check_model(model, images, labels)
     if any(check.name == "finite" and check.verdict == "FAIL" for check in checks):
         return checks
-    result = evaluate(model, images, labels, threat, config.attacks, seed=config.seed, keep_adversarial=True)
+    settings = EngineSettings(seed=config.seed)
+    result = measure(model, images, labels, threat, config.attacks, settings, keep_adversarial=True)
     return checks + check_evaluation(result, model, images, labels, threat, seed=config.seed)

@@ -1,0 +1,219 @@
+"""Evaluation from Python, of any model, with or without a record."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_gkl.attacks import AttackSpec, parse_attack
+from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.attacks.search.driver import Precision
+from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.device import device_of
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.threat import ThreatModel
+from robustbench_gkl.core.validation import validated
+from robustbench_gkl.data import Dataset, ImageSet, to_unit
+from robustbench_gkl.evaluation.arrays import Arrays, Threat, as_images, as_labels, as_threat
+from robustbench_gkl.evaluation.batch_size import BatchSize
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
+from robustbench_gkl.evaluation.evaluation import Evaluation
+from robustbench_gkl.evaluation.job import job_of
+from robustbench_gkl.evaluation.progress import Progress
+from robustbench_gkl.evaluation.recorded import evaluate_job
+from robustbench_gkl.evaluation.subject import Subject
+from robustbench_gkl.evaluation.workspace import Workspace
+from robustbench_gkl.models.base import WrappedClassifier
+from robustbench_gkl.results.store import ResultStore
+from robustbench_gkl.runs import weights_sha256
+
+
+def evaluate(
+    model: nn.Module,
+    images: Arrays,
+    labels: Arrays,
+    threat: Threat,
+    attacks: str | AttackSpec | Sequence[str | AttackSpec] = "autoattack",
+    *,
+    name: str | None = None,
+    results_dir: str | Path | None = None,
+    dataset: str | None = None,
+    split: Literal["test", "train"] = "test",
+    index: Arrays | None = None,
+    seed: int = 0,
+    batch_size: BatchSize = 250,
+    device: torch.device | str | None = None,
+    reference: bool = False,
+    search_precision: Precision = "float32",
+    compiled: bool = False,
+    time_limit: float | None = None,
+    keep_adversarial: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Measure clean and robust accuracy of any model, and record them if ``name`` is given.
+
+    The model is put in eval mode for the time of the call. Each attack runs on the samples that stand after those
+    before it. A candidate counts only if it is finite, in [0, 1], inside the ball, and misclassified when
+    predicted again in float32.
+
+    Args:
+        model: images (B, C, H, W) float32 in [0, 1] to logits (B, K); normalisation belongs inside.
+        images: (N, C, H, W), uint8, or float in [0, 1]; a tensor, an array or lists.
+        labels: (N,) integers in {0, ..., K - 1}.
+        threat: the threat model, or norm and eps such as ``("Linf", "8/255")``.
+        attacks: one spec such as ``"autoattack"`` or ``"pgd:steps=20"``, or several, or attacks; an empty list for the
+            clean accuracy alone.
+        name: the model's name on the board; None makes no record.
+        results_dir: where the record goes, such as ``"results"``. With a record, an evaluation that was done already is
+            read, and one that was interrupted goes on.
+        dataset: the data set that the images are from, as the board names it.
+        split: which part of it.
+        index: (N,) the samples' indices in the split, to which the random numbers belong; None for its first N.
+        seed, batch_size, reference, search_precision, compiled: see :class:`EngineSettings`.
+        device: where to run; None for where the model's parameters are.
+        time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
+        keep_adversarial: return the adversarial images too; with a record, only if it is made now.
+        overwrite: measure again although there is a record.
+        on_progress: called a few times a second.
+
+    Returns:
+        The verdict on each sample and the result of each attack; ``record`` is what the board reads.
+
+    Raises:
+        UserError: an unknown attack, or one for another norm; images, labels or logits of the wrong shape or range; NaN
+            logits; a name without ``dataset`` and ``results_dir``, or these without a name.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"the model must be a torch.nn.Module, got {type(model).__name__}; wrap the function in one")
+    found = as_images(images)
+    targets = as_labels(labels, len(found))
+    places = None if index is None else as_labels(index, len(found))
+    ball = as_threat(threat)
+    specs = [attacks] if isinstance(attacks, (str, AttackSpec)) else list(attacks)
+    settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
+    if (name is None) != (results_dir is None) or (name is None) != (dataset is None):
+        raise UserError("a record needs name, results_dir and dataset together; give all three, or none for no record")
+    if name is None or results_dir is None or dataset is None:
+        return measure(
+            model,
+            found,
+            targets,
+            ball,
+            specs,
+            settings,
+            index=places,
+            device=device,
+            time_limit=time_limit,
+            keep_adversarial=keep_adversarial,
+            on_progress=on_progress,
+        )
+    where = torch.device(device) if device is not None else device_of(model)
+    samples = ImageSet(found, targets, tuple(map(str, range(_classes(model, found, where)))))
+    workspace = Workspace(ResultStore(Path(results_dir)), where, on_progress=on_progress)
+    config = _config(dataset, split, len(found), ball, specs, settings)
+    source = _PythonSource(model, name)
+    subject = source.load(samples, device=where)
+    job = job_of(config, source, subject, samples, workspace, index=places)
+    outcome = evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit)
+    result = outcome.evaluation
+    if result is None:
+        verdicts = workspace.store.verdicts(outcome.record)
+        result = Evaluation.of_record(outcome.record, verdicts, num_classes=subject.model.num_classes)
+    if not keep_adversarial:
+        result.adversarial = result.has_adversarial = None
+    result.record = outcome.record
+    return result
+
+
+@dataclass(frozen=True)
+class _PythonSource:
+    """A model that the caller has built."""
+
+    module: nn.Module
+    name: str
+
+    @property
+    def label(self) -> str:
+        """The model's name."""
+        return f"the model {self.name}"
+
+    def reference(self) -> dict[str, Any]:
+        """Return that no command finds the model again."""
+        return {"model": None}
+
+    def fitted(self, dataset: Dataset) -> Dataset:
+        """Return ``dataset`` as it is."""
+        return dataset
+
+    def load(self, dataset: Dataset | ImageSet, *, device: torch.device) -> Subject:
+        """Return the model, for as many classes and images of such a size as ``dataset`` has."""
+        model = WrappedClassifier(self.module, num_classes=len(dataset.classes), input_shape=dataset.shape)
+        return Subject(
+            model=model.to(device),
+            arch=type(self.module).__name__,
+            weights_sha256=weights_sha256(self.module),
+            code_sha256=_code_sha256(self.module),
+            source={"kind": "python"},
+        )
+
+
+@torch.no_grad()
+def _classes(model: nn.Module, images: Tensor, device: torch.device) -> int:
+    """Return the length of the model's logits.
+
+    Raises:
+        UserError: the model does not return logits (B, K).
+    """
+    with attack_mode(model):
+        logits = model.to(device)(to_unit(images[:1].to(device)))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(f"the model must return logits (B, K), got {got} for one image")
+    return int(logits.shape[1])
+
+
+def _code_sha256(model: nn.Module) -> str:
+    """Return the hash of the source of all classes of modules in ``model`` but torch's own."""
+    kinds = {type(module) for module in model.modules()}
+    lines = []
+    for kind in sorted(kinds, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if not name.startswith(("torch.", "torchvision.")):
+            with suppress(OSError, TypeError):  # no source where it was typed in at a prompt
+                name += "\n" + inspect.getsource(kind)
+        lines.append(name)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _config(
+    dataset: str,
+    split: str,
+    n: int,
+    threat: ThreatModel,
+    attacks: Sequence[str | AttackSpec],
+    settings: EngineSettings,
+) -> EvalConfig:
+    """Return what is measured, as the record keeps it."""
+    parsed = [parse_attack(attack) if isinstance(attack, str) else attack for attack in attacks]
+    values = {
+        "dataset": dataset,
+        "split": split,
+        "n": n,
+        "attacks": tuple(attack.canonical for attack in parsed) or ("none",),
+        "threat": {"norm": threat.norm, "eps": threat.eps},
+        "engine": "reference" if settings.reference else "native",
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "search_precision": settings.search_precision,
+        "compiled": settings.compiled,
+    }
+    return validated(EvalConfig, values, what="evaluation")
