@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from robustbench_gkl.core.errors import unknown
+from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.core.plugins import load_installed
 
 T = TypeVar("T")
 
@@ -27,16 +28,18 @@ class Entry(Generic[T]):
 class Registry(Generic[T]):
     """A table from names to factories, filled by decorators in the modules of one package.
 
-    The modules are imported at the first look-up, so a new file is found without editing any list.
+    The modules are imported at the first look-up, so a new file is found without editing any list; plugins come after
+    them.
 
     Args:
         kind: what is registered, for error messages ("loss", "attack").
         package: dotted name of the package whose modules register here.
+        check: raises a UserError for what cannot be registered.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, *, check: Callable[[str, T], None] | None = None) -> None:
         self.kind = kind
-        self._package = package
+        self._package, self._check = package, check
         self._entries: dict[str, Entry[T]] = {}
         self._loaded = False
 
@@ -47,12 +50,18 @@ class Registry(Generic[T]):
         names, such as ``wrn-D-W``; its named groups are handed to the caller of :meth:`resolve`.
 
         Raises:
-            ValueError: the name is taken.
+            UserError: the name is taken, or the value cannot be used as one of its kind.
         """
 
         def add(value: T) -> T:
+            origin = getattr(value, "__module__", "")
+            if not origin.startswith(f"{self._package}."):
+                self._load()  # ours come first, so that no plugin takes their names
             if name in self._entries:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
+                taken = getattr(self._entries[name].value, "__module__", "elsewhere")
+                raise UserError(f"{self.kind} {name!r} is taken by {taken}; register {origin}'s under another name")
+            if self._check is not None:
+                self._check(name, value)
             summary = (value.__doc__ or "").strip().partition("\n")[0]
             compiled = re.compile(pattern) if pattern is not None else None
             self._entries[name] = Entry(name, value, compiled, summary)
@@ -62,12 +71,18 @@ class Registry(Generic[T]):
 
     def entries(self) -> list[Entry[T]]:
         """Return all entries, sorted by name."""
-        if not self._loaded:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
-            self._loaded = True
+        self._load()
+        load_installed()
         return sorted(self._entries.values(), key=lambda entry: entry.name)
+
+    def _load(self) -> None:
+        """Import our own modules that register here."""
+        if self._loaded:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._loaded = True
 
     def names(self) -> list[str]:
         """Return the registered names, sorted."""

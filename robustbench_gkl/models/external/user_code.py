@@ -12,17 +12,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
+from robustbench_gkl.core.code_files import CodeFile
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.external.code_files import CodeFile
-from robustbench_gkl.models.external.importing import (
+from robustbench_gkl.core.importing import (
     explained,
     import_file,
     import_named,
     importing,
-    obtain,
     on_path,
     reason,
 )
+from robustbench_gkl.models.external.obtaining import obtain
 from robustbench_gkl.models.external.source import Shape, Source, legal_name
 
 if TYPE_CHECKING:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.models.external.code_files import CodeFile
+from robustbench_gkl.core.code_files import CodeFile
+from robustbench_gkl.core.errors import UserError
 
 _OURS: set[str] = set()
 """Names in ``sys.modules`` of code that was imported here; the next import starts without them."""
@@ -55,8 +53,12 @@ def importing(code: CodeFile) -> Iterator[None]:
         _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
 
 
-def import_file(code: CodeFile) -> ModuleType:
+def import_file(code: CodeFile, *, name: str | None = None) -> ModuleType:
     """Import a file of code: as a part of its package, or under a name of its own.
+
+    Args:
+        code: the file.
+        name: under which a file in no package stays in ``sys.modules``; None for one that the next import drops.
 
     Raises:
         UserError: anything that goes wrong in it.
@@ -64,14 +66,20 @@ def import_file(code: CodeFile) -> ModuleType:
     if code.path.parent != code.root:
         return import_named(code.dotted, code)
     with explained(code):
-        name = f"gklbench_file_{code.path.stem}"
+        kept = name is not None
+        name = name or f"gklbench_file_{code.path.stem}"
         spec = importlib.util.spec_from_file_location(name, code.path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        _OURS.add(name)
-        spec.loader.exec_module(module)
+        if not kept:
+            _OURS.add(name)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            sys.modules.pop(name, None)
+            raise
         return module
 
 
@@ -83,52 +91,6 @@ def import_named(dotted: str, code: CodeFile) -> ModuleType:
     """
     with explained(code):
         return importlib.import_module(dotted)
-
-
-def obtain(module: ModuleType, attribute: str, code: CodeFile, argument: str) -> Any:
-    """Return what ``attribute`` of a module is, called without arguments where it is a class or a function.
-
-    Raises:
-        UserError: there is none, it needs arguments, or it raises.
-    """
-    from torch import nn
-
-    found: Any = module
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            choices = [name for name, value in vars(found).items() if callable(value) and _defined(value, module)]
-            raise unknown(f"name in {code.path.name}", part, choices)
-        found = getattr(found, part)
-    if isinstance(found, nn.Module):
-        return found
-    if not callable(found):
-        raise UserError(
-            f"{argument} is a {type(found).__name__}; name a module, a class or a function that returns one"
-        )
-    if needed := _needed(found):
-        raise UserError(
-            f"{argument} needs arguments ({', '.join(needed)}); name a function without any that returns the module"
-        )
-    with explained(code):
-        made = found()
-    if not isinstance(made, nn.Module):
-        hint = "; build the module and load the state dict into it" if isinstance(made, dict) else ""
-        raise UserError(f"{argument} must return a torch.nn.Module, got a {type(made).__name__}{hint}")
-    return made
-
-
-def _defined(value: object, module: ModuleType) -> bool:
-    return getattr(value, "__module__", None) == module.__name__
-
-
-def _needed(call: Callable[..., Any]) -> list[str]:
-    """Return the names of the arguments that ``call`` cannot do without."""
-    try:
-        parameters = inspect.signature(call).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each.name for each in parameters if each.default is each.empty and each.kind not in variable]
 
 
 @contextmanager
