@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     model_validator,
 )
 
-from robustbench_gkl.core.exact import Norm, check_radius, format_fraction
+from robustbench_gkl.core.exact import Norm, check_radius, format_fraction, parse_norm
 from robustbench_gkl.core.validation import Frozen
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ from robustbench_gkl.core.exact import ExactNumber
 class ThreatConfig(Frozen):
     """The threat model trained for or evaluated under."""
 
-    norm: Norm = "linf"
+    norm: Annotated[Norm, BeforeValidator(parse_norm)] = "linf"
     eps: ExactNumber = Fraction(8, 255)
     """Radius in the [0, 1] image scale."""
 

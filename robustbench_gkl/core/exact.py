@@ -53,14 +53,26 @@ def format_fraction(value: Fraction) -> str:
     return str(value)
 
 
+def parse_norm(text: str) -> Norm:
+    """Return the norm that ``text`` names: ``linf``, ``Linf``, ``l_inf`` and ``inf`` are the same.
+
+    Raises:
+        UserError: an unknown norm.
+    """
+    plain = str(text).lower().replace("_", "").replace("-", "").replace("∞", "inf")
+    for norm in NORMS:
+        if plain in (norm, norm.removeprefix("l")):
+            return norm
+    raise unknown("norm", text, NORMS)
+
+
 def check_radius(norm: str, eps: str | int | float | Fraction) -> Fraction:
     """Return ``eps`` as an exact fraction if it can be the radius of a threat model in ``norm``.
 
     Raises:
         UserError: an unknown norm; an eps that is no number, negative, or above 1 for linf.
     """
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    norm = parse_norm(norm)
     exact = parse_fraction(eps)
     if norm == "linf" and exact > 1:
         given, levels = format_fraction(exact), format_fraction(exact / 255)

@@ -10,12 +10,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.exact import Norm, check_radius, format_fraction
+from robustbench_gkl.core.exact import Norm, check_radius, format_fraction, parse_norm
 from robustbench_gkl.core.noise import Noise
 
 _TINY = 1e-12
@@ -178,7 +177,7 @@ class ThreatModel:
 
     def __init__(self, norm: str, eps: str | int | float | Fraction) -> None:
         object.__setattr__(self, "eps", check_radius(norm, eps))
-        object.__setattr__(self, "norm", cast(Norm, norm))
+        object.__setattr__(self, "norm", parse_norm(norm))
 
     def __str__(self) -> str:
         return f"{self.norm} {format_fraction(self.eps)}"

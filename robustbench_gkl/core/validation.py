@@ -58,7 +58,8 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
     factory with ``**options`` gets those that it does not name as they are.
 
     Raises:
-        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value.
+        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value; one that is needed and not
+            given.
     """
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
@@ -75,6 +76,9 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
             values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             raise user_error(error, what=f"{what}, option {key}") from None
+    missing = [name for name in known if parameters[name].default is parameters[name].empty and name not in values]
+    if missing:
+        raise UserError(f"{what} needs {', '.join(f'{name}=...' for name in missing)}")
     return factory(**fixed, **values)
 
 

@@ -58,8 +58,10 @@ class AttackSpec(ABC):
     """The method, whatever the options or the objective: ``pgd``, ``apgd``, ``fab``, ``square``, ..."""
     implementation: ClassVar[str] = "gklbench"
     """Whose code runs; part of the protocol."""
-    gradients: ClassVar[bool] = True
-    """Whether the attack uses gradients of the model."""
+    gradients: ClassVar[bool | None] = True
+    """Whether the attack uses gradients of the model; None where that is not known."""
+    positional: ClassVar[str | None] = None
+    """The option whose value may stand first in a spec, without its name."""
     targeted: ClassVar[bool] = False
     """Whether each run aims at a class of its own: the runner-up of the unattacked image with the run's rank."""
     minimal: ClassVar[bool] = False
@@ -203,7 +205,10 @@ def parse_attack(spec: str) -> AttackSpec:
     factory, parameters = ATTACKS.resolve(name)
     known = inspect.signature(factory).parameters
     options: dict[str, object] = {}
-    for item in text.split(",") if colon else ():
+    positional = getattr(factory, "positional", None)
+    for number, item in enumerate(text.split(",") if colon else ()):
+        if number == 0 and positional is not None and "=" not in item:
+            item = f"{positional}={item}"
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key or not value:
             raise UserError(f"attack spec {spec!r}: expected NAME:key=value,key=value, got {item!r}")
