@@ -58,8 +58,8 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
     factory with ``**options`` gets those that it does not name as they are.
 
     Raises:
-        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value; one that is needed and not
-            given.
+        UserError: an option that ``factory`` does not have (its options are listed), one of a wrong type or value, or
+            one that is needed and not given.
     """
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
