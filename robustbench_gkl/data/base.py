@@ -15,9 +15,9 @@ from torch import Tensor
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.core.registry import Registry
+from robustbench_gkl.core.shapes import Shape
 
 Split = Literal["train", "test"]
-Shape = tuple[int, int, int]
 
 BLOCK = 50
 """Images that are hashed together, so that two sets show which images they share."""
@@ -111,12 +111,6 @@ class Dataset(Protocol):
 
 DatasetFactory = Callable[..., Dataset]
 DATASETS: Registry[DatasetFactory] = Registry("dataset", "robustbench_gkl.data")
-
-
-def one_line(error: BaseException) -> str:
-    """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def load_dataset(name: str, *, data_dir: Path = Path("data")) -> Dataset:

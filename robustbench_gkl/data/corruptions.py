@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import Shape, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
 
 SEVERITIES = 5
 LABELS = "labels"

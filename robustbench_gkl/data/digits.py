@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from robustbench_gkl.core.noise import permutation
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Split
 
 TEST_IMAGES = 360
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Split
 
 if TYPE_CHECKING:
     from PIL import Image

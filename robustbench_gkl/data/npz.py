@@ -14,8 +14,9 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Split
 
 SPLITS: tuple[Split, ...] = ("train", "test")
 MOST_CHANNELS = 4

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Split
 
 logger = logging.getLogger(__name__)
 

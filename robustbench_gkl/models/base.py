@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.registry import Registry
-
-Shape = tuple[int, int, int]
+from robustbench_gkl.core.shapes import Shape
 
 
 class Normalize(nn.Module):
