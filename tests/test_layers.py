@@ -24,11 +24,11 @@ VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
     "cli": CORE | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": CORE | RUNS | VIEWS | frozenset({"attacks"}),
+    "suite": CORE | RUNS | frozenset({"results", "report", "attacks", "data"}),
     "evaluation": CORE | PARTS | RUNS | frozenset({"results"}),
     "training": CORE | PARTS | RUNS,
     "report": CORE | RUNS | frozenset({"results", "attacks"}),
-    "results": CORE,
+    "results": CORE | frozenset({"data"}),
     "runs": CORE | frozenset({"models"}),
     **dict.fromkeys(PARTS, CORE),
     "config": frozenset({"core"}),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,11 +16,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.core.registry import Registry
 from robustbench_gkl.core.shapes import Shape
-
-Split = Literal["train", "test"]
-
-BLOCK = 50
-"""Images that are hashed together, so that two sets show which images they share."""
+from robustbench_gkl.data.facts import BLOCK, Split
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +14,12 @@ from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.npz_arrays import MOST_CHANNELS, Array
 
 SEVERITIES = 5
 LABELS = "labels"
-MOST_CHANNELS = 4
 _BLOCK = 1000
 """Images read at a time for their hash."""
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

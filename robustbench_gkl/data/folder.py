@@ -12,13 +12,13 @@ import torch
 
 from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.shapes import Shape
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Split
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
+from robustbench_gkl.data.facts import SPLITS, Split
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-SPLITS: tuple[Split, ...] = ("train", "test")
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

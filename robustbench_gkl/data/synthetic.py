@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
@@ -15,14 +15,12 @@ from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.shapes import Shape
-from robustbench_gkl.data.npz import read_header
+from robustbench_gkl.data.npz_arrays import Array, read_header
 
 IMAGE, LABEL = "image", "label"
 _LOCAL_HEADER = 30
 """Bytes of a zip member's local header before its name."""
 _ROWS_AT_ONCE = 16
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.data.facts import BLOCK
 from robustbench_gkl.results.board import Entry, Ranking, entries_of
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.store import ResultStore
-
-BLOCK = 50
-"""Samples that one hash of ``DataInfo.blocks`` is of."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.calls import Calls
-from robustbench_gkl.suite.sizes import dataset_size
+from robustbench_gkl.data.sizes import dataset_size
 
 
 @dataclass(frozen=True)

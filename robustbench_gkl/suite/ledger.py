@@ -12,11 +12,11 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.runs import Run, look_for, settled
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
-from robustbench_gkl.suite.sizes import dataset_size
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]
 """``waiting``: for a cell before it; ``blocked``: that one failed."""

@@ -10,6 +10,7 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.recipes import published_figures, recipe_names
 from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.data.sizes import dataset_classes, dataset_size
 from robustbench_gkl.results import Record
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import (
@@ -22,7 +23,6 @@ from robustbench_gkl.suite.cost import (
 )
 from robustbench_gkl.suite.matrix import Suite
 from robustbench_gkl.suite.rates import Rates, same_attacks
-from robustbench_gkl.suite.sizes import dataset_classes, dataset_size
 
 _USUAL_CLASSES = 10
 """Assumed of data sets that tell their number only when they are loaded."""

@@ -10,12 +10,12 @@ from statistics import median
 from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
 from robustbench_gkl.suite.ledger import Folders
-from robustbench_gkl.suite.sizes import dataset_size
 
 
 class Rates:
