@@ -24,10 +24,10 @@ VIEWS = frozenset({"results", "report"})
 
 ALLOWED: dict[str, frozenset[str]] = {
     "cli": CORE | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": CORE | RUNS | frozenset({"results", "report", "attacks", "data"}),
+    "suite": CORE | RUNS | frozenset({"results", "attacks", "data"}),
     "evaluation": CORE | PARTS | RUNS | frozenset({"results"}),
     "training": CORE | PARTS | RUNS,
-    "report": CORE | RUNS | frozenset({"results", "attacks"}),
+    "report": CORE | RUNS | frozenset({"results", "attacks", "evaluation"}),
     "results": CORE | frozenset({"data"}),
     "runs": CORE | frozenset({"models"}),
     **dict.fromkeys(PARTS, CORE),

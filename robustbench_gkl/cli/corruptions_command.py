@@ -44,7 +44,8 @@ def command(
     from robustbench_gkl.data.corruptions import CorruptionFolder
     from robustbench_gkl.evaluation.corruptions import evaluate_corruptions
     from robustbench_gkl.report.corruptions import corruption_table
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.runs import find_run
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.procedure import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.report.terminal import LiveProgress
+    from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results.record import Check
     from robustbench_gkl.runs import Run, RunConfig
 
@@ -100,7 +100,8 @@ def command(
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.runs import find_run
 
@@ -225,12 +226,15 @@ class _Subject:
 
 
 def _report(outcomes: Sequence[Recorded], console: Console, *, grid: bool) -> None:
+    from robustbench_gkl.report.record import record_lines
+
     for outcome in outcomes:
+        record = outcome.record
         if grid:
-            record = outcome.record
             console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
         else:
-            report_outcome(outcome, console)
+            for line in record_lines(record, reused=outcome.reused):
+                console.print(line, markup=False)
 
 
 def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
@@ -291,29 +295,3 @@ def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
     for check in checks:
         if check.verdict == "FAIL":
             progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
-
-
-def report_outcome(outcome: Recorded, console: Console) -> None:
-    """Print what a record says."""
-    from robustbench_gkl.results.statistics import wilson_interval
-
-    record = outcome.record
-    if outcome.reused:
-        console.print(f"already evaluated on {record.created[:16]}; nothing was run (--overwrite to run again)")
-    console.print(f"clean accuracy      {record.clean_acc:6.2f} %  ({record.data.n} samples)")
-    for attack in record.attacks:
-        console.print(f"after {attack.label:13} {attack.robust_acc:6.2f} %", markup=False)
-        if len(attack.stages) > 1:
-            broken = ", ".join(f"{stage.name} {stage.broken}" for stage in attack.stages)
-            console.print(f"  broken by: {broken}", markup=False)
-    low, high = wilson_interval(round(record.worst_case_acc * record.data.n / 100), record.data.n)
-    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
-    bound = "robust accuracy <= " if record.partial else "robust accuracy    "
-    console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
-    if record.partial:
-        console.print("partial: stopped by --time-limit; the same command goes on. It replaces no complete record.")
-    for check in record.checks:
-        if check.verdict != "PASS":
-            console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)
-    batch = f"batches of {record.batch_size}"
-    console.print(f"record {record.id}, {record.seconds:.1f} s, {batch}", markup=False)

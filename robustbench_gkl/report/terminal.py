@@ -1,15 +1,12 @@
-"""Leaderboards and progress on a terminal, and as plain lines elsewhere."""
+"""Leaderboards and settings on a terminal, and as plain lines elsewhere."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -117,50 +114,3 @@ def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:
         elif value is not None:
             lines.append(f"{prefix}{key} = {value}")
     return lines
-
-
-class LiveProgress:
-    """One progress bar on a terminal; elsewhere a plain line every ``interval`` seconds.
-
-    Use as a context manager.
-    """
-
-    def __init__(self, console: Console, *, interval: float = 10.0) -> None:
-        self._console = console
-        self._interval = interval
-        self._last = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        if console.is_terminal and not console.quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                console=console,
-                transient=True,
-            )
-
-    def __enter__(self) -> LiveProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, description: str, done: int, total: int, *, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done."""
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task(description, total=total, note=note)
-            self._bar.update(self._task, description=description, completed=done, total=total, note=note)
-        elif time.monotonic() - self._last >= self._interval:
-            self._last = time.monotonic()
-            self.line(f"{description}: {done}/{total} {note}".rstrip())
-
-    def line(self, text: str) -> None:
-        """Print a line that stays."""
-        self._console.print(text, markup=False)

@@ -14,7 +14,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
-from robustbench_gkl.suite.overview import Overview, Running
+from robustbench_gkl.suite.observer import Observer, Running
 from robustbench_gkl.suite.partition import SlurmSettings
 from robustbench_gkl.suite.process import CellProcess
 from robustbench_gkl.suite.state import SuiteState
@@ -90,8 +90,8 @@ class SlurmQueue:
     """The jobs of a suite, remembered in ``jobs.json``.
 
     Args:
-        board: the suite.
-        overview: told what happens.
+        state: the suite.
+        observer: told what happens.
         settings: of the partition.
 
     Raises:
@@ -99,13 +99,13 @@ class SlurmQueue:
             with other settings.
     """
 
-    def __init__(self, board: SuiteState, overview: Overview, settings: SlurmSettings) -> None:
+    def __init__(self, state: SuiteState, observer: Observer, settings: SlurmSettings) -> None:
         try:
             import submitit
         except ImportError:
             raise UserError("--launcher slurm needs the extra: pip install 'gklbench[slurm]'") from None
-        self._board, self._overview, self._settings = board, overview, settings
-        self._ledger = board.ledger
+        self._state, self._observer, self._settings = state, observer, settings
+        self._ledger = state.ledger
         self._name = self._ledger.folder.name
         try:
             self._executor = submitit.SlurmExecutor(self._ledger.folder / "slurm", max_num_timeout=settings.requeues)
@@ -125,16 +125,16 @@ class SlurmQueue:
         except (OSError, ValueError):
             return
         states = queue_states()
-        names = {cell.run for cell in self._board.cells}
+        names = {cell.run for cell in self._state.cells}
         for job, entry in before.items():
             if job not in states:
                 continue
-            if not set(entry["cells"]) <= self._board.by_key.keys() and names & set(entry["runs"]):
+            if not set(entry["cells"]) <= self._state.by_key.keys() and names & set(entry["runs"]):
                 raise UserError(f"job {job} still works on {entry['runs'][0]} with other settings; scancel {job} first")
-            self._jobs[job] = [key for key in entry["cells"] if key in self._board.by_key]
+            self._jobs[job] = [key for key in entry["cells"] if key in self._state.by_key]
             for key in self._jobs[job]:
-                if self._board.statuses[key] in ("ready", "waiting"):
-                    self._board.begin(self._board.by_key[key], "queued")
+                if self._state.statuses[key] in ("ready", "waiting"):
+                    self._state.begin(self._state.by_key[key], "queued")
 
     def submit(self) -> int:
         """Queue all that is ready, as job arrays, and return the number of tasks."""
@@ -149,27 +149,27 @@ class SlurmQueue:
                 ]
             for job, cells in zip(jobs, chunk, strict=True):
                 self._jobs[job.job_id] = [cell.key for cell in cells]
-            self._overview.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")
+            self._observer.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")
             self._save()
         return len(tasks)
 
     def _tasks(self) -> list[list[Cell]]:
         """Return the cells of each task: a run's training with what follows it, or one evaluation."""
         tasks = []
-        for cell in self._board.ready():
+        for cell in self._state.ready():
             followers = [
                 other
-                for other in self._board.cells
-                if other.needs == cell.key and self._board.statuses[other.key] == "waiting"
+                for other in self._state.cells
+                if other.needs == cell.key and self._state.statuses[other.key] == "waiting"
             ]
             tasks.append([cell, *followers])
             for one in tasks[-1]:
                 self._ledger.forget(one)
-                self._board.begin(one, "queued")
+                self._state.begin(one, "queued")
         return tasks
 
     def _save(self) -> None:
-        runs = {job: [self._board.by_key[key].run for key in keys] for job, keys in self._jobs.items()}
+        runs = {job: [self._state.by_key[key].run for key in keys] for job, keys in self._jobs.items()}
         entries = {job: {"cells": keys, "runs": sorted(set(runs[job]))} for job, keys in self._jobs.items()}
         write_atomically(self._path, json.dumps(entries) + "\n")
 
@@ -182,7 +182,7 @@ class SlurmQueue:
                 self._look(states)
                 self.submit()
                 asked = time.monotonic()
-            self._overview.tick(self._running, left=lambda: None)
+            self._observer.tick(self._running, left=lambda: None)
             time.sleep(0.1)
 
     def _look(self, states: dict[str, str]) -> None:
@@ -194,8 +194,8 @@ class SlurmQueue:
                 self._gone.add(job)
             else:
                 self._gone.discard(job)
-            for cell in (self._board.by_key[key] for key in keys):
-                if cell.key in self._board.busy:
+            for cell in (self._state.by_key[key] for key in keys):
+                if cell.key in self._state.busy:
                     self._judge(cell, gone=gone, state=state)
             if state == "RUNNING":
                 self._since.setdefault(job, time.monotonic())
@@ -204,8 +204,8 @@ class SlurmQueue:
                 self._save()
 
     def _judge(self, cell: Cell, *, gone: bool, state: str | None) -> None:
-        if self._board.statuses[cell.key] == "blocked":
-            self._board.busy.pop(cell.key)
+        if self._state.statuses[cell.key] == "blocked":
+            self._state.busy.pop(cell.key)
             return
         outcome = self._ledger.outcome(cell)
         if outcome is not None and outcome.status == "interrupted":
@@ -215,17 +215,17 @@ class SlurmQueue:
         if outcome is None and gone:
             outcome = Outcome("interrupted", 0, 0.0, lines=("the job was cancelled or lost",))
         if outcome is not None:
-            self._board.end(cell, outcome)
-            self._overview.ended(cell, outcome)
+            self._state.end(cell, outcome)
+            self._observer.ended(cell, outcome)
         elif state == "RUNNING" and self._ledger.log_path(cell).exists():
-            self._board.begin(cell, "running")
+            self._state.begin(cell, "running")
 
     def _running(self) -> list[Running]:
         now, shown = time.monotonic(), []
         for job, since in self._since.items():
-            keys = [key for key in self._jobs.get(job, ()) if self._board.busy.get(key) == "running"]
+            keys = [key for key in self._jobs.get(job, ()) if self._state.busy.get(key) == "running"]
             if keys:
-                cell = self._board.by_key[keys[-1]]
+                cell = self._state.by_key[keys[-1]]
                 shown.append(Running(cell, now - since, f"job {job}"))
         return shown
 
