@@ -66,7 +66,7 @@ def command(
     """
     from robustbench_gkl.attacks import parse_attack
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
-    from robustbench_gkl.results.corruption_board import corruption_leaderboard
+    from robustbench_gkl.results.corruptions import corruption_leaderboard
     from robustbench_gkl.results.export import published_datasets, save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
