@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results.record import Check
-    from robustbench_gkl.runs import Run, RunConfig
+    from robustbench_gkl.runs import Run
 
 
 @click.command()
@@ -97,6 +97,7 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
+    from robustbench_gkl.config.options import evaluation_config, parse_grid
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
@@ -122,8 +123,12 @@ def command(
         seed=seed,
         search_precision=search_precision,
         compiled=compiled,
+        eps_grid=None if eps_grid is None else parse_grid(eps_grid),
     )
-    config = _resolve(run.config(), asked, options.given(norm=norm, eps=eps), eps_grid)
+    source = run.config()
+    config = evaluation_config(
+        source.dataset, source.train, asked=asked, threat=options.given(norm=norm, eps=eps), what="evaluation"
+    )
     world = world_from_environment()
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
@@ -150,18 +155,6 @@ def command(
     _report(outcomes, console, grid=eps_grid is not None)
     if fail_under is not None:
         _judge(outcomes[0], fail_under, workspace)
-
-
-def _resolve(run: RunConfig, asked: dict[str, object], threat: dict[str, object], grid: str | None) -> EvalConfig:
-    """Return what to measure: the options, and the run's own data set and threat where none were given."""
-    from robustbench_gkl.config.options import evaluation_defaults, parse_grid
-    from robustbench_gkl.config.schema import EvalConfig
-    from robustbench_gkl.core.validation import validated
-
-    values = evaluation_defaults(run.dataset, run.train) | asked
-    values["threat"] = values["threat"] | threat
-    values["eps_grid"] = None if grid is None else parse_grid(grid)
-    return validated(EvalConfig, values, what="evaluation")
 
 
 @dataclass(frozen=True)

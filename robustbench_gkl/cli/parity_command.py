@@ -44,9 +44,8 @@ def command(
     import torch
 
     from robustbench_gkl.attacks import parse_attack
-    from robustbench_gkl.config.schema import ThreatConfig
+    from robustbench_gkl.config.options import evaluation_config
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.core.validation import validated
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.evaluation.parity import compare_engines
     from robustbench_gkl.report.live import LiveProgress
@@ -56,13 +55,18 @@ def command(
 
     run = find_run(model, checkpoints_dir=checkpoints_dir)
     source = run.config()
-    values = source.train.threat.model_dump(mode="json") if source.train is not None else {}
-    values |= options.given(norm=norm, eps=eps)
-    threat = validated(ThreatConfig, values, what="threat model").threat()
-    parsed = [parse_attack(spec) for spec in attacks or ("autoattack",)]
+    config = evaluation_config(
+        source.dataset,
+        source.train,
+        asked=options.given(dataset=dataset, n=n, attacks=attacks or None, seed=seed, batch_size=batch_size),
+        threat=options.given(norm=norm, eps=eps),
+        what="parity",
+    )
+    threat = config.threat.threat()
+    parsed = [parse_attack(spec) for spec in config.attacks]
     for attack in parsed:
         attack.reference(threat)
-    images = load_dataset(dataset or source.dataset, data_dir=data_dir).load("test")
+    images = load_dataset(config.dataset, data_dir=data_dir).load("test")
     images = images.take(torch.arange(min(n, len(images))))
     classifier = run.load_model(device=resolve_device(device))
     console = make_console(quiet=quiet)
@@ -75,7 +79,7 @@ def command(
                 images.labels,
                 threat,
                 attack,
-                seed=seed or 0,
+                seed=config.seed,
                 batch_size=batch_size,
                 second_seed=second_seed,
                 on_progress=lambda event: progress.update(event.stage, event.done, event.total),
