@@ -13,16 +13,14 @@ from robustbench_gkl.core.errors import UserError, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.option("--csv", "csv", type=_PATH, help="Write the table as CSV.")
-@click.option("--markdown", "markdown", type=_PATH, help="Write the table as Markdown.")
-@click.option("--json", "json", type=_PATH, help="Write the table as JSON.")
-@click.option("--latex", "latex", type=_PATH, help="Write the table as LaTeX (booktabs).")
-@click.option("--html", "html_path", type=_PATH, help="Write one page that works from disk.")
-@click.option("--model-info", type=_PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
+@click.option("--csv", "csv", type=options.PATH, help="Write the table as CSV.")
+@click.option("--markdown", "markdown", type=options.PATH, help="Write the table as Markdown.")
+@click.option("--json", "json", type=options.PATH, help="Write the table as JSON.")
+@click.option("--latex", "latex", type=options.PATH, help="Write the table as LaTeX (booktabs).")
+@click.option("--html", "html_path", type=options.PATH, help="Write one page that works from disk.")
+@click.option("--model-info", type=options.PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
 @click.option("--dataset", help="Only this data set.")
 @options.eps
 @click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from robustbench_gkl.suite import Suite
     from robustbench_gkl.suite.state import SuiteState
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=options.PATH)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and for how long; run nothing.")
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
 @click.option("--overwrite", is_flag=True, help="Replace runs of the same names that this suite did not make.")
 @click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
-@click.option("--slurm", "slurm_file", type=_PATH, metavar="FILE.json", help="Partition, time limit and the like.")
+@click.option(
+    "--slurm", "slurm_file", type=options.PATH, metavar="FILE.json", help="Partition, time limit and the like."
+)
 @click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
-@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite's own records as CSV.")
+@click.option("--csv", "csv", type=options.PATH, help="Write the leaderboard of the suite's own records as CSV.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir

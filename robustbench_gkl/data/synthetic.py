@@ -45,7 +45,7 @@ class _Mapped:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _File:
     images: _Mapped
     labels: _Mapped
 
@@ -100,7 +100,7 @@ class SyntheticImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
 
-def _open_part(path: Path, shape: Shape) -> _Part:
+def _open_part(path: Path, shape: Shape) -> _File:
     images, labels = _open_array(path, IMAGE), _open_array(path, LABEL)
     channels, height, width = shape
     pixels = images.array
@@ -113,7 +113,7 @@ def _open_part(path: Path, shape: Shape) -> _Part:
         raise UserError(
             f"{path}: {LABEL} must be {len(pixels)} integers, got {labels.array.dtype} {labels.array.shape}"
         )
-    return _Part(images, labels)
+    return _File(images, labels)
 
 
 def _open_array(path: Path, name: str) -> _Mapped:

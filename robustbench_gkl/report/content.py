@@ -117,7 +117,7 @@ class Radii:
     points: tuple[Point, ...]
 
 
-def over_radii(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
+def by_radius(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
     """Return accuracy against eps of each model that was evaluated at two radii or more; at 0 it is the clean one."""
     found: dict[Setting, dict[tuple[str, str], dict[Fraction, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in sorted(records, key=lambda record: record.created):

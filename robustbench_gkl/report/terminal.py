@@ -10,15 +10,17 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from robustbench_gkl.report.checks import VERDICT_STYLES
+
 if TYPE_CHECKING:
     import pandas as pd
 
 _PLAIN_WIDTH = 1000
 """Characters in a line where there is no terminal, so that nothing in logs and files is cut or broken."""
-_BOARD = ("samples", "split", "n", "threat", "dataset")
+_BOARD_COLUMNS = ("samples", "split", "n", "threat", "dataset")
 _DISPENSABLE = (
     *("params", "eval_seconds", "arch", "loss", "lacks", "attack_seeds", "engine", "ci_low", "ci_high", "weights"),
-    *_BOARD,
+    *_BOARD_COLUMNS,
 )
 """Columns that a narrow terminal does without, in the order in which they go."""
 
@@ -76,7 +78,7 @@ def _dispensable(frame: pd.DataFrame) -> list[str]:
     A tier that all rows share goes first; attacks after others, and what tells boards apart, go last.
     """
     alike = ["tier"] if "tier" in frame and frame["tier"].nunique() <= 1 else []
-    apart = [name for name in _BOARD if name in frame and frame[name].nunique() > 1]
+    apart = [name for name in _BOARD_COLUMNS if name in frame and frame[name].nunique() > 1]
     after = [name for name in map(str, frame) if name.startswith("after ")]
     return [*alike, *(name for name in _DISPENSABLE if name not in apart), *after, *apart]
 
@@ -99,7 +101,7 @@ def _cell(name: str, value: Any) -> Text:
     if pd.isna(value):
         return Text("-")
     if name == "checks":
-        return Text(value, style={"PASS": "green", "WARN": "yellow", "FAIL": "red"}.get(value, ""))
+        return Text(value, style=VERDICT_STYLES.get(value, ""))
     if isinstance(value, float):
         return Text(f"{value:.1f}" if name == "eval_seconds" else f"{value:.2f}")
     return Text(str(value))

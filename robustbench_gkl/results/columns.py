@@ -11,7 +11,7 @@ import numpy as np
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import tiers
-from robustbench_gkl.results.board import Entry
+from robustbench_gkl.results.board import BoardEntry
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.store import ResultStore
 
@@ -70,7 +70,7 @@ class AttackColumns(NamedTuple):
     autoattack: list[str]
 
 
-def attack_columns(entries: Iterable[Entry], store: ResultStore) -> AttackColumns:
+def attack_columns(entries: Iterable[BoardEntry], store: ResultStore) -> AttackColumns:
     """Return the columns of the attacks on some entries."""
     cells = [_cells(entry, store) for entry in entries]
     columns = sorted({column for row in cells for column in row}, key=lambda column: column.place)
@@ -98,7 +98,7 @@ def _told_apart(column: Column, specs: set[tuple[str, ...]]) -> str:
     return column.exact_name if len(specs - {()}) > 1 else column.name
 
 
-def _cells(entry: Entry, store: ResultStore) -> dict[Column, float]:
+def _cells(entry: BoardEntry, store: ResultStore) -> dict[Column, float]:
     """Return an entry's accuracies. Attacks that were not completed show where there is nothing better."""
     if entry.board.eps == "0":
         return {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.data.facts import BLOCK
-from robustbench_gkl.results.board import Entry, Ranking, entries_of
+from robustbench_gkl.results.board import BoardEntry, Ranking, entries_of
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.store import ResultStore
@@ -27,7 +27,7 @@ class Side:
     """
 
     name: str
-    entry: Entry
+    entry: BoardEntry
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ def _comparison(first: Side, second: Side, shared: NDArray[np.intp], ranking: Ra
     return Comparison(first, second, counts, ranking.adjusted_p(one, other))
 
 
-def _named(name: str, records: Sequence[Record], entries: Sequence[Entry], store: ResultStore) -> list[Entry]:
+def _named(name: str, records: Sequence[Record], entries: Sequence[BoardEntry], store: ResultStore) -> list[BoardEntry]:
     """Return a model's entries, the newest last; those of a record are of a board that it has for itself."""
     alone = [record for record in records if record.id == name]
     if alone:
@@ -112,16 +112,18 @@ def _named(name: str, records: Sequence[Record], entries: Sequence[Entry], store
     return list(newest.values())
 
 
-def _on_one_board(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
+def _on_one_board(
+    ours: Sequence[BoardEntry], theirs: Sequence[BoardEntry]
+) -> Iterator[tuple[list[BoardEntry], list[BoardEntry]]]:
     """Yield the entries of either model on each data set, split and threat, whatever the samples."""
-    boards: dict[tuple[str, str, str], tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
+    boards: dict[tuple[str, str, str], tuple[list[BoardEntry], list[BoardEntry]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((ours, theirs)):
         for entry in sorted(entries, key=lambda entry: entry.board.place):
             boards[entry.board.dataset, entry.board.split, entry.board.threat][side].append(entry)
     return (both for both in boards.values() if all(both))
 
 
-def _telling(entry: Entry) -> Record:
+def _telling(entry: BoardEntry) -> Record:
     """Return a record of the entry that tells which pixels it saw, if there is one; they all saw the same."""
     return next((record for record in reversed(entry.records) if record.data.blocks), entry.newest)
 
@@ -156,6 +158,6 @@ def _why(first: Record, second: Record) -> str:
     return "their sample sets have no block of equal pixels"
 
 
-def _held(entries: Sequence[Entry]) -> str:
+def _held(entries: Sequence[BoardEntry]) -> str:
     boards = sorted((entry.board for entry in entries), key=lambda board: board.place)
     return ", ".join(f"{board.dataset} {board.split} {board.threat} n = {board.n}" for board in boards)

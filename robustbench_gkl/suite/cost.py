@@ -39,7 +39,7 @@ class LossPasses:
     outer_needs_clean: bool = True
 
 
-def training_images(config: TrainConfig) -> tuple[int, int] | None:
+def images_per_epoch(config: TrainConfig) -> tuple[int, int] | None:
     """Return the images trained on in an epoch and those held out; None where the data set's size is not known."""
     size = config.train_size or dataset_size(config.dataset, "train")
     if size is None:

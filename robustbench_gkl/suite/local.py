@@ -12,7 +12,7 @@ from pathlib import Path
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.lock import HeldError, locked
 from robustbench_gkl.suite.cells import Cell
-from robustbench_gkl.suite.observer import Observer, Running
+from robustbench_gkl.suite.observer import Running, SuiteObserver
 from robustbench_gkl.suite.process import CellProcess
 from robustbench_gkl.suite.state import SuiteState
 
@@ -70,7 +70,7 @@ def worker_environments(*, jobs: int | None, device: str, cells: int) -> list[di
 
 def run_local(
     state: SuiteState,
-    observer: Observer,
+    observer: SuiteObserver,
     environments: Sequence[dict[str, str]],
     *,
     lock: int,
@@ -108,7 +108,7 @@ class _Pool:
     """The workers; each runs one cell at a time."""
 
     def __init__(
-        self, state: SuiteState, observer: Observer, environments: Sequence[dict[str, str]], lock: int
+        self, state: SuiteState, observer: SuiteObserver, environments: Sequence[dict[str, str]], lock: int
     ) -> None:
         self._state, self._observer, self._lock = state, observer, lock
         self._environments = environments

@@ -17,7 +17,7 @@ class Running(NamedTuple):
     line: str
 
 
-class Observer(Protocol):
+class SuiteObserver(Protocol):
     """Takes in what happens to a suite's cells."""
 
     def begun(self, cell: Cell, /) -> None:

@@ -14,7 +14,7 @@ from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
-from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
+from robustbench_gkl.suite.cost import LossPasses, images_per_epoch, training_calls
 from robustbench_gkl.suite.ledger import Folders
 
 
@@ -104,7 +104,7 @@ def _passes(record: Record) -> Iterable[int]:
 
 def _calls(config: TrainConfig, *, probed: bool = True) -> float | None:
     """Return a run's cost in forward passes, to be compared with that of another run with the same loss."""
-    images = training_images(config)
+    images = images_per_epoch(config)
     if images is None:
         return None
     return training_calls(config, loss=LossPasses(), images=images[0], held_out=images[1] * probed).total

@@ -14,7 +14,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
-from robustbench_gkl.suite.observer import Observer, Running
+from robustbench_gkl.suite.observer import Running, SuiteObserver
 from robustbench_gkl.suite.partition import SlurmSettings
 from robustbench_gkl.suite.process import CellProcess
 from robustbench_gkl.suite.state import SuiteState
@@ -99,7 +99,7 @@ class SlurmQueue:
             with other settings.
     """
 
-    def __init__(self, state: SuiteState, observer: Observer, settings: SlurmSettings) -> None:
+    def __init__(self, state: SuiteState, observer: SuiteObserver, settings: SlurmSettings) -> None:
         try:
             import submitit
         except ImportError:
