@@ -325,7 +325,7 @@ def test_verdicts_that_are_not_the_recorded_ones_are_told_of(tmp_path: Path) -> 
     assert "is not the file that its record was written with" in page
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "plotly", "itables"])
+@pytest.mark.parametrize("missing", ["plotly", "itables"])
 def test_without_the_extra_one_line_says_how_to_get_it(
     missing: str, store: ResultStore, tmp_path: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
