@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from robustbench_gkl.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
 
 
 @click.command()
@@ -65,7 +67,6 @@ def command(
     from robustbench_gkl.attacks import parse_attack
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
     from robustbench_gkl.results.corruptions import corruption_leaderboard
-    from robustbench_gkl.results.export import published_datasets, save_model_info, save_table, with_published
     from robustbench_gkl.results.leaderboard import leaderboard
 
     ours = eps is not None or average_seeds or all_models or reference is not None or published or model_info
@@ -91,14 +92,37 @@ def command(
         )
     console = make_console(quiet=quiet)
     if published:
-        before = len(frame)
-        frame = with_published(frame, dataset=dataset)
-        if len(frame) == before:
-            known = ", ".join(published_datasets())
-            console.print(f"no published results on these data sets; there are some on {known}", markup=False)
+        frame = _with_published(frame, dataset, console)
     frame = _selected(frame, filters, sort)
+    written = _save(frame, paths, html_path, model_info)
+    for path in written:
+        console.print(f"wrote {path}", markup=False)
+    if frame.empty:
+        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
+    elif not written:
+        console.print(leaderboard_table(frame.head(top), width=console.width))
+        if len(frame) > top:
+            console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
+
+
+def _with_published(frame: pd.DataFrame, dataset: str | None, console: Console) -> pd.DataFrame:
+    from robustbench_gkl.results.export import published_datasets, with_published
+
+    joined = with_published(frame, dataset=dataset)
+    if len(joined) == len(frame):
+        known = ", ".join(published_datasets())
+        console.print(f"no published results on these data sets; there are some on {known}", markup=False)
+    return joined
+
+
+def _save(
+    frame: pd.DataFrame, tables: Mapping[str, Path | None], html_path: Path | None, model_info: Path | None
+) -> list[Path]:
+    """Write the files that were asked for, and return their paths."""
+    from robustbench_gkl.results.export import save_model_info, save_table
+
     written = []
-    for form, path in paths.items():
+    for form, path in tables.items():
         if path is not None:
             save_table(frame, path, form=form)
             written.append(path)
@@ -109,14 +133,7 @@ def command(
         written.append(html_path)
     if model_info is not None:
         written += save_model_info(frame, model_info)
-    for path in written:
-        console.print(f"wrote {path}", markup=False)
-    if frame.empty:
-        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
-    elif not written:
-        console.print(leaderboard_table(frame.head(top), width=console.width))
-        if len(frame) > top:
-            console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
+    return written
 
 
 def _selected(frame: pd.DataFrame, filters: tuple[str, ...], sort: str | None) -> pd.DataFrame:
