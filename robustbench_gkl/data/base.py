@@ -1,4 +1,4 @@
-"""What all data sets share."""
+"""Images with labels, the protocol of data sets, and their registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_gkl.data.facts import BLOCK, Split
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Return images as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
+    """Return images (...) as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
     return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
 
 
@@ -79,7 +79,7 @@ class ImageSet:
         return tuple(found)
 
     def take(self, rows: Tensor) -> ImageSet:
-        """Return the images at the positions ``rows`` (n,)."""
+        """Return the images at the positions ``rows`` (n,), as a set of their own."""
         return ImageSet(self.images[rows], self.labels[rows], self.classes)
 
 

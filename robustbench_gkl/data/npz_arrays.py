@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Header:
-    """What an array's header says: its ``shape``, ``dtype`` and whether the first index runs fastest."""
+    """An array's header: its ``shape``, ``dtype`` and whether the first index runs fastest."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

@@ -25,13 +25,13 @@ _ROWS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class _Mapped:
-    """An array in a file, of which only the rows that are read ever get into memory."""
+    """An array in a file, of which only the rows that are read are loaded into memory."""
 
     array: Array
     memory: mmap.mmap
 
     def take(self, rows: Array) -> Array:
-        """Return the given rows, copied, and let go of the pages that they were in, a few rows at a time.
+        """Return the rows (n, ...) at positions ``rows`` (n,), copied; their pages are released a few rows at a time.
 
         A system may map up to 2 MiB of its file cache for each row that is touched.
         """

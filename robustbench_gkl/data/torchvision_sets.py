@@ -45,7 +45,7 @@ _FAILURES = (
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow progress bars and warnings, and let a stalled connection fail."""
+    """Suppress progress bars and warnings, and let a stalled connection fail."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
@@ -73,7 +73,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TorchvisionSet(ABC):
-    """A data set whose files torchvision knows.
+    """A data set that torchvision downloads and reads.
 
     Files that are present and intact are used without a network; otherwise they are downloaded into ``data_dir``,
     where torchvision itself expects them.
@@ -123,6 +123,7 @@ class TorchvisionSet(ABC):
             raise self._failure(split, error) from error
 
     def _read_or_download(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8 and labels (N,) int64."""
         # The first attempt also fails while another rank is writing the files; the second one waits for it.
         with suppress(*_FAILURES), _quiet():
             return self._read(split, download=False)
@@ -151,7 +152,7 @@ class TorchvisionSet(ABC):
 
 
 def _is_web_page(path: Path) -> bool:
-    """Tell whether a file begins as HTML does."""
+    """Return whether a file begins as HTML does."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     return False

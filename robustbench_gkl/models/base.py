@@ -1,4 +1,4 @@
-"""What all architectures share: the [0, 1] input, the normalisation layer and the registry."""
+"""The base of all architectures: the [0, 1] input, the normalisation layer and the registry."""
 
 from __future__ import annotations
 

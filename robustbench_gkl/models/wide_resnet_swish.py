@@ -46,6 +46,7 @@ class _Block(nn.Module):
             self.shortcut = nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         active = F.silu(self.batchnorm_0(x))
         out: Tensor = self.conv_0(_pad_same(active, stride=self.stride))
         out = self.conv_1(F.silu(self.batchnorm_1(out)))
@@ -62,6 +63,7 @@ class _Group(nn.Module):
             self.block.append(_Block(planes, planes, stride=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         out: Tensor = self.block(x)
         return out
 

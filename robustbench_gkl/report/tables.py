@@ -1,4 +1,4 @@
-"""From data frames to the cells of an HTML table. Which columns there are is the frame's to say."""
+"""The cells of an HTML table, made from a data frame, which decides the columns."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TableColumn:
 
 @dataclass(frozen=True)
 class TableCell:
-    """What is shown, and what it is sorted by."""
+    """The text of a cell, and the value that it is sorted by."""
 
     text: str
     kind: Kind
@@ -136,7 +136,7 @@ def _choices(values: pd.Series) -> tuple[str, ...]:
 
 
 def _apart(before: Mapping[str, object], values: Mapping[str, object]) -> bool:
-    """Whether two neighbours are ranked apart: another board or tier, or, without tiers, ranks that begin again."""
+    """Return whether neighbours are ranked apart: another board or tier, or, without tiers, ranks that begin again."""
     if any(_text(before.get(key)) != _text(values.get(key)) for key in _RANKED_TOGETHER):
         return True
     if "tier" in values:

@@ -1,4 +1,4 @@
-"""Boards: what all records together say of each model on one set of samples under one threat."""
+"""Boards: the evidence of all records on each model, on one set of samples under one threat."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Models:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Models:
-        """Gather it from records, oldest first."""
+        """Return what records, oldest first, know of the models."""
         found = cls()
         newest = _newest_models(records)
         found.current = set(newest.values())

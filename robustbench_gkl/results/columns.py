@@ -1,4 +1,4 @@
-"""The columns of a leaderboard that attacks have: which they are, what they mean, and what is in them."""
+"""The columns of attacks on a leaderboard: their names, meaning and accuracies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
     @property
     def is_autoattack(self) -> bool:
-        """Whether the accuracy is that after standard AutoAttack."""
+        """Return whether the accuracy is that after standard AutoAttack."""
         return self.specs[-1:] == (tiers.STANDARD,) and not self.over_radii
 
     @property
@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 class AttackColumns(NamedTuple):
-    """The columns of a leaderboard that attacks have.
+    """The columns of attacks on a leaderboard.
 
     Attributes:
         names: in order.
@@ -141,7 +141,7 @@ def _how(record: Record) -> str:
 
 
 def _accuracy(runs: Sequence[tuple[Record, int]], store: ResultStore) -> float:
-    """Return the accuracy in percent after an attack, pointwise over several runs of it, the newest last."""
+    """Return the accuracy in percent after an attack, pointwise over several evaluations by it, the newest last."""
     record, place = runs[-1]
     accuracy = record.attacks[place].robust_acc
     if len(runs) > 1:

@@ -22,7 +22,7 @@ class Side:
     """One of two models on one board.
 
     Attributes:
-        name: as it was asked for.
+        name: as it was given.
         entry: what is known of it there, or what its one record says.
     """
 
@@ -124,7 +124,7 @@ def _on_one_board(
 
 
 def _telling(entry: BoardEntry) -> Record:
-    """Return a record of the entry that tells which pixels it saw, if there is one; they all saw the same."""
+    """Return a record of the entry that has hashes of its pixels, if there is one; all have the same pixels."""
     return next((record for record in reversed(entry.records) if record.data.blocks), entry.newest)
 
 
@@ -143,12 +143,12 @@ def _shared(first: Record, second: Record) -> NDArray[np.intp]:
 
 
 def _from_the_first(record: Record) -> bool:
-    """Whether block i is of the samples from 50 i on."""
+    """Return whether block i is of the samples from 50 i on."""
     return record.data.sample_set.startswith("first") and record.data.index_ranges == ((0, record.data.n),)
 
 
 def _why(first: Record, second: Record) -> str:
-    """Return why two records of other sample sets share nothing."""
+    """Return the reason why two records of other sample sets share no sample."""
     for record in (first, second):
         if not _from_the_first(record):
             return f"{record.id} is of chosen samples, which cannot be paired with others"

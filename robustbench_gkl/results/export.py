@@ -1,4 +1,4 @@
-"""Leaderboards that travel: CSV, Markdown, JSON, LaTeX, and RobustBench's model_info files."""
+"""Leaderboards as files: CSV, Markdown, JSON, LaTeX, and RobustBench's model_info files."""
 
 from __future__ import annotations
 

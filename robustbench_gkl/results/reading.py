@@ -1,4 +1,4 @@
-"""Files that others may have written, read with nothing taken on trust."""
+"""Reading of files that may be damaged or hostile."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ResultStore:
         Args:
             record_id: of the record that it will become.
             part: which part this process appends to.
-            shared: look at the other parts too.
+            shared: read the other parts too.
         """
         others = self.parts(record_id) if shared else {}
         others.pop(part, None)
@@ -110,14 +110,14 @@ class ResultStore:
         found = (self.folder / "verdicts").glob("*.partial*.jsonl")
         named = (path.name.rpartition(".partial") for path in found)
         names = sorted({name for name, _, rest in named if _PART.fullmatch(rest)})
-        told = {name: self.joined_journal(name).about for name in names}
-        return [name for name, about in told.items() if about is not None and not about.config.get("eps_grid")]
+        about_each = {name: self.joined_journal(name).about for name in names}
+        return [name for name, about in about_each.items() if about is not None and not about.config.get("eps_grid")]
 
     def _part(self, record_id: str, part: str) -> Path:
         return self.folder / "verdicts" / ".".join(filter(None, (record_id, "partial", part, "jsonl")))
 
     def save(self, record: Record, verdicts: bytes) -> None:
-        """Write the verdicts (parquet), then the record that vouches for them."""
+        """Write the verdicts (parquet), then the record, which holds their hash."""
         write_atomically(self.verdicts_path(record.id), verdicts)
         self.evaluations.save(record)
 
@@ -157,9 +157,9 @@ class ResultStore:
         """Return the verdicts of a record.
 
         Raises:
-            UserError: the file is absent or not the one that the record vouches for.
+            UserError: the file is absent or not the one whose hash the record holds.
         """
-        return pd.read_parquet(io.BytesIO(self._vouched(record)))
+        return pd.read_parquet(io.BytesIO(self._checked_verdicts(record)))
 
     def standing(self, record: Record) -> np.ndarray:
         """Return (n,) bool: which samples of a record stand, in the order of their indices.
@@ -172,7 +172,9 @@ class ResultStore:
         # Two columns without pandas: a leaderboard may need this of a thousand records.
         import pyarrow.parquet as pq
 
-        table = pq.read_table(io.BytesIO(self._vouched(record)), columns=["index", "broken_by"], use_threads=False)
+        table = pq.read_table(
+            io.BytesIO(self._checked_verdicts(record)), columns=["index", "broken_by"], use_threads=False
+        )
         standing: np.ndarray = table["broken_by"].is_null().to_numpy()
         n = record.data.n
         if len(standing) != n or int(standing.sum()) != round(record.worst_case_acc * n / 100):
@@ -200,7 +202,7 @@ class ResultStore:
             known.append(record)
         return known
 
-    def _vouched(self, record: Record) -> bytes:
+    def _checked_verdicts(self, record: Record) -> bytes:
         path = self.verdicts_path(record.id)
         try:
             content = path.read_bytes()

@@ -79,10 +79,10 @@ def run_local(
     """Run all cells of ``state`` that can run, one worker in each of ``environments``.
 
     Args:
-        state, observer: told what happens.
+        state, observer: the cells, and what is called when one begins or ends.
         environments: see :func:`worker_environments`.
         lock: from :func:`only_one`.
-        should_stop: asked all the time; True lets the workers save their state and ends the call.
+        should_stop: called ten times a second; True lets the workers save their state and ends the call.
 
     Raises:
         KeyboardInterrupt: the workers were not to save their state; they are killed.
@@ -130,7 +130,7 @@ class _Pool:
         self.processes[number] = CellProcess(cell, self._state.ledger, environment=environment, keep_open=[self._lock])
 
     def collect(self) -> None:
-        """Take note of the cells that ended."""
+        """Pass on the cells that ended."""
         for number, process in list(self.processes.items()):
             outcome = process.poll()
             if outcome is not None:
@@ -139,7 +139,7 @@ class _Pool:
                 self._observer.ended(process.cell, outcome)
 
     def elapsed(self) -> dict[str, float]:
-        """Return for how long each running cell has been running."""
+        """Return for how many seconds each cell has been running."""
         return {process.cell.key: process.seconds for process in self.processes.values()}
 
     def running(self) -> list[Running]:

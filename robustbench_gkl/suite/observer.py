@@ -1,4 +1,4 @@
-"""What a suite reports while its cells run."""
+"""The interface through which a suite reports on its cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Running(NamedTuple):
 
 
 class SuiteObserver(Protocol):
-    """Takes in what happens to a suite's cells."""
+    """Is called when something happens to a suite's cells."""
 
     def begun(self, cell: Cell, /) -> None:
         """A cell has begun."""

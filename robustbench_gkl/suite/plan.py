@@ -1,4 +1,4 @@
-"""What a suite costs, counted from its settings, and how it spreads over devices."""
+"""The cost of a suite, counted from its settings, and its spread over devices."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _USUAL_CLASSES = 10
 
 @dataclass(frozen=True)
 class Planned:
-    """What one cell costs.
+    """The cost of one cell.
 
     Attributes:
         cell: its description, and ``key`` and ``needs`` as the cell has them.
@@ -65,7 +65,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the counting asks for beside the suite.
+    """What the counting needs beside the suite.
 
     Attributes:
         loss: the passes of a loss by name.
@@ -146,7 +146,7 @@ def _stage_calls(cell: EvalCell) -> list[Calls | None]:
 
 
 def _standing(cell: EvalCell, assumed: Assumptions) -> tuple[float | None, float, str]:
-    """Return the robust and clean accuracy that are reckoned with, in percent, and where they come from."""
+    """Return the robust and clean accuracy that the plan assumes, in percent, and where they come from."""
     config = None if cell.train is None else cell.train.config
     published = published_figures(config.recipe) if config is not None and config.recipe in recipe_names() else None
     if assumed.robust_acc is not None:

@@ -29,7 +29,7 @@ _LARGEST_ARRAY = 1000
 class CellTask:
     """What a Slurm task does: its cells one after the other, those that are done left out.
 
-    submitit pickles it, calls it on the node, and asks it for a checkpoint before the time is up.
+    submitit pickles it, calls it on the node, and calls :meth:`checkpoint` before the time is up.
     """
 
     def __init__(self, name: str, folders: Folders, cells: Sequence[Cell], patience: float) -> None:
@@ -56,7 +56,7 @@ class CellTask:
     def _run(self, cell: Cell, ledger: Ledger) -> Outcome:
         threads = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
         # Slurm sends USR2 to all processes of the task; only the one that called us is to act on it.
-        self._process = CellProcess(cell, ledger, environment=threads, new_session=False, deaf_to=[signal.SIGUSR2])
+        self._process = CellProcess(cell, ledger, environment=threads, new_session=False, ignoring=[signal.SIGUSR2])
         try:
             while (outcome := self._process.poll()) is None:
                 time.sleep(0.2)
@@ -91,7 +91,7 @@ class SlurmQueue:
 
     Args:
         state: the suite.
-        observer: told what happens.
+        observer: called when a cell begins or ends.
         settings: of the partition.
 
     Raises:
@@ -119,7 +119,7 @@ class SlurmQueue:
         self._adopt()
 
     def _adopt(self) -> None:
-        """Take up the jobs of an earlier call that are still there."""
+        """Add the jobs of an earlier call that are still there."""
         try:
             before = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
@@ -175,18 +175,18 @@ class SlurmQueue:
 
     def wait(self, *, should_stop: Callable[[], bool], interval: float = 2.0) -> None:
         """Follow the jobs until none is left, and queue what becomes ready meanwhile."""
-        asked = float("-inf")
+        last = float("-inf")
         while self._jobs and not should_stop():
-            if time.monotonic() - asked >= interval:
+            if time.monotonic() - last >= interval:
                 states = queue_states()
                 self._look(states)
                 self.submit()
-                asked = time.monotonic()
+                last = time.monotonic()
             self._observer.tick(self._running, left=lambda: None)
             time.sleep(0.1)
 
     def _look(self, states: dict[str, str]) -> None:
-        """Take note of what ended; a job that is gone is asked twice, since files may lag behind."""
+        """Pass on what ended; a job counts as gone when it is missing twice, since files may lag behind."""
         for job, keys in list(self._jobs.items()):
             state = states.get(job)
             gone = state is None and job in self._gone
@@ -259,14 +259,14 @@ def queue_states() -> dict[str, str]:
         UserError: Slurm does not answer, three times in a row.
     """
     for attempt in range(3):
-        asked = subprocess.run(
+        listed = subprocess.run(
             ["squeue", "--me", "--states=all", "--array", "--noheader", "--format", "%i %T"],
             capture_output=True,
             text=True,
             check=False,
         )
-        if asked.returncode == 0:
-            states = (line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())
+        if listed.returncode == 0:
+            states = (line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.strip())
             return {job: state for job, state in states if state not in _OVER}
         time.sleep(5 * (attempt + 1))
-    raise UserError(f"squeue does not answer: {' '.join(asked.stderr.split())}; the jobs go on, try again later")
+    raise UserError(f"squeue does not answer: {' '.join(listed.stderr.split())}; the jobs go on, try again later")
