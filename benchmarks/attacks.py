@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks import SearchSpec, parse_attack
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.cli.parity_command import report
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset, to_unit
 from robustbench_gkl.evaluation.parity import compare_engines
 from robustbench_gkl.models import create_model
 from robustbench_gkl.models.published import load_published, read_checkpoint
+from robustbench_gkl.report.parity import print_parity
 from robustbench_gkl.report.terminal import make_console
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -90,7 +90,7 @@ def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
             batch_size=options.batch_size,
             second_seed=options.second_seed,
         )
-        report(comparison, console)
+        print_parity(comparison, console)
     if options.torchattacks:
         torchattacks_ensemble(model, images, labels, threat)
 
