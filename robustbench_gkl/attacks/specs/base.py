@@ -20,7 +20,8 @@ from robustbench_gkl.core.validation import bind_options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_gkl.attacks.search.slots import Search, Space
+    from robustbench_gkl.attacks.search.base import Search
+    from robustbench_gkl.attacks.search.slots import Space
     from robustbench_gkl.core.noise import Noise
     from robustbench_gkl.core.threat import ThreatModel
 
