@@ -65,7 +65,7 @@ class APGDSearch(GradientSearch):
         self.best.forget(at)
         self.last_value[at] = torch.inf  # the first answer is no rise
         self.rises[at] = 0
-        self.halved[at] = True  # at the first checkpoint only the first condition is looked at
+        self.halved[at] = True  # the first checkpoint has only the first condition
         return start
 
     def ascend(self, step: np.ndarray, value: Tensor, gradient: Tensor) -> None:

@@ -77,8 +77,8 @@ class SparseAPGDSearch(GradientSearch):
 
     def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
         """Return (B,) bool: the successes of the last stage, in the ball of radius eps."""
-        meant: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
-        return meant
+        counted: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
+        return counted
 
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is maximised, (B,)."""

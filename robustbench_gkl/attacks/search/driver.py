@@ -36,7 +36,7 @@ class Driver:
         search: the attack's state.
         model: images to logits.
         samples: the samples by position.
-        referee: decides which points are successes; is told of each run that is over.
+        referee: decides which points are successes; gets each run that is over.
         runs: how many runs a sample has.
         name: of the attack, which its random numbers belong to.
         targeted: whether each run has its own target, the runner-up of that rank.

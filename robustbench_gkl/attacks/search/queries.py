@@ -88,7 +88,7 @@ def _fetched(logits: Tensor, slope: Tensor | None) -> tuple[np.ndarray, np.ndarr
     """Return the logits (B, K) on the host, and (B,) bool: which gradients (B, ...) hold NaN or infinite values.
 
     Both come in one transfer. A sum over finite values can overflow: the few gradients whose sum is not finite are
-    looked at value by value.
+    checked value by value.
     """
     if slope is None:
         return logits.cpu().numpy(), np.zeros(len(logits), dtype=bool)

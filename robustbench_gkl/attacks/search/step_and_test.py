@@ -75,8 +75,8 @@ class StepAndTestSearch(Search):
 
     def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
         """Return (B,) bool: those inside the ball; a shortest perturbation beyond eps is no success."""
-        meant: np.ndarray = wrong & (self.distance[rows.device] <= self.threat.radius).cpu().numpy()
-        return meant
+        counted: np.ndarray = wrong & (self.distance[rows.device] <= self.threat.radius).cpu().numpy()
+        return counted
 
     def advance(self, rows: Rows, answer: Answer) -> None:
         """Draw back where a test succeeded, then step wherever a gradient is known at the current point."""

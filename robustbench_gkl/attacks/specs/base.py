@@ -243,7 +243,7 @@ def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:
 
 
 def protocol_of(attacks: Sequence[AttackSpec], threat: Ball, *, num_classes: int) -> list[dict[str, Any]]:
-    """Return the settings of each attack and of its stages, which together say what was measured."""
+    """Return the settings of each attack and of its stages, which together define what was measured."""
     return [
         {
             "label": attack.label,
