@@ -48,10 +48,6 @@ class APGDSearch(GradientSearch):
         for at, window in checkpoints(steps).items():
             self.windows[at] = window
 
-    def leftover(self, rows: Rows) -> Tensor:
-        """Return the points of the greatest objective, (B, C, H, W)."""
-        return self.best.point[rows.device]
-
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is maximised, (B,)."""
         return self.loss(logits, labels, targets)
@@ -105,6 +101,10 @@ class APGDSearch(GradientSearch):
             following.lerp_(x, 2.0).lerp_(z, column(weight[block]))
             feasible.project_(following)
         self.point, self.previous = self.previous, self.point
+
+    def leftover(self, rows: Rows) -> Tensor:
+        """Return the points of the greatest objective, (B, C, H, W)."""
+        return self.best.point[rows.device]
 
 
 def apgd_search(space: Space, spec: APGD) -> GradientSearch:

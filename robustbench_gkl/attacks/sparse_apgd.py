@@ -71,15 +71,6 @@ class SparseAPGDSearch(GradientSearch):
         self.step_size, self.density, self.moved = self.scalar(), self.scalar(), self.scalar()
         self.stage = self.on_host(0)
 
-    def leftover(self, rows: Rows) -> Tensor:
-        """Return the points of the greatest objective, (B, C, H, W)."""
-        return self.best.point[rows.device]
-
-    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
-        """Return (B,) bool: the successes of the last stage, in the ball of radius eps."""
-        counted: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
-        return counted
-
     def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
         """Return the loss that is maximised, (B,)."""
         return self.loss(logits, labels, targets)
@@ -158,3 +149,12 @@ class SparseAPGDSearch(GradientSearch):
                 chosen = stage[block] == number
                 at = block if chosen.all() else torch.from_numpy(chosen.nonzero()[0] + block.start).to(gradient.device)
                 self.point[at] = self.balls[number].project(self.point[at], self.origin[at])
+
+    def leftover(self, rows: Rows) -> Tensor:
+        """Return the points of the greatest objective, (B, C, H, W)."""
+        return self.best.point[rows.device]
+
+    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
+        """Return (B,) bool: the successes of the last stage, in the ball of radius eps."""
+        counted: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
+        return counted
