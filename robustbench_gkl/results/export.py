@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import PUBLISHED_NORMS
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
@@ -101,8 +102,7 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
             "footnote": f"{row['n']} samples, gklbench",
             "unreliable": row["checks"] == "FAIL",
         }
-        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
-        path = folder / _file_name(row["dataset"]) / name / f"{_file_name(row['model'])}.json"
+        path = folder / _file_name(row["dataset"]) / PUBLISHED_NORMS[norm] / f"{_file_name(row['model'])}.json"
         if path in written:  # the same model at another radius, on other samples, or an older one of the name
             path = path.with_stem(f"{path.stem}_eps{_file_name(eps)}_n{row['n']}")
         for number in itertools.count(2):
