@@ -28,7 +28,8 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"suite"}),
     frozenset({"cli"}),
 )
-"""From the ground up: a room imports what lies below it, never a sibling and never what lies above."""
+"""From the ground up: a room imports what lies below it, never a sibling and never what lies above; suite, which shows
+nothing itself, not report."""
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
@@ -76,7 +77,7 @@ def test_imports_point_down(path: Path) -> None:
         if name == "robustbench_gkl" or name.startswith("robustbench_gkl."):
             other = room_of(name)
             assert other in FLOOR, f"{dotted(path)} must not import {name}, which is in no room"
-            below = other == room or FLOOR[other] < FLOOR[room]
+            below = other == room or (FLOOR[other] < FLOOR[room] and (room, other) != ("suite", "report"))
             assert below, f"{dotted(path)} must not import {name}: {other} does not lie below {room}"
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import Dataset, ImageSet, Shape, Split
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import Dataset, ImageSet
+from robustbench_gkl.data.facts import Split
 from robustbench_gkl.data.folder import ImageFolder
 from robustbench_gkl.data.resizing import resize_images, resized_size
 

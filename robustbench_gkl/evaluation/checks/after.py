@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -107,9 +106,8 @@ def _more_steps(after: Attacked) -> Finding | None:
 def _large_eps(after: Attacked) -> Finding | None:
     if not len(after.attacked):
         return None
-    rows, pixels = after.attacked, math.prod(after.images.shape[1:])
-    radius = {"linf": 0.5, "l2": 0.5 * math.sqrt(pixels), "l1": 0.5 * pixels}[after.threat.norm]
-    large = after.threat.with_eps(max(radius, after.threat.radius))
+    rows = after.attacked
+    large = after.threat.with_eps(max(after.threat.grey_radius(after.images.shape[1:]), after.threat.radius))
     n, left = len(rows), int(after.survivors(rows, large, steps=2 * STEPS).sum())
     chance = 1 / after.result.num_classes
     return Finding.graded(

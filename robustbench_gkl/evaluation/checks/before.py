@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks.model import Model, attack_mode, input_gradient
 from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.core.device import device_of, full_precision
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.data import to_unit
-from robustbench_gkl.data.base import one_line
 from robustbench_gkl.evaluation.checks.agreement import few_classes, input_scale, label_order
 from robustbench_gkl.evaluation.checks.answers import Answers
 from robustbench_gkl.evaluation.checks.finding import ROUNDING, Finding, count, judge, sample_rows

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import Classifier, Shape, WrappedClassifier
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import Classifier, WrappedClassifier
 
 _FORCE, _FORCE_NOT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
