@@ -10,14 +10,14 @@ import click
 from robustbench_gkl.cli import options
 
 if TYPE_CHECKING:
-    from robustbench_gkl.config.names import WeightsName
+    pass
 
 
 @click.command()
-@click.argument("model")
+@options.model_argument
 @click.option("--data", type=options.PATH, required=True, help="The folder of CORRUPTION.npy files.")
 @click.option("--n", type=int, help="Only the first N images of each severity.")
-@click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
+@click.option("--name", help="The model's name on the board; a run's own if not given.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Images at a time.")
 @click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
 @options.device
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 @options.results_dir
 @options.quiet
 def command(
-    model: str,
+    model: options.ModelArgument,
     data: Path,
     n: int | None,
-    weights: WeightsName | None,
+    name: str | None,
     batch_size: int,
     overwrite: bool,
     device: str,
@@ -47,19 +47,18 @@ def command(
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=checkpoints_dir)
+    source = model.source(checkpoints_dir)
     on = resolve_device(device)
     console = make_console(quiet=quiet)
-    console.print(f"evaluating {run.name} on the corruptions in {data}, on {on}", markup=False)
+    console.print(f"evaluating {name or source.name} on the corruptions in {data}, on {on}", markup=False)
     with LiveProgress(console) as progress:
         record, reused = evaluate_corruptions(
-            run,
+            source,
             CorruptionFolder(data.expanduser()),
             ResultStore(results_dir),
             n=n,
-            weights=weights,
+            name=name,
             batch_size=batch_size,
             device=on,
             overwrite=overwrite,

@@ -16,7 +16,6 @@ from robustbench_gkl.core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustbench_gkl.config.names import WeightsName
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.recorded import Recorded
@@ -27,16 +26,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@options.model_argument
 @click.option("--attack", "attacks", multiple=True, metavar="SPEC", help="NAME or NAME:key=value,...; may be repeated.")
-@click.option("--dataset", help="Evaluate on this data set; the run's own if not given.")
+@click.option("--dataset", help="Evaluate on this data set; the model's own if not given.")
 @click.option("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
 @click.option("--n", type=int, help="Only the first N images.")
 @options.norm
 @options.eps
 @click.option("--eps-grid", metavar="E,E,...", help="One attack at several radii, such as 0,1/255,2/255,4/255.")
-@click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
-@click.option("--name", help="The model's name in the record; the run's if not given.")
+@click.option("--name", help="The model's name on the board; a run's own if not given.")
 @click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
 @click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
 @click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
@@ -62,7 +60,7 @@ if TYPE_CHECKING:
 @options.results_dir
 @options.quiet
 def command(
-    model: str,
+    model: options.ModelArgument,
     attacks: tuple[str, ...],
     dataset: str | None,
     split: str | None,
@@ -70,7 +68,6 @@ def command(
     norm: str | None,
     eps: str | None,
     eps_grid: str | None,
-    weights: WeightsName | None,
     name: str | None,
     engine: str | None,
     batch_size: str | None,
@@ -98,16 +95,15 @@ def command(
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
     from robustbench_gkl.config.options import evaluation_config, parse_grid
-    from robustbench_gkl.evaluation.subject import RunSource
+    from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=checkpoints_dir)
+    source = model.source(checkpoints_dir)
     if eps_grid is not None and (eps or time_limit or save_adversarial or shard or fail_under is not None):
         raise UserError("--eps-grid goes with none of --eps, --time-limit, --shard, --save-adversarial, --fail-under")
     if shard is not None and (save_adversarial or fail_under is not None):
@@ -126,16 +122,14 @@ def command(
         compiled=compiled,
         eps_grid=None if eps_grid is None else parse_grid(eps_grid),
     )
-    source = run.config()
-    config = evaluation_config(
-        source.dataset, source.train, asked=asked, threat=options.given(norm=norm, eps=eps), what="evaluation"
-    )
+    threat = options.given(norm=norm, eps=eps)
+    config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="evaluation")
     world = world_from_environment()
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
     where = f"{config.dataset}, {config.threat.norm if eps_grid else config.threat}"
     by = f" by {world.size} ranks" if world.size > 1 else ""
-    console.print(f"evaluating {run.name} on {where}, on {on}{by}", markup=False)
+    console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with _resumable(), LiveProgress(console) as progress:
         workspace = Workspace(
             ResultStore(results_dir),
@@ -146,7 +140,7 @@ def command(
             on_checks=lambda checks: _warn(checks, progress),
             on_wait=progress.line,
         )
-        evaluated = _Evaluated(config, RunSource(run, weights), workspace, name, overwrite)
+        evaluated = _Evaluated(config, source, workspace, name, overwrite)
         if eps_grid is not None:
             outcomes = evaluated.at_all_radii()
         elif shard is not None:

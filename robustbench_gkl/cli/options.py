@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from robustbench_gkl.core.errors import UserError
+
+if TYPE_CHECKING:
+    from robustbench_gkl.config.names import WeightsName
+    from robustbench_gkl.evaluation.subject import ModelSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -36,6 +44,67 @@ seed = click.option("--seed", type=click.IntRange(min=0), help="Of all random nu
 
 
 strict = click.option("--strict", is_flag=True, help="Refuse broken records instead of passing them by.")
+
+
+def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"--{parameter.name} must be numbers with commas between, such as 0.5,0.5,0.5, got {text!r}"
+        ) from None
+
+
+_WEIGHTS = click.Choice(["best", "last", "average"])
+_MODEL = (
+    click.argument("model"),
+    click.option("--weights", type=_WEIGHTS, help="Which of a run's weights."),
+    click.option("--mean", callback=_numbers, help="Normalisation in front of a model that is no run: 0.5,0.5,0.5."),
+    click.option("--std", callback=_numbers, help="Likewise."),
+    click.option("--resize", type=click.IntRange(min=1), help="Pixels that an image's shorter side is brought to."),
+    click.option("--crop", type=click.IntRange(min=1), help="Pixels of the square that is then cut from the centre."),
+)
+
+
+@dataclass(frozen=True)
+class ModelArgument:
+    """A MODEL argument with the options that belong to it."""
+
+    model: str
+    weights: WeightsName | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    resize: int | None
+    crop: int | None
+
+    def source(self, checkpoints_dir: Path) -> ModelSource:
+        """Return the model.
+
+        Raises:
+            UserError: no such model, or options that do not belong to its kind.
+        """
+        from robustbench_gkl.config.schema import ModelOptions
+        from robustbench_gkl.core.validation import validated
+        from robustbench_gkl.evaluation.subject import find_source
+
+        values = given(mean=self.mean, std=self.std, resize=self.resize, crop=self.crop)
+        options = validated(ModelOptions, values, what="model")
+        return find_source(self.model, checkpoints_dir=checkpoints_dir, weights=self.weights, options=options)
+
+
+def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command MODEL and its options, which it gets as one ``model: ModelArgument``."""
+
+    @functools.wraps(command)
+    def called(**values: Any) -> Any:
+        own = {field.name: values.pop(field.name) for field in fields(ModelArgument)}
+        return command(model=ModelArgument(**own), **values)
+
+    for decorate in reversed(_MODEL):
+        called = decorate(called)
+    return called
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from robustbench_gkl.cli import options
 
 
 @click.command()
-@click.argument("model")
+@options.model_argument
 @click.option(
     "--attack", "attacks", multiple=True, metavar="SPEC", help="May be repeated; each runs alone (default: autoattack)."
 )
-@click.option("--dataset", help="The run's own if not given.")
+@click.option("--dataset", help="The model's own if not given.")
 @click.option("--n", type=click.IntRange(min=1), default=200, show_default=True, help="Only the first N test images.")
 @options.norm
 @options.eps
@@ -26,7 +26,7 @@ from robustbench_gkl.cli import options
 @options.checkpoints_dir
 @options.quiet
 def command(
-    model: str,
+    model: options.ModelArgument,
     attacks: tuple[str, ...],
     dataset: str | None,
     n: int,
@@ -46,35 +46,28 @@ def command(
     from robustbench_gkl.attacks import parse_attack
     from robustbench_gkl.config.options import evaluation_config
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.data import load_dataset
+    from robustbench_gkl.data.facts import usual_threat
+    from robustbench_gkl.evaluation.job import load_subject
     from robustbench_gkl.evaluation.parity import compare_engines
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.report.parity import print_parity
     from robustbench_gkl.report.terminal import make_console
-    from robustbench_gkl.runs import find_run
 
-    run = find_run(model, checkpoints_dir=checkpoints_dir)
-    source = run.config()
-    config = evaluation_config(
-        source.dataset,
-        source.train,
-        asked=options.given(dataset=dataset, n=n, attacks=attacks or None, seed=seed, batch_size=batch_size),
-        threat=options.given(norm=norm, eps=eps),
-        what="parity",
-    )
+    source = model.source(checkpoints_dir)
+    asked = options.given(dataset=dataset, n=n, attacks=attacks or None, seed=seed, batch_size=batch_size)
+    given = options.given(norm=norm, eps=eps)
+    config = evaluation_config(source.native(), asked=asked, threat=given, usual=usual_threat, what="parity")
     threat = config.threat.threat()
     parsed = [parse_attack(spec) for spec in config.attacks]
     for attack in parsed:
         attack.reference(threat)
-    images = load_dataset(config.dataset, data_dir=data_dir).load("test")
-    images = images.take(torch.arange(min(n, len(images))))
-    classifier = run.load_model(device=resolve_device(device))
+    subject, images = load_subject(config, source, device=resolve_device(device), data_dir=data_dir)
     console = make_console(quiet=quiet)
-    console.print(f"{run.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
+    console.print(f"{source.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
     for attack in parsed:
         with LiveProgress(console) as progress:
             comparison = compare_engines(
-                classifier,
+                subject.model,
                 images.images,
                 images.labels,
                 threat,

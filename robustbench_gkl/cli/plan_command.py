@@ -166,7 +166,9 @@ def _timed_config(cell: Cell, rates: Rates) -> TrainConfig:
     assert isinstance(cell, EvalCell)
     arch = rates.arch(cell)
     if arch is None:
-        raise UserError(f"run {cell.run} does not say its architecture; import it again")
+        raise UserError(
+            f"the architecture of {cell.run} is not known, so its speed cannot be; leave it out of the plan"
+        )
     return TrainConfig(model=arch, dataset=cell.config.dataset)
 
 

@@ -2,41 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from robustbench_gkl.config.schema import EvalConfig, TrainConfig
+from robustbench_gkl.config.schema import EvalConfig, ModelOptions, ThreatConfig
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.exact import format_fraction, parse_fraction
+from robustbench_gkl.core.exact import Norm, format_fraction, parse_fraction, parse_norm
 from robustbench_gkl.core.validation import validated
 
 
-def evaluation_defaults(dataset: str, trained: TrainConfig | None) -> dict[str, Any]:
-    """Return the evaluation keys that a run decides: its data set, and the threat it was trained for."""
-    values: dict[str, Any] = {"dataset": dataset, "threat": {}}
-    if trained is not None:
-        values["threat"] = trained.threat.model_dump(mode="json")
-    return values
+@dataclass(frozen=True)
+class Native:
+    """What a model was made for; None where it is not known.
+
+    Attributes:
+        dataset: the data set.
+        threat: the threat model.
+    """
+
+    dataset: str | None = None
+    threat: ThreatConfig | None = None
+
+
+Usual = Callable[[str], tuple[Norm, str] | None]
+"""From a data set's name to the norm and the radius that its models are usually compared at."""
 
 
 def evaluation_config(
-    dataset: str, trained: TrainConfig | None, *, asked: Mapping[str, Any], threat: Mapping[str, Any], what: str
+    native: Native, *, asked: Mapping[str, Any], threat: Mapping[str, Any], usual: Usual, what: str
 ) -> EvalConfig:
-    """Return what a command measures on a run: what was asked for, and the run's own where nothing was.
+    """Return what to measure: what was asked for, else what the model was made for, else what is usual.
 
     Args:
-        dataset: the run's.
-        trained: the settings that the run was trained with; None for an imported one.
-        asked: keys of :class:`EvalConfig` that win over the run's.
-        threat: keys of its threat that win over the run's.
+        native: what the model was made for.
+        asked: keys of :class:`EvalConfig` but for the threat.
+        threat: keys of its threat.
+        usual: gives the usual threat of a data set.
         what: names the command in messages.
 
     Raises:
-        UserError: a value that cannot be.
+        UserError: a value that cannot be; no data set or no radius, neither given nor known.
     """
-    values = evaluation_defaults(dataset, trained)
-    return validated(EvalConfig, {**values, **asked, "threat": {**values["threat"], **threat}}, what=what)
+    values = {"dataset": native.dataset, **asked}
+    if values["dataset"] is None:
+        raise UserError(f"{what}: the model does not tell its data set; give --dataset, such as --dataset cifar10")
+    if "none" not in values.get("attacks", ()):
+        values["threat"] = _threat(str(values["dataset"]), native, threat, usual, grid="eps_grid" in values, what=what)
+    return validated(EvalConfig, values, what=what)
+
+
+def _threat(
+    dataset: str, native: Native, asked: Mapping[str, Any], usual: Usual, *, grid: bool, what: str
+) -> dict[str, Any]:
+    """Return norm and eps; the known ones stand in for one that was not given where the norm is theirs."""
+    found = usual(dataset)
+    known = native.threat or (None if found is None else ThreatConfig(norm=found[0], eps=parse_fraction(found[1])))
+    norm = parse_norm(asked["norm"]) if "norm" in asked else known.norm if known is not None else "linf"
+    if "eps" in asked:
+        return {"norm": norm, "eps": asked["eps"]}
+    if grid:
+        return {"norm": norm, "eps": 0}
+    if known is None or known.norm != norm:
+        raise UserError(
+            f"{what}: no radius is known for {norm} on {dataset}; give --eps in the [0, 1] image scale, such as "
+            "--eps 8/255"
+        )
+    return {"norm": norm, "eps": known.eps}
 
 
 def parse_grid(text: str) -> tuple[Fraction, ...]:
@@ -53,8 +86,20 @@ def parse_grid(text: str) -> tuple[Fraction, ...]:
     return tuple(sorted(radii))
 
 
-def eval_options(config: EvalConfig, *, weights: str | None = None) -> list[list[str]]:
-    """Return the options of ``gklbench eval`` that ask for ``config``, in groups of words that belong on one line."""
+def eval_options(
+    config: EvalConfig, *, weights: str | None = None, name: str | None = None, options: ModelOptions | None = None
+) -> list[list[str]]:
+    """Return the options of ``gklbench eval`` that ask for ``config``, in groups of words that belong on one line.
+
+    Args:
+        config: what is measured.
+        weights: which of a run's weights; None for the preferred ones.
+        name: the model's name on the board; None for its own.
+        options: what is done to images in front of a model from outside.
+    """
+    model = [] if name is None else ["--name", name]
+    for key, value in ({} if options is None else options.given()).items():
+        model += [f"--{key}", ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)]
     data = ["--dataset", config.dataset, *(["--split", config.split] if config.split != "test" else [])]
     data += [] if config.n is None else ["--n", str(config.n)]
     radius = ["--norm", config.threat.norm]
@@ -68,4 +113,4 @@ def eval_options(config: EvalConfig, *, weights: str | None = None) -> list[list
     how += ["--search-precision", config.search_precision] if config.search_precision != "float32" else []
     how += ["--compile"] if config.compiled else []
     attacks = [["--attack", spec] for spec in config.attacks]
-    return [data, *([] if "none" in config.attacks else [radius]), *attacks, how]
+    return [*([model] if model else []), data, *([] if "none" in config.attacks else [radius]), *attacks, how]

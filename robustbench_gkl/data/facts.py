@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.shapes import Shape
 
 Split = Literal["train", "test"]
@@ -55,3 +56,15 @@ FACTS = {
     "cifar100": DatasetFacts((3, 32, 32), tuple(_HUNDRED.split()), 50_000, 10_000),
 }
 """The data sets that are the same everywhere, by name."""
+
+_USUAL: dict[str, tuple[Norm, str]] = {
+    "mnist": ("linf", "0.3"),
+    "cifar10": ("linf", "8/255"),
+    "cifar100": ("linf", "8/255"),
+    "imagenet": ("linf", "4/255"),
+}
+
+
+def usual_threat(dataset: str) -> tuple[Norm, str] | None:
+    """Return the norm and the radius that models for a data set are usually compared at; None where there is none."""
+    return _USUAL.get(dataset.partition(":")[0])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks import AttackSpec, parse_attack
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.search.driver import Precision
+from robustbench_gkl.config.options import Native
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.device import device_of
 from robustbench_gkl.core.errors import UserError
@@ -145,6 +146,10 @@ class _PythonSource:
     def label(self) -> str:
         """The model's name."""
         return f"the model {self.name}"
+
+    def native(self) -> Native:
+        """Return that nothing is known of it."""
+        return Native()
 
     def reference(self) -> dict[str, Any]:
         """Return that no command finds the model again."""

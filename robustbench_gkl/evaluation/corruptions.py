@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.config.names import WeightsName
+from robustbench_gkl.config.names import check_name
 from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data import to_unit
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
+from robustbench_gkl.data.facts import Split
+from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
-from robustbench_gkl.results.record import ModelInfo, model_sha256
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.runs import Run, now, weights_sha256
+from robustbench_gkl.runs import now
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the corruption under way, the severities done and all there are."""
@@ -62,25 +65,25 @@ def count_correct(
 
 
 def evaluate_corruptions(
-    run: Run,
+    source: ModelSource,
     folder: CorruptionFolder,
     store: ResultStore,
     *,
     n: int | None = None,
-    weights: WeightsName | None = None,
+    name: str | None = None,
     batch_size: int = 250,
     device: torch.device,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> tuple[CorruptionRecord, bool]:
-    """Evaluate a run on corrupted images and write its record.
+    """Evaluate a model on corrupted images and write its record.
 
     Args:
-        run: the model.
+        source: the model.
         folder: the images.
         store: where records are kept.
         n: the first so many images of each corruption and severity; None for all.
-        weights: which of the run's weights; None for the preferred ones.
+        name: the model's name in the record; None for the source's.
         batch_size: images at a time.
         device: where to run.
         overwrite: measure again even if the record exists.
@@ -90,23 +93,23 @@ def evaluate_corruptions(
         The record, and whether it was there already.
 
     Raises:
-        UserError: the run or the folder cannot be used, or they do not fit each other.
+        UserError: the model or the folder cannot be used, or they do not fit each other.
     """
     folder.check()
     if n is not None and not 1 <= n <= folder.per_severity:
         raise UserError(f"--n must lie in 1..{folder.per_severity}, the images of each severity; got {n}")
     n = n or folder.per_severity
-    which = run.choose(weights)
-    config, model = run.load_whole(which, device=device)
+    subject = source.load(_Images(folder), device=device)
+    model, named = subject.model, check_name(source.name if name is None else name)
     if folder.shape != model.input_shape or folder.most_labels > model.num_classes:
         takes, holds = "x".join(map(str, model.input_shape)), "x".join(map(str, folder.shape))
         raise UserError(
-            f"run {run.name} takes {takes} images of {model.num_classes} classes, but {folder.path} holds {holds} "
+            f"{source.label} takes {takes} images of {model.num_classes} classes, but {folder.path} holds {holds} "
             f"images with labels up to {folder.most_labels - 1}"
         )
     store.corruptions.prepare()
-    digest, data = weights_sha256(model), folder.sha256(n)
-    identity = corruption_id(name=run.name, weights_sha256=digest, data_sha256=data)
+    data = folder.sha256(n)
+    identity = corruption_id(name=named, weights_sha256=subject.weights_sha256, data_sha256=data)
     existing = store.corruptions.load(identity)
     if existing is not None and not overwrite:
         return existing, True
@@ -115,16 +118,7 @@ def evaluate_corruptions(
     record = CorruptionRecord(
         id=identity,
         created=now(),
-        model=ModelInfo(
-            name=run.name,
-            arch=config.arch,
-            loss=config.train.loss if config.train is not None else None,
-            params=sum(parameter.numel() for parameter in model.parameters()),
-            weights=which,
-            weights_sha256=digest,
-            model_sha256=model_sha256(weights_sha256=digest, arch=config.arch),
-            train_config=config.train.model_dump(mode="json") if config.train is not None else None,
-        ),
+        model=subject.info(named),
         data=CorruptionData(dataset=_name(folder.path), sha256=data, n=n),
         correct=correct,
         batch_size=batch_size,
@@ -133,6 +127,27 @@ def evaluate_corruptions(
     )
     store.corruptions.save(record)
     return record, False
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Corrupted images as a data set, of which shape and classes are looked at."""
+
+    folder: CorruptionFolder
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, height, width)."""
+        return self.folder.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels as names."""
+        return tuple(map(str, range(self.folder.most_labels)))
+
+    def load(self, split: Split) -> ImageSet:
+        """Return nothing: corrupted images are read in batches."""
+        raise NotImplementedError
 
 
 def _name(path: Path) -> str:

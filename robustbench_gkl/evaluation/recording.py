@@ -20,7 +20,6 @@ from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results.record import (
     Check,
     DataInfo,
-    ModelInfo,
     Record,
     ThreatInfo,
     canonical_hash,
@@ -35,7 +34,7 @@ def make_record(
 ) -> Record:
     """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by ``processes`` processes."""
     where = environment(job.device) | ({"processes": str(processes)} if processes > 1 else {})
-    config, subject = job.config, job.subject
+    config = job.config
     resolved = {
         "n": len(job.samples),
         "attacks": tuple(attack.canonical for attack, _ in job.attacks),
@@ -44,20 +43,7 @@ def make_record(
     return Record(
         id=job.id,
         created=now(),
-        model=ModelInfo(
-            name=job.name,
-            arch=subject.arch,
-            loss=subject.train.loss if subject.train is not None else None,
-            params=sum(parameter.numel() for parameter in job.model.parameters()),
-            run=None if job.name == subject.run else subject.run,
-            weights=subject.weights,
-            weights_sha256=subject.weights_sha256,
-            preprocessing=subject.preprocessing,
-            code_sha256=subject.code_sha256,
-            source=subject.source,
-            model_sha256=job.model_sha256,
-            train_config=subject.train.model_dump(mode="json") if subject.train is not None else None,
-        ),
+        model=job.subject.info(job.name),
         data=DataInfo(
             dataset=config.dataset,
             split=config.split,

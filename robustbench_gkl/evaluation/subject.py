@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import torch
 
 from robustbench_gkl.config.names import WeightsName
-from robustbench_gkl.config.schema import ModelOptions, TrainConfig
+from robustbench_gkl.config.options import Native
+from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset
 from robustbench_gkl.data.resized import resized
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import Source, parse_model
-from robustbench_gkl.results.record import Preprocessing, model_sha256
+from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
 from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
 
 
@@ -53,6 +55,23 @@ class Subject:
         mean, std = self.model.normalize.constants() or (None, None)
         return Preprocessing(mean=mean, std=std, resize=self.resize, crop=self.crop)
 
+    def info(self, name: str) -> ModelInfo:
+        """Return what a record says of the model under ``name``."""
+        return ModelInfo(
+            name=name,
+            arch=self.arch,
+            loss=None if self.train is None else self.train.loss,
+            params=sum(parameter.numel() for parameter in self.model.parameters()),
+            run=None if name == self.run else self.run,
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            preprocessing=self.preprocessing,
+            code_sha256=self.code_sha256,
+            source=self.source,
+            model_sha256=self.model_sha256,
+            train_config=None if self.train is None else self.train.model_dump(mode="json"),
+        )
+
     @property
     def model_sha256(self) -> str:
         """The model's identity: hash of its weights and its function."""
@@ -75,6 +94,14 @@ class ModelSource(Protocol):
     @property
     def label(self) -> str:
         """The words for it in an error."""
+        ...
+
+    def native(self) -> Native:
+        """Return what the model was made for.
+
+        Raises:
+            UserError: the model is not there.
+        """
         ...
 
     def reference(self) -> dict[str, Any]:
@@ -115,6 +142,11 @@ class RunSource:
     def label(self) -> str:
         """``run NAME``."""
         return f"run {self.run.name}"
+
+    def native(self) -> Native:
+        """Return the run's data set, and the threat that it was trained for."""
+        config = self.run.config()
+        return Native(config.dataset, None if config.train is None else config.train.threat)
 
     def reference(self) -> dict[str, Any]:
         """Return the run's folder, and which weights."""
@@ -160,6 +192,12 @@ class OutsideSource:
         """The MODEL argument."""
         return self.outside.argument
 
+    def native(self) -> Native:
+        """Return what the model's own package knows of it."""
+        facts = self.outside.facts()
+        known = facts.norm is not None and facts.eps is not None
+        return Native(facts.dataset, ThreatConfig(norm=facts.norm, eps=facts.eps) if known else None)
+
     def reference(self) -> dict[str, Any]:
         """Return the MODEL argument and the options."""
         return {"model": self.outside.argument, **self.options.given()}
@@ -180,13 +218,39 @@ class OutsideSource:
         identity = self.outside.identity()
         return Subject(
             model=model,
-            arch=self.outside.argument.rpartition("/")[2] if self.outside.kind == "file" else self.outside.argument,
+            arch=self.outside.arch,
             weights_sha256=weights_sha256(model),
             code_sha256=identity.get("code_sha256"),
             source={**identity, **self.options.given()},
             resize=self.options.resize,
             crop=self.options.crop,
         )
+
+
+def find_source(
+    model: str, *, checkpoints_dir: Path, weights: WeightsName | None = None, options: ModelOptions
+) -> ModelSource:
+    """Return the model that a MODEL argument names.
+
+    Args:
+        model: a run's name or folder, or one of :data:`robustbench_gkl.models.external.FORMS`.
+        checkpoints_dir: where runs are kept.
+        weights: which of a run's weights.
+        options: what is done to images in front of a model from outside.
+
+    Raises:
+        UserError: no such model, or options that do not belong to its kind.
+    """
+    outside = parse_model(model)
+    if outside is None:
+        run = find_run(model, checkpoints_dir=checkpoints_dir)
+        if given := options.given():
+            named = ", ".join(f"--{key}" for key in given)
+            raise UserError(f"{named}: run {run.name} has its preprocessing inside; leave them out")
+        return RunSource(run, weights)
+    if weights is not None:
+        raise UserError(f"--weights {weights} chooses among the weights of a run, and {model} is none")
+    return OutsideSource(outside, options)
 
 
 def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:

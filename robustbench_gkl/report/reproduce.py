@@ -13,7 +13,7 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.changes import set_key
 from robustbench_gkl.config.options import eval_options
 from robustbench_gkl.config.recipes import read_recipe, recipe_names
-from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.config.schema import ModelOptions, TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import Record
 
@@ -62,13 +62,21 @@ def eval_command(record: Record, *, model: str | None = None, name: str | None =
         brief = tuple(parse_attack(spec).brief for spec in record.config.attacks)
     except UserError:
         return None
-    options = eval_options(record.config.model_copy(update={"attacks": brief}), weights=record.model.weights)
-    named = [] if name is None else [["--name", name]]
-    return [["gklbench", "eval", model or record.model.run or record.model.name], *named, *options]
+    config, source = record.config.model_copy(update={"attacks": brief}), record.model.source
+    if source is None:
+        options = eval_options(config, weights=record.model.weights, name=name)
+        return [["gklbench", "eval", model or record.model.run or record.model.name], *options]
+    if "argument" not in source:
+        return None
+    around = ModelOptions.model_validate({key: source[key] for key in ModelOptions.model_fields if key in source})
+    options = eval_options(config, name=name or record.model.name, options=around)
+    return [["gklbench", "eval", source["argument"]], *options]
 
 
 def unknown_question(record: Record) -> str:
     """Return why a record without its question cannot be made again."""
+    if record.model.source is not None and "argument" not in record.model.source:
+        return f"record {record.id} was made from Python; call gklbench.evaluate with the model again"
     if record.data.sample_set == "chosen":
         return f"record {record.id} was made on chosen samples, which no option asks for"
     for spec in () if record.config is None else record.config.attacks:

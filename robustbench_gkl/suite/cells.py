@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 from robustbench_gkl.config.names import WeightsName
-from robustbench_gkl.config.schema import EvalConfig, TrainConfig
+from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
+from robustbench_gkl.models.external import Source, parse_model
 from robustbench_gkl.results.record import canonical_hash
 
 
@@ -46,13 +47,15 @@ class TrainCell:
 
 @dataclass(frozen=True)
 class EvalCell:
-    """An evaluation of a run.
+    """An evaluation of a run, or of another model.
 
     Attributes:
-        run: its name, or the folder of a run that is there already.
+        run: its name, or the MODEL argument of a model that is there already.
         config: what is measured.
         weights: which of the run's weights; None for the preferred ones.
         train: the cell that trains the run; None for one that is there already.
+        name: the model's name on the board; None for its own.
+        options: what is done to images in front of a model from outside.
     """
 
     kind: ClassVar[str] = "eval"
@@ -61,6 +64,13 @@ class EvalCell:
     config: EvalConfig
     weights: WeightsName | None = None
     train: TrainCell | None = None
+    name: str | None = None
+    options: ModelOptions = field(default_factory=ModelOptions)
+
+    @cached_property
+    def outside(self) -> Source | None:
+        """The model from outside that is evaluated; None for a run."""
+        return None if self.train is not None else parse_model(self.run)
 
     @cached_property
     def key(self) -> str:
@@ -68,7 +78,8 @@ class EvalCell:
         measured = self.config.model_dump(mode="json", exclude={"eps_grid", "batch_size"})
         if self.config.engine == "reference":
             measured["batch_size"] = self.config.batch_size
-        return canonical_hash([self.kind, self.run, self.weights, measured, self.needs])[:16]
+        beside = [self.name, self.options.given()] if self.name is not None or self.options.given() else []
+        return canonical_hash([self.kind, self.run, self.weights, measured, self.needs, *beside])[:16]
 
     @property
     def needs(self) -> str | None:
@@ -78,7 +89,7 @@ class EvalCell:
     def __str__(self) -> str:
         config = self.config
         images = "all" if config.n is None else f"{config.n:,}"
-        return f"{self.kind} {self.run} {' '.join(config.attacks)}, {config.threat}, {images} images"
+        return f"{self.kind} {self.name or self.run} {' '.join(config.attacks)}, {config.threat}, {images} images"
 
 
 Cell = TrainCell | EvalCell

@@ -64,7 +64,7 @@ class Ledger:
     def __init__(self, name: str, folders: Folders) -> None:
         self.folders = folders
         self.folder = folders.results / "suites" / name
-        self._records: dict[tuple[str, str], list[Record]] = {}
+        self._records: dict[str, list[Record]] = {}
 
     def prepare(self) -> None:
         """Make the folders.
@@ -81,9 +81,16 @@ class Ledger:
             return look_for(cell.run, checkpoints_dir=self.folders.checkpoints)
         return settled(Run(self.folders.checkpoints / cell.run))
 
+    def name_of(self, cell: Cell) -> str:
+        """Return the name of the model that a cell trains or evaluates, as its records have it."""
+        if isinstance(cell, EvalCell) and cell.name is not None:
+            return cell.name
+        outside = cell.outside if isinstance(cell, EvalCell) else None
+        return self.run_of(cell).name if outside is None else outside.name
+
     def log_path(self, cell: Cell) -> Path:
         """Return where the output of a cell's command goes."""
-        return self.folder / "logs" / f"{cell.kind}-{self.run_of(cell).name}-{cell.key[:8]}.log"
+        return self.folder / "logs" / f"{cell.kind}-{self.name_of(cell)}-{cell.key[:8]}.log"
 
     def config_path(self, cell: TrainCell) -> Path:
         """Return where the recipe of a training cell is written; the name tells its content."""
@@ -176,29 +183,42 @@ class Ledger:
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that answers the cell; None if there is none."""
-        weights = self.weights_hash(cell)
-        if weights is None:
+        model = self.model_hash(cell)
+        if model is None:
             return None
         outcome = self.outcome(cell)
-        for record in self._records.get((self.run_of(cell).name, weights), ()):
-            known = outcome is not None and outcome.weights == weights and outcome.record == record.id
-            if not record.partial and (known or _answers(record, cell)):
+        for record in self._records.get(self.name_of(cell), ()):
+            known = outcome is not None and outcome.weights == model and outcome.record == record.id
+            if not record.partial and self._is_about(record, cell, model) and (known or _answers(record, cell)):
                 return record
         return None
 
-    def weights_hash(self, cell: EvalCell) -> str | None:
-        """Return the hash of the model that a cell evaluates; None if there are no such weights."""
+    def _is_about(self, record: Record, cell: EvalCell, model: str) -> bool:
+        """Return whether a record is about the model of a cell, whose hash is ``model``."""
+        if cell.outside is None:
+            return record.model.weights_sha256 == model
+        source = record.model.source or {}
+        wanted = {**cell.outside.identity(), **cell.options.given()}
+        return all(source.get(key) == value for key, value in wanted.items())
+
+    def model_hash(self, cell: EvalCell) -> str | None:
+        """Return the hash of the weights that a cell evaluates, or of what a model from outside is made of.
+
+        None if there are no such weights.
+        """
+        if cell.outside is not None:
+            return canonical_hash({**cell.outside.identity(), **cell.options.given()})
         run = self.run_of(cell)
         there = cell.weights in run.available() if cell.weights else run.available()
         return run.weights_sha256(cell.weights) if there else None
 
     def _read_records(self, cells: Sequence[Cell]) -> None:
         self._records = {}
-        for record in ResultStore(self.folders.results).evaluations.all(of={self.run_of(cell).name for cell in cells}):
+        for record in ResultStore(self.folders.results).evaluations.all(of={self.name_of(cell) for cell in cells}):
             self._note(record)
 
     def _note(self, record: Record) -> None:
-        self._records.setdefault((record.model.name, record.model.weights_sha256), []).append(record)
+        self._records.setdefault(record.model.name, []).append(record)
 
     def note_record(self, record_id: str) -> None:
         """Add a record that was written since the survey."""

@@ -19,11 +19,13 @@ from robustbench_gkl.attacks import attacks_to_run
 from robustbench_gkl.config.changes import SHORT_KEYS, put_key, read_assignment, with_changes
 from robustbench_gkl.config.files import read_mapping
 from robustbench_gkl.config.names import WEIGHTS, check_name, run_name, word
-from robustbench_gkl.config.options import evaluation_defaults
+from robustbench_gkl.config.options import Native, evaluation_config
 from robustbench_gkl.config.recipes import read_recipe
-from robustbench_gkl.config.schema import EvalConfig, TrainConfig
+from robustbench_gkl.config.schema import EvalConfig, ModelOptions, ThreatConfig, TrainConfig
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
+from robustbench_gkl.data.facts import usual_threat
+from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.runs import find_run
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 
@@ -35,6 +37,21 @@ _NAMED_BY = ("recipe", "loss", "model", "dataset", "seed")
 """Keys whose values are in the automatic name anyway."""
 _BARE = ("variant", "loss", "model")
 """Keys whose values need no key beside them in a name."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that is only evaluated.
+
+    Attributes:
+        model: a MODEL argument.
+        name: its name on the board; None for its own.
+        options: what is done to images in front of it.
+    """
+
+    model: str
+    name: str | None = None
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 @dataclass(frozen=True)
@@ -74,18 +91,18 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
     changes = _changes(assignments)
     trainings = _trainings(values, changes["train"], suite=name)
     tables = [_flat(table) | changes["eval"] for table in _tables(values, "eval")]
-    runs: list[tuple[str, TrainCell | None, Flat]] = [
-        (cell.run, cell, evaluation_defaults(cell.config.dataset, cell.config)) for cell in trainings
-    ]
-    runs += [(model, None, _model_defaults(model, checkpoints_dir)) for model in _models(values)]
-    if not runs:
+    questions = [chosen for table in tables for chosen, _ in _expand(table, EvalConfig)]
+    models = _models(values)
+    if not trainings and not models:
         raise UserError(f"{path} has nothing to do: it needs a [train] table or models = [...]")
     cells: list[Cell] = []
-    for run, training, defaults in runs:
-        cells += [] if training is None else [training]
-        cells += [
-            _evaluation(run, training, defaults, chosen) for table in tables for chosen, _ in _expand(table, EvalConfig)
-        ]
+    for training in trainings:
+        native = Native(training.config.dataset, training.config.threat)
+        cells.append(training)
+        cells += [_evaluation(ModelEntry(training.run), training, native, chosen) for chosen in questions]
+    for model in models:
+        native = _native(model, checkpoints_dir)
+        cells += [_evaluation(model, None, native, chosen) for chosen in questions]
     return Suite(name, tuple({cell.key: cell for cell in cells}.values()))
 
 
@@ -108,18 +125,40 @@ def _tables(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     return tables
 
 
-def _models(values: Mapping[str, Any]) -> list[str]:
+def _models(values: Mapping[str, Any]) -> list[ModelEntry]:
     models = values.get("models", [])
-    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
-        raise UserError(f"models must be a list of names or folders of runs, got {models!r}")
+    if not isinstance(models, list) or not all(isinstance(model, (str, dict)) for model in models):
+        raise UserError(f"models must be a list of MODELs, or of tables with a model and its options, got {models!r}")
     if models and "eval" not in values:
         raise UserError("models are only evaluated, so they need an [[eval]] table")
-    return models
+    return [_model(model if isinstance(model, dict) else {"model": model}) for model in models]
 
 
-def _model_defaults(model: str, checkpoints_dir: Path) -> Flat:
-    saved = find_run(model, checkpoints_dir=checkpoints_dir).config()
-    return evaluation_defaults(saved.dataset, saved.train)
+def _model(values: dict[str, Any]) -> ModelEntry:
+    known = ("model", "name", *ModelOptions.model_fields)
+    for key in values:
+        if key not in known:
+            raise unknown("key of models", key, known)
+    if not isinstance(values.get("model"), str):
+        raise UserError(f"a table of models needs model = MODEL, got {values!r}")
+    name = values.get("name")
+    options = {key: value for key, value in values.items() if key not in ("model", "name")}
+    return ModelEntry(
+        values["model"],
+        None if name is None else check_name(str(name)),
+        validated(ModelOptions, options, what=f"models, {values['model']}"),
+    )
+
+
+def _native(cell: ModelEntry, checkpoints_dir: Path) -> Native:
+    """Return what a model was made for."""
+    outside = parse_model(cell.model)
+    if outside is not None:
+        facts = outside.facts()
+        known = facts.norm is not None and facts.eps is not None
+        return Native(facts.dataset, ThreatConfig(norm=facts.norm, eps=facts.eps) if known else None)
+    saved = find_run(cell.model, checkpoints_dir=checkpoints_dir).config()
+    return Native(saved.dataset, None if saved.train is None else saved.train.threat)
 
 
 def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[TrainCell]:
@@ -184,15 +223,15 @@ def _filled(template: str, fields: Flat) -> str:
     return re.sub(r"\{([\w.-]+)\}", value, template)
 
 
-def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Flat) -> EvalCell:
+def _evaluation(model: ModelEntry, training: TrainCell | None, native: Native, chosen: Flat) -> EvalCell:
     chosen = dict(chosen)
     weights = chosen.pop("weights", None)
     if weights is not None and weights not in WEIGHTS:
         raise unknown("weights", str(weights), WEIGHTS)
-    values = defaults | {"threat": dict(defaults["threat"])}
+    asked: dict[str, Any] = {}
     for key, value in chosen.items():
-        put_key(values, SHORT_KEYS.get(key, key), value)
-    config = validated(EvalConfig, values, what="eval")
+        put_key(asked, SHORT_KEYS.get(key, key), value)
+    config = evaluation_config(native, asked=asked, threat=asked.pop("threat", {}), usual=usual_threat, what="eval")
     if config.eps_grid is not None:
         raise UserError(
             "eval: eps_grid makes several records; give a list of radii as eps, or use gklbench eval --eps-grid"
@@ -200,7 +239,7 @@ def _evaluation(run: str, training: TrainCell | None, defaults: Flat, chosen: Fl
     if "none" in config.attacks and not {"eps", "norm", "threat.eps", "threat.norm"}.isdisjoint(chosen):
         raise UserError("eval: the attack none measures clean accuracy, which no norm or eps changes; leave them out")
     attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
-    return EvalCell(run, config, weights, training)
+    return EvalCell(model.model, config, weights, training, name=model.name, options=model.options)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Flat:

@@ -31,7 +31,8 @@ def command_of(cell: Cell, ledger: Ledger) -> list[str]:
     shared = ["--device", folders.device, "--data-dir", str(folders.data)]
     shared += ["--checkpoints-dir", str(folders.checkpoints)]
     if isinstance(cell, EvalCell):
-        options = [word for group in eval_options(cell.config, weights=cell.weights) for word in group]
+        groups = eval_options(cell.config, weights=cell.weights, name=cell.name, options=cell.options)
+        options = [word for group in groups for word in group]
         return _command("eval", cell.run, *options, *shared, "--results-dir", str(folders.results))
     write_atomically(ledger.config_path(cell), cell.config.model_dump_json(indent=1) + "\n")
     if ledger.started(cell):
@@ -129,7 +130,7 @@ class CellProcess:
             record = re.search(r"^record (\S+),", "\n".join(lines), flags=re.MULTILINE)
             if record is not None:
                 self._ledger.note_record(record[1])
-                weights = self._ledger.weights_hash(self.cell)
+                weights = self._ledger.model_hash(self.cell)
                 outcome = Outcome("done", code, outcome.seconds, record=record[1], weights=weights)
         self._ledger.keep(self.cell, outcome)
         return outcome

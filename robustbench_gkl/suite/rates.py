@@ -79,6 +79,8 @@ class Rates:
         """Return the architecture that a cell evaluates; None if there is no such run, or it does not say."""
         if cell.train is not None:
             return cell.train.config.model
+        if cell.outside is not None:
+            return cell.outside.arch
         try:
             return look_for(cell.run, checkpoints_dir=self._folders.checkpoints).config().arch
         except UserError:

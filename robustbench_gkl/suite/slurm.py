@@ -125,7 +125,7 @@ class SlurmQueue:
         except (OSError, ValueError):
             return
         states = queue_states()
-        names = {cell.run for cell in self._state.cells}
+        names = {self._state.ledger.name_of(cell) for cell in self._state.cells}
         for job, entry in before.items():
             if job not in states:
                 continue

@@ -71,6 +71,11 @@ class Source(ABC):
     def name(self) -> str:
         """A legal run's name for the model."""
 
+    @property
+    def arch(self) -> str:
+        """What stands for the architecture in a record: the argument, without the folder of a file of code."""
+        return self.argument.rpartition("/")[2] if self.kind == "file" else self.argument
+
     @abstractmethod
     def identity(self) -> dict[str, str]:
         """Return what a record keeps: ``kind``, ``argument``, hashes of code and checkpoint, versions.
