@@ -33,6 +33,21 @@ COMMANDS = {
 """Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""
 
 
+def _plugin_option() -> click.Option:
+    """Return the option that all commands have; what it names is loaded before anything else is looked at."""
+
+    def load(ctx: click.Context, parameter: click.Parameter, plugins: tuple[str, ...]) -> None:
+        if plugins:
+            from robustbench_gkl.core.plugins import load_plugins
+
+            load_plugins(plugins)
+
+    text = "Load losses, attacks, models, data sets or recipes of your own; may be repeated."
+    return click.Option(
+        ["--plugin"], multiple=True, metavar="FILE|MODULE", is_eager=True, expose_value=False, callback=load, help=text
+    )
+
+
 class _LazyGroup(click.Group):
     """A group with the names of its commands, which imports only the one that is called."""
 
@@ -45,6 +60,8 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"robustbench_gkl.cli.{cmd_name}_command")
         command = module.command
         assert isinstance(command, click.Command)
+        if not any(parameter.name == "plugin" for parameter in command.params):
+            command.params.append(_plugin_option())
         return command
 
     def resolve_command(

@@ -60,6 +60,7 @@ def command(
     A cell is done when a run with its settings, or a record of its evaluation, is there, whoever made it. Failed cells
     stop no others and are kept until --retry. Interrupted, the same command goes on.
     """
+    from robustbench_gkl.core.plugins import loaded_plugins
     from robustbench_gkl.report.suite_display import SuiteDisplay
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
@@ -71,7 +72,7 @@ def command(
     if (slurm_file or no_wait) and not slurm:
         raise UserError("--slurm and --no-wait belong to --launcher slurm")
     suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
-    folders = Folders(checkpoints_dir, results_dir, data_dir, device)
+    folders = Folders(checkpoints_dir, results_dir, data_dir, device, tuple(loaded_plugins()))
     ledger, console = Ledger(suite.name, folders), make_console(quiet=quiet)
     if dry_run:
         _foretell(SuiteState(suite.cells, ledger, retry=retry), jobs, console, overwrite=overwrite)

@@ -11,6 +11,7 @@ from pydantic import (
 
 from robustbench_gkl.config.files import read_mapping
 from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.core.plugins import load_installed
 from robustbench_gkl.core.validation import Frozen, validated
 
 
@@ -25,22 +26,49 @@ class PublishedFigures(Frozen):
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
+_folders: list[Path] = []
+"""Folders of recipes of plugins."""
+
+
+def add_recipes(folder: Path) -> None:
+    """Add the recipes of a folder, as a plugin does when it is imported: each ``NAME.toml`` becomes a recipe.
+
+    Raises:
+        UserError: no such folder, or a name that is taken.
+    """
+    found = sorted(path.stem for path in folder.glob("*.toml"))
+    if not found:
+        raise UserError(f"{folder} holds no recipes; expected NAME.toml")
+    if folder in _folders:
+        return
+    if taken := sorted(set(found) & set(recipe_names())):
+        raise UserError(f"{folder}: the recipe {taken[0]!r} is there already; give it another name")
+    _folders.append(folder)
+
+
+def _recipe_paths() -> dict[str, Path]:
+    """Return the recipes, shipped ones and those of plugins, by name."""
+    return {path.stem: path for folder in (RECIPES, *_folders) for path in folder.glob("*.toml")}
+
+
 def recipe_names() -> list[str]:
-    """Return the names of the shipped recipes, sorted."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+    """Return the names of the recipes, sorted."""
+    load_installed()
+    return sorted(_recipe_paths())
 
 
 def _recipe_path(name: str) -> Path:
     path = Path(name)
     if path.suffix in (".toml", ".json"):
         return path
-    if name not in recipe_names():
-        raise unknown("recipe", name, recipe_names())
-    return RECIPES / f"{name}.toml"
+    known = recipe_names()
+    if name not in known:
+        raise unknown("recipe", name, known)
+    return _recipe_paths()[name]
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """Return the training keys of a shipped recipe, or of a file if ``name`` ends in ``.toml`` or ``.json``.
+    """Return the training keys of a recipe by its name, or of a file if ``name`` ends in ``.toml`` or ``.json``.
 
     A run's ``config.json`` is such a file too: its ``train`` table is what is returned. The published figures that
     a recipe may carry are left out; see :func:`published_figures`.

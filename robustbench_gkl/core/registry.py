@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -101,6 +102,24 @@ class Registry(Generic[T]):
             if entry.pattern is not None and (match := entry.pattern.fullmatch(name)):
                 return entry.value, match.groupdict()
         raise unknown(self.kind, name, self.names())
+
+
+def check_keywords(kind: str, name: str, value: Callable[..., object], keywords: Sequence[str]) -> None:
+    """Check that what is registered can be called with the keywords that it will be called with.
+
+    Raises:
+        UserError: it is not callable, or does not take one of them.
+    """
+    if not callable(value):
+        raise UserError(f"{kind} {name!r} must be a class or a function, got {type(value).__name__}")
+    parameters = inspect.signature(value).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    if missing := [keyword for keyword in keywords if keyword not in parameters]:
+        raise UserError(
+            f"{kind} {name!r} is called with {', '.join(f'{keyword}=' for keyword in keywords)}; "
+            f"{getattr(value, '__name__', 'it')} does not take {', '.join(missing)}"
+        )
 
 
 def load_object(path: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import permutation
-from robustbench_gkl.core.registry import Registry
+from robustbench_gkl.core.registry import Registry, check_keywords
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.data.facts import BLOCK, Split
 
@@ -108,7 +108,13 @@ class Dataset(Protocol):
 
 
 DatasetFactory = Callable[..., Dataset]
-DATASETS: Registry[DatasetFactory] = Registry("dataset", "robustbench_gkl.data")
+
+
+def _check(name: str, factory: DatasetFactory) -> None:
+    check_keywords("dataset", name, factory, ("data_dir",))
+
+
+DATASETS: Registry[DatasetFactory] = Registry("dataset", "robustbench_gkl.data", check=_check)
 
 
 def load_dataset(name: str, *, data_dir: Path = Path("data")) -> Dataset:

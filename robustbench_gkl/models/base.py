@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.registry import Registry
+from robustbench_gkl.core.registry import Registry, check_keywords
 from robustbench_gkl.core.shapes import Shape
 
 
@@ -118,7 +118,13 @@ class WrappedClassifier(Classifier):
 
 
 ModelFactory = Callable[..., Classifier]
-MODELS: Registry[ModelFactory] = Registry("model", "robustbench_gkl.models")
+
+
+def _check(name: str, factory: ModelFactory) -> None:
+    check_keywords("model", name, factory, ("num_classes", "input_shape", "mean", "std"))
+
+
+MODELS: Registry[ModelFactory] = Registry("model", "robustbench_gkl.models", check=_check)
 
 
 def create_model(

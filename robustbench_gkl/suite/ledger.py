@@ -24,12 +24,13 @@ Status = Literal["done", "failed", "ready", "waiting", "blocked"]
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a suite's files are, and the device it runs on."""
+    """Where a suite's files are, the device it runs on, and the plugins that its commands load."""
 
     checkpoints: Path = Path("checkpoints")
     results: Path = Path("results")
     data: Path = Path("data")
     device: str = "auto"
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ def command_of(cell: Cell, ledger: Ledger) -> list[str]:
     folders = ledger.folders
     shared = ["--device", folders.device, "--data-dir", str(folders.data)]
     shared += ["--checkpoints-dir", str(folders.checkpoints)]
+    shared += [word for plugin in folders.plugins for word in ("--plugin", plugin)]
     if isinstance(cell, EvalCell):
         groups = eval_options(cell.config, weights=cell.weights, name=cell.name, options=cell.options)
         options = [word for group in groups for word in group]

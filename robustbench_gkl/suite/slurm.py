@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import write_atomically
+from robustbench_gkl.core.plugins import load_plugins
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
 from robustbench_gkl.suite.observer import Running, SuiteObserver
@@ -38,6 +39,7 @@ class CellTask:
 
     def __call__(self) -> None:
         """Run the cells; how each ends is written down in the suite's folder."""
+        load_plugins(self.folders.plugins)
         ledger = Ledger(self.name, self.folders)
         ledger.survey(self.cells_known())
         for cell in self.cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
@@ -14,7 +14,7 @@ from pydantic import Field
 from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import NORMS, Norm, format_fraction
-from robustbench_gkl.core.registry import Registry, load_object
+from robustbench_gkl.core.registry import Registry, check_keywords, load_object
 from robustbench_gkl.core.validation import bind_options
 
 if TYPE_CHECKING:
@@ -191,7 +191,25 @@ class SearchSpec(AttackSpec):
         return search
 
 
-ATTACKS: Registry[Callable[..., AttackSpec]] = Registry("attack", "robustbench_gkl.attacks.specs")
+def _check(name: str, factory: Callable[..., AttackSpec]) -> None:
+    """Check that a class can be a spec; a function's specs are looked at when it is called."""
+    if not inspect.isclass(factory):
+        check_keywords("attack", name, factory, ())
+        return
+    if not issubclass(factory, AttackSpec):
+        raise UserError(f"attack {name!r} must be derived from AttackSpec, got {factory.__name__}")
+    if not is_dataclass(factory) or not factory.__dataclass_params__.frozen:
+        raise UserError(
+            f"attack {name!r} must be a frozen dataclass: put @dataclass(frozen=True) below the registration"
+        )
+    if getattr(factory, "name", None) is None:
+        raise UserError(f"attack {name!r} needs a class variable name, as in a spec")
+    runs = hasattr(factory, "runner") or factory.__call__ is not AttackSpec.__call__
+    if not runs and factory.stages is AttackSpec.stages:
+        raise UserError(f'attack {name!r} needs a __call__, or runner = "module:function"')
+
+
+ATTACKS: Registry[Callable[..., AttackSpec]] = Registry("attack", "robustbench_gkl.attacks.specs", check=_check)
 
 
 def parse_attack(spec: str) -> AttackSpec:
