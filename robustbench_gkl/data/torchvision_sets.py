@@ -57,7 +57,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def downloading_alone(folder: Path) -> Iterator[None]:
     """Keep other processes, such as the other ranks of a run, from downloading into ``folder`` meanwhile.
 
     Where files cannot be locked this does nothing.
@@ -128,7 +128,7 @@ class TorchvisionSet(ABC):
         with suppress(*_FAILURES), _quiet():
             return self._read(split, download=False)
         logger.info("%s is not complete in %s: downloading it", self.name, self.data_dir)
-        with _alone(self.data_dir), _quiet():
+        with downloading_alone(self.data_dir), _quiet():
             return self._read(split, download=True)
 
     def _failure(self, split: Split, error: Exception) -> UserError:

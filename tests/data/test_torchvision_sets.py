@@ -19,7 +19,7 @@ from dataset_files import Files, idx, md5, pack_cifar, write_cifar, write_mnist,
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.facts import FACTS
-from robustbench_gkl.data.torchvision_sets import _alone
+from robustbench_gkl.data.torchvision_sets import downloading_alone
 
 PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 
@@ -259,11 +259,11 @@ def test_one_process_downloads_at_a_time(tmp_path: Path) -> None:
     entered = threading.Event()
 
     def enter() -> None:
-        with _alone(tmp_path):
+        with downloading_alone(tmp_path):
             entered.set()
 
     thread = threading.Thread(target=enter)
-    with _alone(tmp_path):
+    with downloading_alone(tmp_path):
         thread.start()
         assert not entered.wait(0.2)
     assert entered.wait(10)
