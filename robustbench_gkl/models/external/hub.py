@@ -91,7 +91,7 @@ class HubSource(Source):
 
         self.refuse_normalisation(mean, std)
         config = self._config()
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes)
         if config.input_shape != tuple(input_shape):
             takes, has = ("x".join(map(str, shape)) for shape in (config.input_shape, input_shape))
             raise UserError(f"{self.argument} takes images of {takes}, and the data set has {has}")

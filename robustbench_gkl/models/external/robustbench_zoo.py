@@ -138,7 +138,7 @@ class RobustBenchSource(Source):
         from robustbench_gkl.models.external.wrapping import wrap
 
         self.refuse_normalisation(mean, std)
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes, input_shape=input_shape)
         dataset, threat = self._place()
         net = load_from_zoo(self.model, dataset=dataset, threat=threat, folder=self.zoo_dir, files=self.checkpoints())
         return wrap(

@@ -73,7 +73,7 @@ class TimmSource(Source):
         from robustbench_gkl.models.published import load_published, read_checkpoint
         from robustbench_gkl.models.timm_models import import_timm
 
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes)
         state = read_checkpoint(self.file) if self.file else None
         model = create_model(
             f"timm:{self.architecture}", num_classes=num_classes, input_shape=input_shape, mean=mean, std=std

@@ -70,7 +70,7 @@ class TorchvisionSource(Source):
         from robustbench_gkl.models.published import load_published, read_checkpoint
 
         facts = self.facts()
-        facts.check_classes(num_classes, self.argument)
+        facts.check_fits(self.argument, num_classes=num_classes, input_shape=input_shape)
         state = read_checkpoint(self.file) if self.file else None
         with in_one_line(f"{self.argument} cannot be built"), package_at_work():
             net = torchvision.models.get_model(self.architecture, weights=None, num_classes=num_classes)
