@@ -50,9 +50,9 @@ def importing(code: CodeFile) -> Iterator[None]:
         with on_path(code.root, first=True):
             yield
     finally:
-        tops = {path.stem for path in code.root.glob("*.py")}
-        tops |= {path.parent.name for path in code.root.glob("*/__init__.py")}
-        _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
+        if not code.installed:  # what is installed is imported once, as everywhere
+            tops = code.tops()
+            _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
 
 
 def import_file(code: CodeFile) -> ModuleType:
