@@ -37,3 +37,9 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, listing: str | None
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
     listing = listing or f"choose from {', '.join(known) or 'none'}"
     return UserError(f"unknown {kind} {name!r}{hint} ({listing})")
+
+
+def one_line(error: BaseException) -> str:
+    """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.models.base import MODELS, Classifier, Shape, WrappedClassifier
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier, WrappedClassifier
 
 
 def import_timm() -> ModuleType:

@@ -87,7 +87,7 @@ def leaderboard_page(frame: pd.DataFrame) -> str:
     """
     assets.require_extra()
     return (
-        environment()
+        page_templates()
         .get_template("leaderboard.html.jinja")
         .render(
             board=tables.table_view(frame, links={}),
@@ -112,7 +112,7 @@ def save_leaderboard_page(frame: pd.DataFrame, path: Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def environment() -> Environment:
+def page_templates() -> Environment:
     """Return the templates' environment; it escapes whatever a template does not declare safe."""
     import jinja2
 
@@ -183,7 +183,7 @@ class _Site:
         self.slugs = page_names(list(self.models))
         self.known = Models.of(sorted(records, key=lambda record: record.created))
         self.links = {name: f"models/{slug}.html" for name, slug in self.slugs.items()}
-        self.env = environment()
+        self.env = page_templates()
 
     def _render(self, template: str, *, root: str, **values: Any) -> str:
         return self.env.get_template(template).render(
@@ -208,7 +208,7 @@ class _Site:
             board=tables.table_view(self.frame, links=self.links),
             scatter=figures.clean_against_robust(self.frame, links=self.links),
             radii=[
-                figures.accuracy_against_eps(at.label, lines) for at, lines in content.over_radii(self.records).items()
+                figures.accuracy_against_eps(at.label, lines) for at, lines in content.by_radius(self.records).items()
             ],
             falls=[
                 figures.who_fell_to_what(at.label, {record.model.name: content.falls(record) for record in found})
@@ -245,7 +245,7 @@ class _Site:
             train_command=reproduce.train_command(main),
             curves=[figure for figure in drawn if figure is not None],
             curves_note=metrics if isinstance(metrics, str) else "",
-            radii=[figures.accuracy_against_eps(at.label, lines) for at, lines in content.over_radii(records).items()],
+            radii=[figures.accuracy_against_eps(at.label, lines) for at, lines in content.by_radius(records).items()],
             views=[
                 self._record_view(record) for record in (main, *(record for record in records if record is not main))
             ],

@@ -41,7 +41,7 @@ def records(store: ResultStore) -> list[Record]:
 def all_figures(store: ResultStore, records: list[Record]) -> Iterator[Figure]:
     classes = content.per_class(store.verdicts(records[0]))
     yield from figures.clean_against_robust(leaderboard(store.folder), links={})
-    for setting, lines in content.over_radii(records).items():
+    for setting, lines in content.by_radius(records).items():
         yield figures.accuracy_against_eps(setting.label, lines)
     yield figures.who_fell_to_what("x", {record.model.name: content.falls(record) for record in records})
     yield figures.waterfall("x", content.falls(records[0]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from robustbench_gkl.core.errors import UserError, unknown
+from robustbench_gkl.core.errors import UserError, one_line, unknown
 from robustbench_gkl.models.external.code_files import CodeFile
 
 _OURS: set[str] = set()
@@ -164,8 +164,7 @@ def place(error: BaseException, code: CodeFile) -> str:
 
 def reason(error: BaseException) -> str:
     """Return what ``error`` says, in one line, with its type."""
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else one_line(error)
 
 
 def _remedy(error: BaseException) -> str:

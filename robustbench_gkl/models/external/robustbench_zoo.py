@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.files import file_sha256
-from robustbench_gkl.models.external.source import Facts, Shape, Source, legal_name, versions
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.external.source import Facts, Source, legal_name, versions
 
 if TYPE_CHECKING:
     import torch

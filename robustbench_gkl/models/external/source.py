@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.files import file_sha256
+from robustbench_gkl.core.shapes import Shape
 
 if TYPE_CHECKING:
     import torch
 
     from robustbench_gkl.models import Classifier
 
-Shape = tuple[int, int, int]
 _LONGEST_NAME = 100
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.models.external.source import Facts, Shape, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, ClassVar
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.external.code_files import CodeFile
 from robustbench_gkl.models.external.importing import (
     explained,
@@ -23,7 +24,7 @@ from robustbench_gkl.models.external.importing import (
     on_path,
     reason,
 )
-from robustbench_gkl.models.external.source import Shape, Source, legal_name
+from robustbench_gkl.models.external.source import Source, legal_name
 
 if TYPE_CHECKING:
     import torch
