@@ -65,7 +65,10 @@ class APGDSearch(GradientSearch):
         return start
 
     def ascend(self, step: np.ndarray, value: Tensor, gradient: Tensor) -> None:
-        """Keep the best points, adapt the step size at checkpoints, and step with momentum."""
+        """Keep the best points, adapt the step size at checkpoints, and step with momentum.
+
+        Given the number of steps taken (B,), the objective (B,) and its gradient (B, C, H, W).
+        """
         self.best.update(self.point, value, gradient)
         self.rises[: len(step)] += value > self.last_value[: len(step)]
         self.last_value[: len(step)] = value

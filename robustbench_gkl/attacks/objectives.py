@@ -81,7 +81,10 @@ def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor], Ten
 
 
 def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the objective ``name``, or the margin where the DLR loss lacks its third class."""
+    """Return the objective ``name``, or the margin where the DLR loss lacks its third class.
+
+    It maps logits (B, K) and labels (B,) to (B,).
+    """
     return _OBJECTIVES["margin" if name == "dlr" and num_classes < 3 else name]
 
 

@@ -74,7 +74,7 @@ class PGDSearch(GradientSearch):
         return self.loss(logits, labels)
 
     def ascend(self, step: np.ndarray, value: Tensor, gradient: Tensor) -> None:
-        """Step in place."""
+        """Step in place from the points of the first B slots, along ``gradient`` (B, C, H, W)."""
         for block in self.blocks(len(step)):
             x, feasible = self.point[block], self.feasible[block]
             feasible.ascend(x, gradient[block], self.step_size, out=x)

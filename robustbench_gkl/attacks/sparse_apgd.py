@@ -120,7 +120,10 @@ class SparseAPGDSearch(GradientSearch):
             self._begin_stage(onward)
 
     def ascend(self, step: np.ndarray, value: Tensor, gradient: Tensor) -> None:
-        """Keep the best points, adapt density and step size every 4 % of a stage's steps, and step."""
+        """Keep the best points, adapt density and step size every 4 % of a stage's steps, and step.
+
+        Given the number of steps taken (B,), the objective (B,) and its gradient (B, C, H, W).
+        """
         self.best.update(self.point, value, gradient)
         stage = self.stage[: len(step)]
         since = step - np.concatenate([[0], self.ends[:-1]])[stage]

@@ -56,7 +56,10 @@ class LinfSquareSearch(SquareSearch):
         return (starts.images + self.threat.radius * stripes).clamp_(0, 1)
 
     def propose(self, side: int, slots: slice | Tensor, moves: Tensor) -> None:
-        """Move the window to eps above or below the original in each channel."""
+        """Move the window to eps above or below the original in each channel.
+
+        ``moves`` (n, 1 + C) are its corner and the signs.
+        """
         places = self.places(side, slots, moves[:, :1])
         old = self.point.view(-1).take(places)
         new = self.origin.view(-1).take(places).add_(self.threat.radius * moves[:, 1:, None]).clamp_(0, 1)
@@ -138,7 +141,10 @@ class PyramidSquareSearch(SquareSearch):
         return self.measure(window).sum(2, keepdim=True)
 
     def propose(self, side: int, slots: slice | Tensor, moves: Tensor) -> None:
-        """Empty the second window and put its mass, and what eps leaves unused, into the first."""
+        """Empty the second window and put its mass, and the mass that eps leaves unused, into the first.
+
+        ``moves`` (n, 3 + C) are both corners, the orientation and the signs.
+        """
         delta, channels = self.delta.view(-1), self.space.shape[0]
         into, emptied = (self.places(side, slots, moves[:, number, None]) for number in (0, 1))
         before, removed = delta[into], delta[emptied]

@@ -50,7 +50,7 @@ class FeasibleBox(FeasibleSet):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The corners."""
+        """The corners, (B, ...) each."""
         return self.low, self.high
 
     def put(self, at: slice | Tensor, originals: Tensor) -> None:
@@ -82,7 +82,7 @@ class FeasibleBall(FeasibleSet):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The originals."""
+        """The originals, (B, ...)."""
         return (self.origin,)
 
     def put(self, at: slice | Tensor, originals: Tensor) -> None:

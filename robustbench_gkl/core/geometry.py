@@ -156,7 +156,7 @@ class _L1(Geometry):
 
     @staticmethod
     def step(gradient: Tensor, images: Tensor, length: Tensor) -> Tensor:
-        """Spend ``length`` on the coordinates of largest slope, each as far as [0, 1] lets it go."""
+        """Spend ``length`` (B, 1, ...) on the coordinates of largest slope, each as far as [0, 1] lets it go."""
         slope, start = flat(gradient), flat(images)
         room = torch.where(slope > 0, 1 - start, start) * (slope != 0)
         order = slope.abs().argsort(dim=1, descending=True, stable=True)

@@ -1,6 +1,6 @@
 """Threat models: what an adversary may do to an image.
 
-A :class:`ThreatModel` alone knows projection, distance, random start and steepest step, so that attacks are
+A :class:`ThreatModel` alone has projection, distance, random starts and the steepest step, so that attacks are
 written once for all norms. Images are float32 in [0, 1] of shape (B, C, H, W).
 """
 

@@ -15,7 +15,7 @@ import pandas as pd
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.core.version import __version__
-from robustbench_gkl.report import assets, content, curves, figures, reproduce, tables
+from robustbench_gkl.report import assets, class_figures, content, curves, figures, reproduce, tables
 from robustbench_gkl.report.content import ClassAccuracy, Point
 from robustbench_gkl.report.figures import Figure
 from robustbench_gkl.report.gallery import Exhibit, read_gallery
@@ -215,7 +215,7 @@ class _Site:
                 for at, found in settings.items()
             ],
             classes=[
-                figures.classes_of_models(at.label, known)
+                class_figures.classes_of_models(at.label, known)
                 for at, found in settings.items()
                 if (known := self._known_classes(found))
             ],
@@ -277,7 +277,7 @@ class _Site:
             robust=Point.of_percentage(record.worst_case_acc, record.data.n),
             attacks=" + ".join(attack.label for attack in record.attacks),
             waterfall=[figures.waterfall("waterfall", content.falls(record))],
-            classes=[] if isinstance(classes, str) else [figures.accuracy_per_class("classes", classes)],
+            classes=[] if isinstance(classes, str) else [class_figures.accuracy_per_class("classes", classes)],
             classes_note=classes if isinstance(classes, str) else "",
             protocol=[
                 (f"{attack['label']}: {stage.get('attack', '')}", tables.settings_rows(stage))

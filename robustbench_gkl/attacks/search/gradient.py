@@ -71,7 +71,7 @@ class BestPoints:
         self.point, self.gradient, self.value = search.image(), search.image(), search.scalar()
 
     def forget(self, at: slice | Tensor) -> None:
-        """Begin anew in the slots ``at``: any value is better."""
+        """Begin anew in the slots ``at``, a slice or (n,) int64: any value is better."""
         self.value[at] = -torch.inf
 
     def update(self, points: Tensor, value: Tensor, gradient: Tensor) -> None:

@@ -138,7 +138,7 @@ class WindowSearch(Search):
         return first[:, :, None] + _template(side, self.space.shape, self.space.device)
 
     def _propose_at(self, side: int, slots: np.ndarray, place: np.ndarray) -> None:
-        """Propose the windows of ``slots`` that were drawn at ``place``; all slots in step need no gathering."""
+        """Propose the windows of ``slots`` (n,) drawn at ``place`` (n,); all slots at one place need no gathering."""
         device = self.space.device
         if len(slots) == self._count and (place == place[0]).all():
             self.propose(side, slice(0, self._count), self._moves[: self._count, int(place[0])])
