@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import site
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import file_sha256
+
+_LISTED = 10
+"""How many files an identity lists by name."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,22 @@ class CodeFile:
         parts = self.path.relative_to(self.root).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
+    @property
+    def top(self) -> str:
+        """The first part of :attr:`dotted`."""
+        return self.dotted.partition(".")[0]
+
+    @property
+    def installed(self) -> bool:
+        """Whether it lies among installed packages, or in the standard library."""
+        homes = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+        return str(self.root) in homes or self.root.name in ("site-packages", "dist-packages")
+
     def family(self) -> list[Path]:
         """Return the file and all under its root that it imports, directly or through others, by path.
 
-        What is imported by a computed name, from elsewhere on the path or from an installed package is not found.
+        Of an installed package, those of the same package alone. What is imported by a computed name or from
+        elsewhere on the path is not found.
 
         Raises:
             UserError: a file cannot be read.
@@ -45,10 +62,17 @@ class CodeFile:
         waiting = [self.path]
         while waiting:
             path = waiting.pop()
-            if path not in found:
+            if path not in found and (not self.installed or self._top_of(path) == self.top):
                 found[path] = None
                 waiting += self._imported_by(path)
         return sorted(found)
+
+    def tops(self) -> set[str]:
+        """Return the names of the packages and modules that :meth:`family` is made of."""
+        return {self._top_of(path) for path in self.family()}
+
+    def _top_of(self, path: Path) -> str:
+        return path.relative_to(self.root).with_suffix("").parts[0]
 
     def _imported_by(self, path: Path) -> Iterator[Path]:
         try:
@@ -95,4 +119,6 @@ class CodeFile:
         else:
             lines = "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
             digest = hashlib.sha256(lines.encode()).hexdigest()
-        return {"code_sha256": digest, "code_files": ", ".join(hashes)}
+        own = self.path.relative_to(self.root).as_posix()
+        listed = ", ".join(hashes) if len(hashes) <= _LISTED else f"{own} and {len(hashes) - 1} others"
+        return {"code_sha256": digest, "code_files": listed}

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from robustbench_gkl.core.code_files import CodeFile
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 
 _OURS: set[str] = set()
 """Names in ``sys.modules`` of code that was imported here; the next import starts without them."""
@@ -48,9 +48,9 @@ def importing(code: CodeFile) -> Iterator[None]:
         with on_path(code.root, first=True):
             yield
     finally:
-        tops = {path.stem for path in code.root.glob("*.py")}
-        tops |= {path.parent.name for path in code.root.glob("*/__init__.py")}
-        _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
+        if not code.installed:  # what is installed is imported once, as everywhere
+            tops = code.tops()
+            _OURS.update(name for name in set(sys.modules) - before if name.partition(".")[0] in tops)
 
 
 def import_file(code: CodeFile, *, name: str | None = None) -> ModuleType:
@@ -126,8 +126,7 @@ def place(error: BaseException, code: CodeFile) -> str:
 
 def reason(error: BaseException) -> str:
     """Return what ``error`` says, in one line, with its type."""
-    text = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else one_line(error)
 
 
 def _remedy(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustbench_gkl.models import MODELS, Classifier, create_model
 
 # What stands for the capitals in the name of a family, such as wrn-D-W.
-PLACEHOLDERS = {"D": "10", "W": "2", "NAME": "test_resnet"}
+PLACEHOLDERS = {"D": "10", "W": "2", "NAME": "test_byobnet"}
 EXAMPLES = [re.sub("[A-Z]+", lambda capitals: PLACEHOLDERS[capitals[0]], name) for name in MODELS.names()]
 NUM_CLASSES = 7
 

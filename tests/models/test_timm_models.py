@@ -21,8 +21,8 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_takes_what_timm_was_trained_with() -> None:
     timm = pytest.importorskip("timm")
-    model = create_model("timm:test_resnet", num_classes=10)
-    config = timm.get_pretrained_cfg("test_resnet")
+    model = create_model("timm:test_byobnet", num_classes=10)
+    config = timm.get_pretrained_cfg("test_byobnet")
     assert model.input_shape == config.input_size
     constants = model.normalize.constants()
     assert constants is not None
@@ -33,11 +33,11 @@ def test_takes_what_timm_was_trained_with() -> None:
 
 def test_given_constants_win() -> None:
     pytest.importorskip("timm")
-    model = create_model("timm:test_resnet", num_classes=10, mean=(0.25,), std=(0.5,))
+    model = create_model("timm:test_byobnet", num_classes=10, mean=(0.25,), std=(0.5,))
     assert model.normalize.constants() == ([0.25], [0.5])
 
 
-@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_vit"])
+@pytest.mark.parametrize("name", ["timm:test_byobnet", "timm:test_vit"])
 def test_other_image_shapes(name: str) -> None:
     pytest.importorskip("timm")
     model = create_model(name, num_classes=5, input_shape=(1, 32, 64)).eval()
@@ -47,8 +47,8 @@ def test_other_image_shapes(name: str) -> None:
 
 def test_weights_of_timm_load_without_renaming() -> None:
     timm = pytest.importorskip("timm")
-    source = timm.create_model("test_resnet", num_classes=5).eval()
-    model = create_model("timm:test_resnet", num_classes=5, mean=(0.0,), std=(1.0,)).eval()
+    source = timm.create_model("test_byobnet", num_classes=5).eval()
+    model = create_model("timm:test_byobnet", num_classes=5, mean=(0.0,), std=(1.0,)).eval()
     images = torch.rand(2, *model.input_shape)
     load_published(model, source.state_dict())
     assert torch.equal(model(images), source(images))

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.exact import ExactNumber, Norm
+from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.core.validation import user_error
-from robustbench_gkl.models.external.source import Facts, Shape, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ class HubSource(Source):
 
         self.refuse_normalisation(mean, std)
         config = self._config()
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes)
         if config.input_shape != tuple(input_shape):
             takes, has = ("x".join(map(str, shape)) for shape in (config.input_shape, input_shape))
             raise UserError(f"{self.argument} takes images of {takes}, and the data set has {has}")
@@ -112,11 +113,11 @@ class HubSource(Source):
         try:
             found: str = hub.snapshot_download(self.repository, revision=self.revision, allow_patterns=patterns)
         except hub.errors.HFValidationError as error:
-            raise UserError(f"{self.argument} names no repository ({_first_line(error)})") from None
+            raise UserError(f"{self.argument} names no repository ({one_line(error)})") from None
         except Exception as error:  # what a download can fail with is httpx's, the file system's and the hub's
             raise UserError(
                 f"{self.argument} is neither in the hub's cache nor to be had from the hub "
-                f"({type(error).__name__}: {_first_line(error)}); check the name, the revision and the connection"
+                f"({one_line(error)}); check the name, the revision and the connection"
             ) from None
         return Path(found)
 
@@ -150,7 +151,3 @@ def _import_hub() -> ModuleType:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError("hf:OWNER/REPO needs the hub extra: pip install 'gklbench[hub]'") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

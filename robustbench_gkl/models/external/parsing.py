@@ -25,6 +25,7 @@ FORMS = {
 }
 """How each kind of model from outside is written."""
 
+_SCHEMES = ("torchvision", "timm", "robustbench", "hf")
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _FILE = re.compile(rf"(?P<file>.+\.py):(?P<attribute>{_DOTTED})")
 _MODULE = re.compile(rf"(?P<module>{_DOTTED}):(?P<attribute>{_DOTTED})")
@@ -106,8 +107,8 @@ def _module(module: str, attribute: str, argument: str) -> Source:
         except (ImportError, ValueError):
             found = False
     if not found:
-        if near := get_close_matches(top, [*FORMS][:4], n=1):
-            raise unknown("kind of model", top, [*FORMS][:4]) if near[0] != top else _malformed(top, argument)
+        if get_close_matches(top, _SCHEMES, n=1):
+            raise unknown("kind of model", top, _SCHEMES)
         raise UserError(
             f"{argument}: no module {top!r}; install it, or name a file as ./{module.replace('.', '/')}.py:{attribute}"
         )
@@ -116,7 +117,7 @@ def _module(module: str, attribute: str, argument: str) -> Source:
 
 def _no_source(scheme: str, argument: str) -> Source | None:
     """Return None where the argument can be a path, and refuse what looks like a kind that there is not."""
-    if near := get_close_matches(scheme, [*FORMS][:4], n=1):
+    if near := get_close_matches(scheme, _SCHEMES, n=1):
         raise UserError(f"unknown kind of model {scheme!r}; did you mean {FORMS[near[0]]}?")
     if scheme.endswith(".py"):
         raise _malformed("file", argument)

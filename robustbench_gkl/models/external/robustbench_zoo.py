@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.files import file_sha256
-from robustbench_gkl.models.external.source import Facts, Shape, Source, legal_name, versions
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.external.source import Facts, Source, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +139,7 @@ class RobustBenchSource(Source):
         from robustbench_gkl.models.external.wrapping import wrap
 
         self.refuse_normalisation(mean, std)
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes, input_shape=input_shape)
         dataset, threat = self._place()
         net = load_from_zoo(self.model, dataset=dataset, threat=threat, folder=self.zoo_dir, files=self.checkpoints())
         return wrap(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.files import file_sha256
+from robustbench_gkl.core.shapes import Shape
 
 if TYPE_CHECKING:
     import torch
 
     from robustbench_gkl.models import Classifier
 
-Shape = tuple[int, int, int]
 _LONGEST_NAME = 100
 
 
@@ -44,16 +44,22 @@ class Facts:
     interpolation: str | None = None
     """``bilinear``, ``bicubic``, ...: how it is resized."""
 
-    def check_classes(self, num_classes: int, argument: str) -> None:
-        """Check that the model tells as many classes apart as the data set has, if that is known.
+    def check_fits(self, argument: str, *, num_classes: int, input_shape: Shape | None = None) -> None:
+        """Check that the model has as many classes as the data set, and where asked as many channels, if known.
+
+        Channels are checked by number, as a normalisation of three would broadcast over grey images.
 
         Raises:
-            UserError: it does not.
+            UserError: it has not.
         """
         if self.num_classes is not None and self.num_classes != num_classes:
             raise UserError(
                 f"{argument} tells {self.num_classes} classes apart, and the data set has {num_classes}; choose "
                 "another data set or other weights"
+            )
+        if self.input_shape is not None and input_shape is not None and self.input_shape[0] != input_shape[0]:
+            raise UserError(
+                f"{argument} takes images of {self.input_shape[0]} channels, and the data set has {input_shape[0]}"
             )
 
 

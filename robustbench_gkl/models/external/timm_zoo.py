@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robustbench_gkl.models.external.source import Facts, Shape, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class TimmSource(Source):
         from robustbench_gkl.models.published import load_published, read_checkpoint
         from robustbench_gkl.models.timm_models import import_timm
 
-        self.facts().check_classes(num_classes, self.argument)
+        self.facts().check_fits(self.argument, num_classes=num_classes)
         state = read_checkpoint(self.file) if self.file else None
         model = create_model(
             f"timm:{self.architecture}", num_classes=num_classes, input_shape=input_shape, mean=mean, std=std

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.models.external.source import Facts, Shape, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ class TorchvisionSource(Source):
         from robustbench_gkl.models.published import load_published, read_checkpoint
 
         facts = self.facts()
-        facts.check_classes(num_classes, self.argument)
+        facts.check_fits(self.argument, num_classes=num_classes, input_shape=input_shape)
         state = read_checkpoint(self.file) if self.file else None
         with in_one_line(f"{self.argument} cannot be built"), package_at_work():
             net = torchvision.models.get_model(self.architecture, weights=None, num_classes=num_classes)

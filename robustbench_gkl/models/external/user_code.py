@@ -22,8 +22,9 @@ from robustbench_gkl.core.importing import (
     on_path,
     reason,
 )
+from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.external.obtaining import obtain
-from robustbench_gkl.models.external.source import Shape, Source, legal_name
+from robustbench_gkl.models.external.source import Source, legal_name
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import Classifier, WrappedClassifier
 
@@ -73,9 +73,7 @@ def in_one_line(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        said = f"{type(error).__name__}: {text}" if text else type(error).__name__
-        raise UserError(f"{what} ({said})") from error
+        raise UserError(f"{what} ({one_line(error)})") from error
 
 
 @contextmanager

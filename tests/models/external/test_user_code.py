@@ -14,6 +14,7 @@ from torch import nn
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import parse_model
+from robustbench_gkl.models.external.user_code import ModuleSource
 
 LINEAR = "nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 5))"
 NET = f"from torch import nn\nmodule = {LINEAR}\ndef build():\n    return {LINEAR}\n"
@@ -190,6 +191,23 @@ def test_what_goes_wrong_is_one_line_with_its_place(tmp_path: Path, text: str, m
     with pytest.raises(UserError, match=message) as caught:
         load(f"{path}:build")
     assert "\n" not in str(caught.value)
+
+
+def test_an_installed_package_is_imported_once(tmp_path: Path) -> None:
+    """Its own files are hashed, and nothing that it imports from other packages; nor is it imported anew."""
+    path = write(tmp_path / "net.py", NET)
+    before = sys.modules.get("torchvision")
+    for _ in range(2):
+        model = load("torchvision.models:squeezenet1_1", num_classes=1000, input_shape=(3, 64, 64))
+        assert isinstance(model, Classifier)
+        load(f"{path}:build")
+        assert before in (None, sys.modules["torchvision"])
+        before = sys.modules["torchvision"]
+    source = parse_model("torchvision.models:squeezenet1_1")
+    assert isinstance(source, ModuleSource)
+    code = source.code()
+    assert code.tops() == {"torchvision"}
+    assert source.identity()["code_files"] == f"torchvision/models/__init__.py and {len(code.family()) - 1} others"
 
 
 @pytest.mark.parametrize(
