@@ -50,7 +50,7 @@ def command(
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
 
-    source = model.source(checkpoints_dir)
+    source = model.source(checkpoints_dir, dataset=dataset, norm=norm)
     asked = {"attacks": ("pgd:steps=20",)} | options.given(dataset=dataset, split=split, n=n, seed=seed)
     threat = options.given(norm=norm, eps=eps)
     config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="check")

@@ -103,7 +103,7 @@ def command(
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
 
-    source = model.source(checkpoints_dir)
+    source = model.source(checkpoints_dir, dataset=dataset, norm=norm)
     if eps_grid is not None and (eps or time_limit or save_adversarial or shard or fail_under is not None):
         raise UserError("--eps-grid goes with none of --eps, --time-limit, --shard, --save-adversarial, --fail-under")
     if shard is not None and (save_adversarial or fail_under is not None):

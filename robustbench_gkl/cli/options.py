@@ -79,8 +79,8 @@ class ModelArgument:
     resize: int | None
     crop: int | None
 
-    def source(self, checkpoints_dir: Path) -> ModelSource:
-        """Return the model.
+    def source(self, checkpoints_dir: Path, *, dataset: str | None = None, norm: str | None = None) -> ModelSource:
+        """Return the model; ``dataset`` and ``norm`` are those that were asked for.
 
         Raises:
             UserError: no such model, or options that do not belong to its kind.
@@ -91,7 +91,14 @@ class ModelArgument:
 
         values = given(mean=self.mean, std=self.std, resize=self.resize, crop=self.crop)
         options = validated(ModelOptions, values, what="model")
-        return find_source(self.model, checkpoints_dir=checkpoints_dir, weights=self.weights, options=options)
+        return find_source(
+            self.model,
+            checkpoints_dir=checkpoints_dir,
+            weights=self.weights,
+            options=options,
+            dataset=dataset,
+            norm=norm,
+        )
 
 
 def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:

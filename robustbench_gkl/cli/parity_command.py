@@ -53,7 +53,7 @@ def command(
     from robustbench_gkl.report.parity import print_parity
     from robustbench_gkl.report.terminal import make_console
 
-    source = model.source(checkpoints_dir)
+    source = model.source(checkpoints_dir, dataset=dataset, norm=norm)
     asked = options.given(dataset=dataset, n=n, attacks=attacks or None, seed=seed, batch_size=batch_size)
     given = options.given(norm=norm, eps=eps)
     config = evaluation_config(source.native(), asked=asked, threat=given, usual=usual_threat, what="parity")

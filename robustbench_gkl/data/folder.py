@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,14 +14,12 @@ from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
 from robustbench_gkl.data.facts import SPLITS, Split
-from robustbench_gkl.data.resizing import resize_images
+from robustbench_gkl.data.resizing import UNCHANGED, Fit, Pixels
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def _converted(image: Image.Image) -> Image.Image:
@@ -67,15 +65,13 @@ class ImageFolder:
     """Image files in ``PATH/train/CLASS/`` and ``PATH/test/CLASS/``.
 
     The classes are the folder names of the training split, sorted (of the test split where there is no other). After
-    ``resize`` and ``crop`` all images have one size, and all are grey or all RGB; palettes are resolved and alpha is
+    the fit all images have one size, and all are grey or all RGB; palettes are resolved and alpha is
     dropped. Files are taken in the order of their names; hidden ones and files that are no images are passed over.
     """
 
     path: Path
-    resize: int | None = None
-    """Pixels that the shorter side of each image is brought to; None for as it is."""
-    crop: int | None = None
-    """Pixels of the square that is then cut from the centre; None for all of the image."""
+    fit: Fit = UNCHANGED
+    """How images are brought to one size."""
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -126,12 +122,7 @@ class ImageFolder:
 
     def _pixels(self, file: Path) -> Pixels:
         """Return the pixels (C, H, W) of a file, resized and cropped."""
-        pixels = _read(file)
-        if self.resize is None and self.crop is None:
-            return pixels
-        image = torch.from_numpy(pixels.copy())[None]
-        fitted: Pixels = resize_images(image, resize=self.resize, crop=self.crop)[0].numpy()
-        return fitted
+        return self.fit.image(_read(file))
 
     @cached_property
     def _splits(self) -> list[Split]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from robustbench_gkl.core.errors import UserError
@@ -11,31 +12,19 @@ from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.data.base import Dataset, ImageSet
 from robustbench_gkl.data.facts import Split
 from robustbench_gkl.data.folder import ImageFolder
-from robustbench_gkl.data.resizing import resize_images, resized_size
-
-_AT_ONCE = 256
-"""Images resized together."""
+from robustbench_gkl.data.resizing import UNCHANGED, Fit
 
 
-def resized(dataset: Dataset, *, resize: int | None = None, crop: int | None = None) -> Dataset:
-    """Return ``dataset`` with its images resized and cropped.
-
-    Args:
-        dataset: any; a folder's images may then differ in size.
-        resize: pixels of the shorter side; None for as it is. Bilinear with antialiasing, rounded to uint8.
-        crop: pixels of the square that is cut from the centre; None for all of the image.
-
-    Raises:
-        UserError: a size below 1, or a crop that is larger than the images.
-    """
-    for name, value in (("resize", resize), ("crop", crop)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1 pixel, got {value}")
-    if resize is None and crop is None:
+def resized(dataset: Dataset, fit: Fit) -> Dataset:
+    """Return ``dataset`` with its images resized and cropped; a folder's images may then differ in size."""
+    if fit == Fit(interpolation=fit.interpolation):
         return dataset
-    if isinstance(dataset, ImageFolder):
-        return replace(dataset, resize=resize, crop=crop)
-    return _Resized(dataset, resize, crop)
+    return replace(dataset, fit=fit) if isinstance(dataset, ImageFolder) else _Resized(dataset, fit)
+
+
+def fit_of(dataset: Dataset) -> Fit:
+    """Return how the images of ``dataset`` are brought to size."""
+    return dataset.fit if isinstance(dataset, (ImageFolder, _Resized)) else UNCHANGED
 
 
 @dataclass(frozen=True)
@@ -43,14 +32,13 @@ class _Resized:
     """A data set in memory with its images resized and cropped."""
 
     dataset: Dataset
-    resize: int | None
-    crop: int | None
+    fit: Fit
 
     @property
     def shape(self) -> Shape:
         """(channels, height, width) after resizing and cropping."""
         channels, height, width = self.dataset.shape
-        return channels, *resized_size((height, width), resize=self.resize, crop=self.crop)
+        return channels, *self.fit.size((height, width))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,8 +46,13 @@ class _Resized:
         return self.dataset.classes
 
     def load(self, split: Split) -> ImageSet:
-        """Return all images of a split."""
+        """Return all images of a split.
+
+        Raises:
+            UserError: images with neither one nor three channels.
+        """
         found = self.dataset.load(split)
-        parts = found.images.split(_AT_ONCE)  # type: ignore[no-untyped-call]
-        images = torch.cat([resize_images(part, resize=self.resize, crop=self.crop) for part in parts])
-        return ImageSet(images, found.labels, found.classes)
+        if found.shape[0] not in (1, 3):
+            raise UserError(f"images of {found.shape[0]} channels cannot be resized; leave out --resize and --crop")
+        images = np.stack([self.fit.image(pixels) for pixels in found.images.numpy()])
+        return ImageSet(torch.from_numpy(images), found.labels, found.classes)

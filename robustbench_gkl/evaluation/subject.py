@@ -15,7 +15,8 @@ from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfi
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset
-from robustbench_gkl.data.resized import resized
+from robustbench_gkl.data.resized import fit_of, resized
+from robustbench_gkl.data.resizing import INTERPOLATIONS, UNCHANGED, Fit, Interpolation
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import Source, parse_model
 from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
@@ -35,7 +36,7 @@ class Subject:
         train: what it was trained with; None for a model trained elsewhere.
         code_sha256: hash of the code that builds a model from elsewhere.
         source: where a model from elsewhere comes from.
-        resize, crop: pixels that images are brought to before the model.
+        fit: how images are brought to size before the model.
     """
 
     model: Classifier
@@ -46,14 +47,19 @@ class Subject:
     train: TrainConfig | None = None
     code_sha256: str | None = None
     source: dict[str, Any] | None = None
-    resize: int | None = None
-    crop: int | None = None
+    fit: Fit = UNCHANGED
 
     @property
     def preprocessing(self) -> Preprocessing:
         """What happens to a [0, 1] image before the first layer."""
         mean, std = self.model.normalize.constants() or (None, None)
-        return Preprocessing(mean=mean, std=std, resize=self.resize, crop=self.crop)
+        return Preprocessing(
+            mean=mean,
+            std=std,
+            resize=self.fit.resize,
+            crop=self.fit.crop,
+            interpolation=None if self.fit.resize is None else self.fit.interpolation,
+        )
 
     def info(self, name: str) -> ModelInfo:
         """Return what a record says of the model under ``name``."""
@@ -204,7 +210,26 @@ class OutsideSource:
 
     def fitted(self, dataset: Dataset) -> Dataset:
         """Return ``dataset`` with its images resized and cropped."""
-        return resized(dataset, resize=self.options.resize, crop=self.options.crop)
+        return resized(dataset, self._fit(dataset))
+
+    def _fit(self, dataset: Dataset) -> Fit:
+        """Return how images are brought to size: as asked for, else as the model's package does it to photographs.
+
+        A package's own resizing is meant for images of any size, so images of one size that fit are left alone.
+        """
+        if self.options.resize is not None or self.options.crop is not None:
+            return Fit(self.options.resize, self.options.crop)
+        facts = self.outside.facts()
+        if (
+            (facts.resize is None and facts.crop is None)
+            or facts.input_shape is None
+            or dataset.shape == facts.input_shape
+        ):
+            return UNCHANGED
+        interpolation: Interpolation = next(
+            (known for known in INTERPOLATIONS if known == facts.interpolation), "bilinear"
+        )
+        return Fit(facts.resize, facts.crop, interpolation)
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
         """Return the model for the classes and image size of ``dataset``."""
@@ -222,13 +247,18 @@ class OutsideSource:
             weights_sha256=weights_sha256(model),
             code_sha256=identity.get("code_sha256"),
             source={**identity, **self.options.given()},
-            resize=self.options.resize,
-            crop=self.options.crop,
+            fit=fit_of(dataset),
         )
 
 
 def find_source(
-    model: str, *, checkpoints_dir: Path, weights: WeightsName | None = None, options: ModelOptions
+    model: str,
+    *,
+    checkpoints_dir: Path,
+    weights: WeightsName | None = None,
+    options: ModelOptions,
+    dataset: str | None = None,
+    norm: str | None = None,
 ) -> ModelSource:
     """Return the model that a MODEL argument names.
 
@@ -237,6 +267,7 @@ def find_source(
         checkpoints_dir: where runs are kept.
         weights: which of a run's weights.
         options: what is done to images in front of a model from outside.
+        dataset, norm: those that were asked for, which choose where a package has several models of a name.
 
     Raises:
         UserError: no such model, or options that do not belong to its kind.
@@ -250,7 +281,7 @@ def find_source(
         return RunSource(run, weights)
     if weights is not None:
         raise UserError(f"--weights {weights} chooses among the weights of a run, and {model} is none")
-    return OutsideSource(outside, options)
+    return OutsideSource(outside.within(dataset=dataset, norm=norm), options)
 
 
 def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:

@@ -52,10 +52,12 @@ class Preprocessing(Part):
     mean: tuple[float, ...] | None = None
     """Normalisation inside the model, one value or one per channel; saved with the weights and hashed with them."""
     std: tuple[float, ...] | None = None
-    resize: int | None = None
-    """Pixels of the shorter side."""
+    resize: int | tuple[int, int] | None = None
+    """Pixels of the shorter side, or (height, width)."""
     crop: int | None = None
     """Pixels of the square in the middle."""
+    interpolation: str | None = None
+    """Between pixels, where images are resized."""
 
 
 class ModelInfo(Part):
@@ -95,7 +97,8 @@ def model_sha256(
     Normalisation inside the model is part of the weights' hash.
     """
     around = Preprocessing() if preprocessing is None else preprocessing
-    return canonical_hash([weights_sha256, arch, around.resize, around.crop, code_sha256])
+    beside = [] if around.interpolation in (None, "bilinear") else [around.interpolation]
+    return canonical_hash([weights_sha256, arch, around.resize, around.crop, code_sha256, *beside])
 
 
 class DataInfo(Part):

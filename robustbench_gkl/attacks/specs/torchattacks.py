@@ -165,7 +165,7 @@ def _parameters(cls: str) -> dict[str, Any]:
     try:
         package = importlib.import_module("torchattacks")
     except ImportError:
-        raise UserError("torchattacks is not installed; pip install torchattacks") from None
+        raise UserError("torchattacks is not installed; pip install 'gklbench[torchattacks]'") from None
     parameters = list(inspect.signature(getattr(package, cls).__init__).parameters.values())[2:]
     return {p.name: None if p.default is p.empty else p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
 
