@@ -40,11 +40,15 @@ def load_plugins(arguments: Iterable[str]) -> dict[str, str]:
     return {argument: _load(argument, code) for argument, code in map(_located, arguments)}
 
 
-def load_again(plugins: Mapping[str, str]) -> None:
+def load_again(plugins: Mapping[str, str], *, what: str, exact: bool = False) -> None:
     """Import the plugins that something was made with, unless the same code is loaded already.
 
+    Another version of one that the user gave in its place is used, with a warning.
+
     Args:
-        plugins: argument and hash, as :func:`load_plugins` returned them.
+        plugins: argument and hash, as :func:`loaded_plugins` returned them.
+        what: that was made, for messages.
+        exact: refuse another version even where the user gave it.
 
     Raises:
         UserError: a plugin is not there any more, or is another one now.
@@ -52,14 +56,20 @@ def load_again(plugins: Mapping[str, str]) -> None:
     for argument, digest in plugins.items():
         if digest in _loaded.values():
             continue
-        named, code = _located(argument)
-        found = code.identity()["code_sha256"]
-        if found != digest:
+        try:
+            named, code = _located(argument)
+        except UserError:
             raise UserError(
-                f"the plugin {argument} has changed (its hash was {digest[:8]} and is {found[:8]}); give the version "
-                "that was used by --plugin"
-            )
-        _load(named, code)
+                f"{what} was made with the plugin {argument}, which is not there any more; give it with --plugin"
+            ) from None
+        found = _loaded.get(named) or code.identity()["code_sha256"]
+        if found == digest:
+            _load(named, code)
+            continue
+        changed = f"{what} was made with another version of the plugin {argument} (hash {digest[:8]}, now {found[:8]})"
+        if exact or named not in _loaded:
+            raise UserError(f"{changed}; put that version back, or give it with --plugin")
+        _LOGGER.warning("%s", changed)
 
 
 def loaded_plugins() -> dict[str, str]:

@@ -114,8 +114,9 @@ def merge_parts(
         journal = store.joined_journal(record_id)
         if (this := journal.about) is None:
             raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
+        source = source_again(this.model, checkpoints_dir)
         config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
-        job = prepare(config, source_again(this.model, checkpoints_dir), workspace, name=this.name)
+        job = prepare(config, source, workspace, name=this.name)
         if job.id != record_id:
             raise UserError(
                 f"the parts of {record_id} are about other weights or images than those of {job.source.label} and "

@@ -260,7 +260,7 @@ def find_source(
     dataset: str | None = None,
     norm: str | None = None,
 ) -> ModelSource:
-    """Return the model that a MODEL argument names.
+    """Return the model that a MODEL argument names; the plugins that a run was made with are loaded.
 
     Args:
         model: a run's name or folder, or one of :data:`robustbench_gkl.models.external.FORMS`.
@@ -270,7 +270,7 @@ def find_source(
         dataset, norm: those that were asked for, which choose where a package has several models of a name.
 
     Raises:
-        UserError: no such model, or options that do not belong to its kind.
+        UserError: no such model, options that do not belong to its kind, or a plugin that is gone or has changed.
     """
     outside = parse_model(model)
     if outside is None:
@@ -278,6 +278,7 @@ def find_source(
         if given := options.given():
             named = ", ".join(f"--{key}" for key in given)
             raise UserError(f"{named}: run {run.name} has its preprocessing inside; leave them out")
+        run.load_plugins()
         return RunSource(run, weights)
     if weights is not None:
         raise UserError(f"--weights {weights} chooses among the weights of a run, and {model} is none")
@@ -288,10 +289,10 @@ def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSo
     """Return the model of a :meth:`ModelSource.reference`.
 
     A run is looked for by its name among the runs here, else in the folder where it was; files of a model from outside
-    relative to the working directory.
+    relative to the working directory. The plugins that a run was made with are loaded.
 
     Raises:
-        UserError: it is not there any more.
+        UserError: it, or a plugin of its, is not there any more.
     """
     outside = parse_model(reference["model"])
     if outside is not None:
@@ -300,4 +301,5 @@ def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSo
     folder = Path(reference["model"])
     named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
     run = named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
+    run.load_plugins()
     return RunSource(run, reference["weights"])

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.plugins import loaded_plugins
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.synthetic import SyntheticImages
 from robustbench_gkl.models import Classifier, create_model
@@ -36,10 +37,12 @@ def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: b
     """Check that a run that exists is to be replaced, or to go on with the settings that it was started with.
 
     Raises:
-        UserError: it is not, or both.
+        UserError: it is not, or both; a plugin that it was started with is gone or has changed.
     """
     if resume and overwrite:
         raise UserError("give resume or overwrite, not both")
+    if resume and run.exists():
+        run.load_plugins(exact=True)
     if overwrite or not run.exists():
         return
     if not resume:
@@ -64,6 +67,7 @@ def run_config(
         train=config,
         created=now(),
         environment=found,
+        plugins=loaded_plugins(),
     )
 
 
