@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustbench_gkl.report.published import published_lines
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.statistics import wilson_interval
 
@@ -28,5 +29,6 @@ def record_lines(record: Record, *, reused: bool) -> list[str]:
         for check in record.checks
         if check.verdict != "PASS"
     ]
+    lines += published_lines(record)
     lines.append(f"record {record.id}, {record.seconds:.1f} s, batches of {record.batch_size}")
     return lines
