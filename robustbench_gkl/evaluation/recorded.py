@@ -179,7 +179,7 @@ def evaluate_grid(
     return [Recorded(record, reused=False) for record in records]
 
 
-_MOST_KEPT = 2**31
+MOST_KEPT = 2**31
 """Bytes of adversarial images that are kept to be looked at again."""
 
 
@@ -203,7 +203,7 @@ def batches_before(job: Job) -> int:
 
 def keeps_images(job: Job) -> bool:
     """Return whether adversarial images are kept to be looked at again."""
-    return 4 * job.samples.images.numel() <= _MOST_KEPT
+    return 4 * job.samples.images.numel() <= MOST_KEPT
 
 
 def require_room(job: Job, wanted: int | Literal["all"]) -> None:
@@ -215,7 +215,7 @@ def require_room(job: Job, wanted: int | Literal["all"]) -> None:
     if wanted and not keeps_images(job):
         size = 4 * job.samples.images.numel() / 2**30
         raise UserError(
-            f"--save-adversarial: {len(job.samples):,} images take {size:.1f} GiB, and at most {_MOST_KEPT / 2**30:g} "
+            f"--save-adversarial: {len(job.samples):,} images take {size:.1f} GiB, and at most {MOST_KEPT / 2**30:g} "
             "GiB are kept; evaluate fewer with --n"
         )
 

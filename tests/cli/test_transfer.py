@@ -113,3 +113,14 @@ def test_a_suite_submits_images(two_runs: Path, gklbench: CommandLine) -> None:
     second = gklbench("suite", suite)
     assert second.code == 0, second.err
     assert "already" in second.out or "done" in second.out
+
+
+def test_images_that_are_too_large_to_be_kept_are_one_line_before_the_work(
+    two_runs: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustbench_gkl.evaluation.recorded.MOST_KEPT", 1000)
+    result = gklbench("eval", "a", *EVAL, "--save-adversarial", "all")
+    assert result.code == 2
+    assert "48 images take" in result.err
+    assert "evaluate fewer with --n" in result.err
+    assert not list(ResultStore(Path("results")).records())
