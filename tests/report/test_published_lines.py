@@ -81,6 +81,12 @@ def test_robust_accuracy_is_compared_after_autoattack_only(store: ResultStore, o
     assert "robust: not compared" in lines[2]
 
 
+def test_clean_accuracy_alone_is_compared_too(store: ResultStore) -> None:
+    lines = published_lines(_record(store, stands=90, broken=0, clean_wrong=10, attacks=("none",), eps="0"))
+    assert "holds the published 89.69 % (clean)" in lines[1]
+    assert "robust: not compared" in lines[2]
+
+
 def test_other_models_have_no_published_lines(store: ResultStore) -> None:
     assert published_lines(make_record(store, outcome(stands=5, broken=5))) == []
     assert published_lines(_record(store, stands=60, broken=30, clean_wrong=10, name="nobody")) == []
