@@ -101,3 +101,16 @@ def test_published_models_are_not_handed_on_as_ours(store: ResultStore, tmp_path
     _add(store, "mine", 560)
     written = save_model_info(with_published(leaderboard(store.folder)), tmp_path)
     assert [path.stem for path in written] == ["mine"]
+
+
+def test_families_over_seeds_stand_beside_them_too(store: ResultStore) -> None:
+    for seed, stands in enumerate((560, 562)):
+        broken = outcome(stands=stands, broken=1000 - stands, by="autoattack")
+        make_record(
+            store, broken, model=f"m{seed}", train_seed=seed, attacks=("autoattack",), dataset="cifar10", eps="8/255"
+        )
+    frame = with_published(leaderboard(store.folder, average_seeds=True))
+    (place,) = frame.index[frame["checks"] != "published"]
+    assert frame.loc[place, "worst_case_acc"] == 56.1
+    assert frame["worst_case_acc"].is_monotonic_decreasing
+    assert 0 < place < len(frame) - 1
