@@ -24,7 +24,7 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.config.schema import AWPConfig, InnerAttackConfig, OptimizerConfig, TrainConfig
 from robustbench_gkl.core.noise import Noise
-from robustbench_gkl.losses import create_loss
+from robustbench_gkl.losses import Logits, create_loss
 from robustbench_gkl.losses.gkl import GKL, gkl_divergence
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.training.awp import frozen_statistics, perturbed, perturbed_weights, weight_perturbation
@@ -92,13 +92,13 @@ class PublishedStep:
     def outer(self, model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the clean logits."""
         adv, clean = model(adversarial), model(images)
-        robust = self.divergence(adv, clean, self.loss.prior[labels], alpha=4.0, beta=20.0)
+        robust = self.divergence(adv, clean, self.loss.prior(labels, like=images), alpha=4.0, beta=20.0)
         return F.cross_entropy(clean, labels) + robust, clean
 
     def craft(self, images: Tensor, labels: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
         """Return the adversarial images."""
         self.model.eval()
-        weights = self.loss.prior[labels]
+        weights = self.loss.prior(labels, like=images)
         point = start
         clean = self.model(images).detach() if self.ideas.clean_once else None
         for _ in range(steps):
@@ -138,7 +138,7 @@ class PublishedStep:
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-        self.loss.observe(clean.detach(), labels)
+        self.loss.observe(Logits(clean=clean.detach()), labels)
         return value.item()
 
 
@@ -166,7 +166,7 @@ def bare_passes(model: Classifier, images: Tensor) -> None:
     with attack_mode(model):
         with torch.no_grad():
             folded(images)
-        ascend(folded, images, THREAT, objective=lambda z: z.sum(1), start=images, steps=STEPS, step_size=0.0)
+        ascend(folded, images, THREAT, objective=lambda _, z: z.sum(1), start=images, steps=STEPS, step_size=0.0)
     model.train()
     for _ in range(2):
         with frozen_statistics(model):

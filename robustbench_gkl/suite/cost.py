@@ -32,11 +32,17 @@ class PassTimes:
 
 @dataclass(frozen=True)
 class LossPasses:
-    """Which passes a loss needs, see :class:`robustbench_gkl.losses.Loss`."""
+    """Which passes through the network a loss needs, see :class:`robustbench_gkl.losses.Loss`.
+
+    Attributes:
+        crafts: whether adversarial images are crafted.
+        inner_clean: whether the training attack reads the clean logits.
+        outer: how many of the clean and the adversarial logits the outer loss reads.
+    """
 
     crafts: bool = True
-    inner_needs_clean: bool = True
-    outer_needs_clean: bool = True
+    inner_clean: bool = True
+    outer: int = 2
 
 
 def training_images(config: TrainConfig) -> tuple[int, int] | None:
@@ -66,14 +72,13 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
         held_out: images that the probe attacks.
     """
     views = 1 if config.second_view.augment is None else 2
-    seen = int(loss.crafts) + int(loss.outer_needs_clean or not loss.crafts)
-    update = Calls(forwards=seen, updates=seen)
+    update = Calls(forwards=loss.outer, updates=loss.outer)
     total = Calls()
     for epoch in range(config.epochs):
         step = update
         if loss.crafts:
             steps = config.attack.steps_in(epoch, config.epochs)
-            step += Calls(forwards=steps + int(loss.inner_needs_clean), backwards=steps)
+            step += Calls(forwards=steps + int(loss.inner_clean), backwards=steps)
         if config.awp.gamma and epoch + 1 >= config.awp.start_epoch:
             step += update
         total += step * (views * images)

@@ -9,13 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from robustbench_gkl.config.schema import OptimizerConfig
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of all parameters of ``model``; batch normalisation is a group of its own if undecayed.
+def build_optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of all parameters of ``modules``, those without weight decay in a group of their own.
 
     On CUDA the whole update is one fused kernel a dtype, elsewhere one call a kind of operation.
     """
-    parameters = list(model.parameters())
-    exempt = [] if config.decay_batchnorm else _batchnorm_parameters(model)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    exempt = [] if config.decay_batchnorm else [weight for each in modules for weight in _batchnorm_parameters(each)]
     known = {id(parameter) for parameter in exempt}
     groups = [{"params": [parameter for parameter in parameters if id(parameter) not in known]}]
     if exempt:

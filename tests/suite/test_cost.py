@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.cli.plan_command import loss_passes
 from robustbench_gkl.config.schema import ThreatConfig, TrainConfig
 from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.noise import Noise
@@ -70,13 +71,11 @@ def counted(config: TrainConfig, images: int) -> Calls:
 def test_training_calls_are_those_of_a_step(loss: str, extra: dict[str, Any]) -> None:
     attack = {"steps": 3}
     config = TrainConfig.model_validate({"loss": loss, "epochs": 1, "attack": attack, "probe": {"steps": 1}} | extra)
-    cls, _ = LOSSES.resolve(loss)
-    passes = LossPasses(cls.crafts, cls.inner_needs_clean, cls.outer_needs_clean)
-    assert training_calls(config, loss=passes, images=6, held_out=0) == counted(config, 6)
+    assert training_calls(config, loss=loss_passes(loss), images=6, held_out=0) == counted(config, 6)
 
 
 def test_steps_of_the_attack_change_over_the_epochs() -> None:
-    passes = LossPasses(crafts=True, inner_needs_clean=False, outer_needs_clean=False)
+    passes = LossPasses(crafts=True, inner_clean=False, outer=1)
 
     def backwards(budget: str) -> float:
         config = TrainConfig.model_validate({"epochs": 8, "attack": {"budget": budget}})

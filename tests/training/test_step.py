@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.noise import Noise
-from robustbench_gkl.losses import LOSSES, create_loss
+from robustbench_gkl.losses import LOSSES, Logits, create_loss
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.training.optimizer import build_optimizer
 from robustbench_gkl.training.step import Stepper
@@ -189,8 +189,8 @@ def test_the_training_images_stay_in_the_ball_and_raise_the_inner_objective() ->
     assert bool(threat.contains(adversarial, images).all())
     model.eval()
     with torch.no_grad():
-        value = stepper.loss.inner(model(adversarial), model(images), labels)
-        nearby = stepper.loss.inner(model(images + 0.001), model(images), labels)
+        value = stepper.loss.inner(Logits(clean=model(images), adv=model(adversarial)), labels)
+        nearby = stepper.loss.inner(Logits(clean=model(images), adv=model(images + 0.001)), labels)
     assert bool((value > 10 * nearby).all())
 
 
@@ -204,7 +204,7 @@ def test_a_step_is_the_same_on_every_device(name: str) -> None:
     for device in (torch.device("cpu"), torch.device("cuda")):
         model = fresh().to(device)
         stepper = stepper_for(config, model)
-        stepper.loss.to(device, torch.float32)
+        stepper.loss.to(device)
         stepper.step(
             Views(images.to(device), labels.to(device)),
             threat=config.threat.threat(),
