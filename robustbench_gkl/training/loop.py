@@ -138,7 +138,7 @@ class _Trainer:
             label_smoothing=config.label_smoothing,
         ).to(device)
         self.model = fresh_model(config, images, device, world=world)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.optimizer = build_optimizer(config.optimizer, self.model, self.loss)
         self.stepper = Stepper(
             config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled, world=world
         )
@@ -187,6 +187,7 @@ class _Trainer:
         return self.rows
 
     def _epoch(self) -> None:
+        self.loss.start_epoch(self.epoch)
         started = saved = time.perf_counter()
         for batch in self.batches.epoch(self.epoch, first=self.step):
             self._step(batch)
