@@ -58,12 +58,18 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
     factory with ``**options`` gets those that it does not name as they are.
 
     Raises:
-        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value.
+        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value; one
+            that it gives no annotation; one that it gives no default and ``options`` no value.
     """
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
     anything = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     known = [name for name in parameters if name not in fixed and name != anything]
+    for name in known:
+        if name not in hints:
+            raise UserError(f"{what}: its option {name} has no annotation to check values by; add one, such as float")
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise UserError(f"{what} needs a value for its option {name}, which has no default")
     values: dict[str, object] = {}
     for key, value in options.items():
         if key not in known and anything is not None:
