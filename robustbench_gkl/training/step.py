@@ -67,9 +67,7 @@ class Stepper:
             self.network = torch.compile(model)  # type: ignore[assignment]
             self.folded.network = torch.compile(self.folded.network)  # type: ignore[assignment]
         kept = model.state_dict()
-        self._statistics = [
-            buffer for name, buffer in model.named_buffers() if name in kept and buffer.is_floating_point()
-        ]
+        self._statistics = [buffer for name, buffer in model.named_buffers() if name in kept]
 
     def step(
         self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int, generator_seed: int
