@@ -71,7 +71,7 @@ class TestTrainConfig:
             ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\? \(choose from attack, .*\)"),
             (
                 {"attack": {"stepz": 3}},
-                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from budget, ramp, start, ",
+                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from budget, fold, ramp, start, ",
             ),
             ({"epochs": 0}, "epochs: .* got 0"),
             ({"epochs": "many"}, "epochs: .*integer.* got 'many'"),

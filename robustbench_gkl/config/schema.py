@@ -57,6 +57,9 @@ class InnerAttackConfig(Frozen):
     ramp: float = Field(0.0, ge=0, le=1)
     """Share of the epochs over which the radius grows linearly to eps: eps_t = eps * epoch / (ramp * epochs) there,
     with epochs counted from 1. 0 trains at eps throughout."""
+    fold: Literal["auto", "off"] = "auto"
+    """``auto``: attack a twin of the network with batch normalisation folded into convolutions, which is faster and
+    equal up to rounding, where the architecture declares that it has one and a first batch agrees."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> InnerAttackConfig:

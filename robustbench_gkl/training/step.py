@@ -61,7 +61,7 @@ class Stepper:
             raise UserError(f"the loss {config.loss} reads {' and '.join(taught)}, but the run has no teacher")
         self.config, self.model, self.loss, self.optimizer, self.world = config, model, loss, optimizer, world
         self._teacher = teacher
-        self.folded = FoldedModel(model)
+        self.folded = FoldedModel(model, fold=config.attack.fold == "auto")
         self.network: nn.Module = model
         if compiled:
             self.network = torch.compile(model)  # type: ignore[assignment]
