@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.changes import set_key
+from robustbench_gkl.config.former import with_todays_meaning
 from robustbench_gkl.config.options import eval_options
 from robustbench_gkl.config.recipes import read_recipe, recipe_names
 from robustbench_gkl.config.schema import TrainConfig
@@ -35,7 +36,7 @@ def train_command(record: Record, *, name: str | None = None) -> Command | None:
     if record.model.train_config is None:
         return None
     try:
-        config = TrainConfig.model_validate(record.model.train_config)
+        config = TrainConfig.model_validate(with_todays_meaning(record.model.train_config))
     except (ValidationError, UserError):
         return None
     wanted = _flat(config.model_dump(mode="json", exclude={"recipe"}))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from robustbench_gkl.config.former import with_todays_meaning
 from robustbench_gkl.config.schema import TrainConfig
 
 
@@ -27,6 +29,11 @@ class RunConfig(BaseModel):
     """Where an imported model came from."""
     created: str
     environment: dict[str, str]
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _former_meaning(cls, train: Any) -> Any:
+        return with_todays_meaning(train) if isinstance(train, Mapping) else train
 
 
 def now() -> str:
