@@ -47,7 +47,7 @@ def counted(config: TrainConfig, images: int) -> Calls:
             kind = "backwards" if batch.requires_grad else "updates"
             output.register_hook(partial(add, kind))  # type: ignore[no-untyped-call]
 
-    for network in (model, stepper.folded.network):
+    for network in {model, stepper.folded.network}:
         network.register_forward_hook(watch)
     torch.manual_seed(0)
     batch = Batch(
