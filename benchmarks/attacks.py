@@ -25,13 +25,14 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks import SearchSpec, parse_attack
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.cli.parity_command import report
+from robustbench_gkl.core.exact import PUBLISHED_NORMS
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset, to_unit
 from robustbench_gkl.evaluation.parity import compare_engines
 from robustbench_gkl.models import create_model
 from robustbench_gkl.models.published import load_published, read_checkpoint
+from robustbench_gkl.report.parity import print_parity
 from robustbench_gkl.report.terminal import make_console
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -55,7 +56,7 @@ def load(name: str) -> nn.Module:
 
 
 def samples(model: nn.Module, n: int, *, correct: bool) -> tuple[Tensor, Tensor]:
-    """Return test images and labels; only those classified correctly if ``correct``."""
+    """Return test images (N, 3, 32, 32) and labels (N,); only those classified correctly if ``correct``."""
     data = SHARED / "data" / "cifar10-jpeg-12k.npz"
     if data.exists():
         test = load_dataset(f"npz:{data}").load("test")
@@ -74,7 +75,7 @@ def samples(model: nn.Module, n: int, *, correct: bool) -> tuple[Tensor, Tensor]
 
 
 def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
-    """Compare verdicts and times."""
+    """Compare verdicts and times of both engines."""
     model = load(options.case)
     images, labels = samples(model, options.n, correct=correct)
     threat = ThreatModel(options.norm, options.eps)
@@ -90,16 +91,19 @@ def autoattack(options: argparse.Namespace, *, correct: bool) -> None:
             batch_size=options.batch_size,
             second_seed=options.second_seed,
         )
-        report(comparison, console)
+        print_parity(comparison, console)
     if options.torchattacks:
         torchattacks_ensemble(model, images, labels, threat)
 
 
 def torchattacks_ensemble(model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel) -> None:
-    """Time torchattacks' AutoAttack, which runs APGD and FAB for 10 steps instead of 100, and count what it leaves."""
+    """Time torchattacks' AutoAttack on ``images`` (N, C, H, W) with ``labels`` (N,), and count the samples standing.
+
+    It runs APGD and FAB for 10 steps instead of 100.
+    """
     import torchattacks
 
-    norm = {"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm]
+    norm = PUBLISHED_NORMS[threat.norm]
     attack = torchattacks.AutoAttack(model, norm=norm, eps=threat.radius, version="standard", n_classes=10, seed=0)
     standing = 0
     began = time.perf_counter()
@@ -113,7 +117,7 @@ def torchattacks_ensemble(model: nn.Module, images: Tensor, labels: Tensor, thre
 
 
 def pgd(options: argparse.Namespace) -> None:
-    """PGD-50 from the images, against torchattacks' with the same steps and start; the best of three turns each."""
+    """Time PGD-50 from the images and torchattacks' with the same steps and start; the best of three turns each."""
     import torchattacks
 
     model = load(options.model)
@@ -124,7 +128,7 @@ def pgd(options: argparse.Namespace) -> None:
     noise = Noise(0, torch.arange(len(labels)))
     ours = seconds = float("inf")
     with attack_mode(model):
-        for _ in range(3):  # the first time also prepares what the libraries keep for each shape
+        for _ in range(3):  # the first turn fills the libraries' caches of shapes
             began = time.perf_counter()
             found = attack(model, images, labels, threat, noise=noise)
             ours = min(ours, time.perf_counter() - began)
@@ -139,7 +143,7 @@ def pgd(options: argparse.Namespace) -> None:
 
 
 def memory(options: argparse.Namespace) -> None:
-    """The peak of what an attack holds beyond the model's own, in batches of images."""
+    """Measure the peak memory of each attack beyond that of one gradient of the model, in batches of images."""
     model = load(options.model)
     images, labels = samples(model, options.n, correct=True)
     threat = ThreatModel(options.norm, options.eps)

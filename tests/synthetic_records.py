@@ -60,37 +60,18 @@ def attack_of(name: str) -> AttackSpec:
     return parse_attack(name.replace("autoattack-", "autoattack:version="))
 
 
-def save_verdicts(
-    store: ResultStore,
+def _attack_results(
     verdicts: pd.DataFrame,
-    *,
-    model: ModelInfo,
     attacks: Sequence[AttackSpec],
-    dataset: str,
-    split: str = "test",
-    samples: str = "",
+    variants: Sequence[AttackSpec],
     threat: ThreatConfig,
-    seed: int = 0,
-    engine: Literal["native", "reference"] = "native",
-    created: str,
-    checks: Sequence[Check],
-    partial: bool = False,
-    seconds: float = 1.5,
-    keep_standing: bool = True,
-    environment: dict[str, str] | None = None,
-    first: int = 0,
-) -> Record:
-    """Write the record of an evaluation that ended with these verdicts, whose attacks ran in the order given.
-
-    ``broken_by`` names stages, or an attack where all of it counts as its first stage.
-    """
-    store.prepare()
-    n = len(verdicts)
-    content = verdict_bytes(verdicts)
-    variants = [attack.reference(threat) if engine == "reference" else attack for attack in attacks]
-    protocol = protocol_of(variants, threat, num_classes=10)
+    *,
+    seconds: float,
+    keep_standing: bool,
+) -> list[AttackResult]:
+    """Return what each attack did, as verdicts say it; ``variants`` are the attacks of the engine that ran."""
     standing = (verdicts["clean_pred"] == verdicts["label"]).to_numpy().copy()
-    clean_acc, results = 100 * int(standing.sum()) / n, []
+    n, results = len(verdicts), []
     broken_by = verdicts["broken_by"].fillna("").to_numpy()
     for attack, variant in zip(attacks, variants, strict=True):
         done = []
@@ -123,8 +104,59 @@ def save_verdicts(
             standing=pack_standing(standing) if keep_standing else "",
         )
         results.append(result)
+    return results
+
+
+def trained_model(
+    name: str, *, weights_sha256: str, arch: str, params: int, which: str = "best", config: TrainConfig | None
+) -> ModelInfo:
+    """Return what a record says of a model; without ``config`` it was trained elsewhere."""
+    return ModelInfo(
+        name=name,
+        arch=arch,
+        loss=None if config is None else config.loss,
+        params=params,
+        weights=which,
+        weights_sha256=weights_sha256,
+        model_sha256=model_sha256(weights_sha256=weights_sha256, arch=arch),
+        train_config=None if config is None else config.model_dump(mode="json"),
+    )
+
+
+def save_verdicts(
+    store: ResultStore,
+    verdicts: pd.DataFrame,
+    *,
+    model: ModelInfo,
+    attacks: Sequence[AttackSpec],
+    dataset: str,
+    split: str = "test",
+    samples: str = "",
+    threat: ThreatConfig,
+    seed: int = 0,
+    engine: Literal["native", "reference"] = "native",
+    created: str,
+    checks: Sequence[Check],
+    partial: bool = False,
+    seconds: float = 1.5,
+    keep_standing: bool = True,
+    environment: dict[str, str] | None = None,
+    first: int = 0,
+) -> Record:
+    """Write the record of an evaluation that ended with these verdicts, whose attacks ran in the order given.
+
+    ``broken_by`` names stages, or an attack where all of it counts as its first stage.
+    """
+    store.prepare()
+    n = len(verdicts)
+    content = verdict_bytes(verdicts)
+    variants = [attack.reference(threat) if engine == "reference" else attack for attack in attacks]
+    protocol = protocol_of(variants, threat, num_classes=10)
+    results = _attack_results(verdicts, attacks, variants, threat, seconds=seconds, keep_standing=keep_standing)
     stands = verdicts["broken_by"].isna().to_numpy()
-    assert int(standing.sum()) == int(stands.sum()), "verdicts name a stage that none of the attacks has"
+    assert round(results[-1].robust_acc * n / 100) == int(stands.sum()), (
+        "verdicts name a stage that none of the attacks has"
+    )
     data_sha256 = canonical_hash([dataset, split, samples, n])
     config = EvalConfig(
         dataset=dataset,
@@ -164,7 +196,7 @@ def save_verdicts(
         engine=engine,
         seed=seed,
         batch_size=250,
-        clean_acc=clean_acc,
+        clean_acc=100 * int((verdicts["clean_pred"] == verdicts["label"]).sum()) / n,
         attacks=tuple(results),
         worst_case_acc=100 * int(stands.sum()) / n,
         checks=tuple(checks),
@@ -212,19 +244,16 @@ def make_record(
     members = [stage for attack in parsed for stage in attack.stages(ThreatConfig(), num_classes=10)]
     known = {"clean", *(attack.label for attack in parsed), *(stage.name for stage in members)}
     broken_by = [name if name is None or name in known else parsed[0].label for name in broken_by]
-    weights_sha256 = weights_sha256 or canonical_hash([model, weights])
     return save_verdicts(
         store,
         verdict_frame(broken_by),
-        model=ModelInfo(
-            name=model,
+        model=trained_model(
+            model,
+            weights_sha256=weights_sha256 or canonical_hash([model, weights]),
             arch="tiny-cnn",
-            loss=loss,
             params=1234,
-            weights=which,
-            weights_sha256=weights_sha256,
-            model_sha256=model_sha256(weights_sha256=weights_sha256, arch="tiny-cnn"),
-            train_config=TrainConfig(loss=loss, seed=train_seed).model_dump(mode="json"),
+            which=which,
+            config=TrainConfig(loss=loss, seed=train_seed),
         ),
         attacks=parsed,
         dataset=dataset,

@@ -6,6 +6,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,26 +18,19 @@ from robustbench_gkl.results import ResultStore
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "robustbench_gkl"
 
-CORE = frozenset({"core", "ranks", "config"})
-PARTS = frozenset({"losses", "attacks", "models", "data"})
-RUNS = frozenset({"runs"})
-JOBS = frozenset({"training", "evaluation"})
-VIEWS = frozenset({"results", "report"})
-
-ALLOWED: dict[str, frozenset[str]] = {
-    "cli": CORE | PARTS | RUNS | JOBS | VIEWS | frozenset({"suite"}),
-    "suite": CORE | RUNS | VIEWS | frozenset({"attacks"}),
-    "evaluation": CORE | PARTS | RUNS | frozenset({"results"}),
-    "training": CORE | PARTS | RUNS,
-    "report": CORE | RUNS | frozenset({"results", "attacks"}),
-    "results": CORE,
-    "runs": CORE | frozenset({"models"}),
-    **dict.fromkeys(PARTS, CORE),
-    "config": frozenset({"core"}),
-    "ranks": frozenset({"core"}),
-    "core": frozenset(),
-}
-"""What each part of the package may import beside itself: cli -> jobs and views -> runs -> parts -> core."""
+ROOMS: tuple[frozenset[str], ...] = (
+    frozenset({"core"}),
+    frozenset({"ranks", "config", "data", "models"}),
+    frozenset({"losses", "attacks", "runs", "results"}),
+    frozenset({"training"}),
+    frozenset({"evaluation"}),
+    frozenset({"report"}),
+    frozenset({"suite"}),
+    frozenset({"cli"}),
+)
+"""From the ground up: a room imports what lies below it, never a sibling and never what lies above; suite, which shows
+nothing itself, not report."""
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
 
@@ -49,8 +44,8 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def part_of(module: str) -> str:
-    """Return the part of the package that a dotted name belongs to, or "" for the package itself."""
+def room_of(module: str) -> str:
+    """Return the room of the package that a dotted name belongs to, or "" for the package itself."""
     return [*module.split("."), ""][1]
 
 
@@ -62,8 +57,8 @@ def imports(tree: ast.AST, *, at_run_time: bool = False) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where they point to"
             assert node.module is not None
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield node.module
         elif at_run_time and (
             isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
             or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
@@ -75,22 +70,62 @@ def imports(tree: ast.AST, *, at_run_time: bool = False) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)
 def test_imports_point_down(path: Path) -> None:
-    part = part_of(dotted(path))
-    if part in ("", "__main__"):
-        return  # the package's own face: its version, its Python interface and the way into the command line
-    own = {part_of(name) for name in imports(ast.parse(path.read_text())) if name.startswith("robustbench_gkl.")}
-    own -= {"__version__", part}
-    assert own <= ALLOWED[part], f"{dotted(path)} must not import {', '.join(sorted(own - ALLOWED[part]))}"
+    room = room_of(dotted(path))
+    if room in ("", "__main__"):
+        return  # the package's own face: its Python interface and the way into the command line
+    for name in imports(ast.parse(path.read_text())):
+        if name == "robustbench_gkl" or name.startswith("robustbench_gkl."):
+            other = room_of(name)
+            assert other in FLOOR, f"{dotted(path)} must not import {name}, which is in no room"
+            below = other == room or (FLOOR[other] < FLOOR[room] and (room, other) != ("suite", "report"))
+            assert below, f"{dotted(path)} must not import {name}: {other} does not lie below {room}"
 
 
-def test_every_part_has_its_layer() -> None:
-    found = {part_of(dotted(path)) for path in modules()} - {"", "__main__"}
-    assert found <= set(ALLOWED), f"say in ALLOWED what {', '.join(sorted(found - set(ALLOWED)))} may import"
+def test_every_room_has_its_floor() -> None:
+    found = {room_of(dotted(path)) for path in modules()} - {"", "__main__"}
+    assert found == set(FLOOR), "say in ROOMS where each room lies"
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules of ours that each module imports, inside functions and for type checkers too."""
+    known = {dotted(path) for path in modules()}
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        graph[dotted(path)] = set()
+        for name in imports(ast.parse(path.read_text())):
+            if name in known and not any(other.startswith(f"{name}.") for other in graph[dotted(path)]):
+                graph[dotted(path)].add(name)
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the circles of a graph, as topological sorting finds them: one at a time, until none is left."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [error.args[1]]
+    return []
+
+
+def test_no_circle_of_imports() -> None:
+    assert circles(import_graph()) == []
+
+
+def test_a_circle_would_be_found() -> None:
+    graph = import_graph()
+    graph["robustbench_gkl.core.errors"].add("robustbench_gkl.cli")
+    assert circles(graph) != []
+
+
+@cache
+def imported_names() -> dict[str, list[str]]:
+    """Return what each of our modules imports when it is imported itself."""
+    return {dotted(path): list(imports(ast.parse(path.read_text()), at_run_time=True)) for path in modules()}
 
 
 def reached(start: str) -> set[str]:
     """Return all that importing ``start`` imports, following our own modules."""
-    trees = {dotted(path): ast.parse(path.read_text()) for path in modules()}
+    names = imported_names()
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -98,8 +133,8 @@ def reached(start: str) -> set[str]:
         if name in seen:
             continue
         seen.add(name)
-        if name in trees:
-            waiting += imports(trees[name], at_run_time=True)
+        if name in names:
+            waiting += names[name]
             waiting += [name.rpartition(".")[0]] if "." in name else []
     return seen
 
@@ -109,7 +144,7 @@ def reached(start: str) -> set[str]:
     [
         dotted(path)
         for path in modules()
-        if part_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "config")
+        if room_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "config")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
     ],
 )
@@ -119,7 +154,7 @@ def test_no_torch_is_reached(module: str) -> None:
 
 def test_the_walk_sees_torch_where_it_is() -> None:
     assert "torch" in reached("robustbench_gkl.losses.gkl")
-    assert "torch" in reached("robustbench_gkl.evaluation.job")
+    assert "torch" in reached("robustbench_gkl.evaluation.recorded")
 
 
 WITHOUT_TORCH = """

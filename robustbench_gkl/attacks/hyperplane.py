@@ -1,9 +1,9 @@
 """Projections onto a hyperplane within [0, 1], without sorting.
 
-The nearest point to t on {z : w.z = b} inside the box moves pixel i against the sign of w_i, by an amount that the
-norm decides and the room up to the border of the box limits. Each norm leaves one unknown, of which the distance
-covered along w is a monotone function, so it is found as the root of that function (the problem is that of Croce and
-Hein, arXiv 1907.02044, section 3).
+The nearest point to t on {z : w.z = b} inside the box differs from t in each pixel i against the sign of w_i, by an
+amount that depends on the norm and is limited by the room up to the border of the box. Each norm leaves one unknown,
+the root of a monotone function: the distance covered along w less the distance to cover (the problem is that of Croce
+and Hein, arXiv 1907.02044, section 3).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from robustbench_gkl.core.exact import Norm
 _TINY = 1e-12
 _SUMS = 10
 _CLOSE = 1e-2
-"""By what share the last secant may still have moved the root: the next would move it by far less."""
+"""The last secant may have moved the root by this share at most: the next would move it by far less."""
 _APART = 1e-4
 _HALVINGS = 24
 
 
 def water_level(weight: Tensor, room: Tensor, target: Tensor) -> Tensor:
-    """Return the root t (...) of sum_i weight_i min(t, room_i) = target.
+    """Return the root t, (...), of sum_i weight_i min(t, room_i) = target.
 
     The sum is concave in t and rises, so the secant through two points left of the root never overshoots it. From zero
     and from where the root would be if no pixel were limited, two or three sums do in practice. Where the
     sum cannot reach the target, the root is as good as infinite.
 
     Args:
-        weight: at least 0; broadcasts with ``room``.
+        weight: (..., D), at least 0; broadcasts with ``room``.
         room: (..., D), at least 0.
         target: (...), at least 0.
     """
@@ -53,19 +53,28 @@ def water_level(weight: Tensor, room: Tensor, target: Tensor) -> Tensor:
 
 
 def _amount_linf(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
-    """All pixels move by the same amount."""
+    """Return how far each pixel moves, (P, B, D): by the same amount, as far as its room goes.
+
+    Args:
+        size: (B, D), the absolute weights.
+        room: (P, B, D), how far each pixel may move; overwritten.
+        target: (P, B), the distance to cover along the weights.
+    """
     level = water_level(size, room, target)
     return torch.minimum(room, level[..., None], out=room)
 
 
 def _amount_l2(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
-    """All pixels move in proportion to their weight."""
+    """Return how far each pixel moves, (P, B, D): in proportion to its weight. Arguments as for linf."""
     level = water_level(size.square(), room / size.clamp_min(_TINY), target)
     return torch.minimum(room, size * level[..., None], out=room)
 
 
 def _amount_l1(size: Tensor, room: Tensor, target: Tensor) -> Tensor:
-    """Pixels of the largest weight move all the way; those at the threshold share what is left."""
+    """Return how far each pixel moves, (P, B, D). Arguments as for linf.
+
+    Pixels of the largest weight move all the way; those at the threshold share the rest.
+    """
     gain = size * room
     low, high = torch.zeros_like(target), size.amax(-1).expand_as(target)
     work = torch.empty_like(room)

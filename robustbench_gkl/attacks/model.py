@@ -1,4 +1,4 @@
-"""Models as attacks see them: eval mode, full-precision logits, gradients at the images."""
+"""Models under attack: eval mode, full-precision logits, gradients at the images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
 
 
 def full_logits(logits: Tensor) -> Tensor:
-    """Return ``logits`` as losses need them: half precision becomes float32, all others stay as they are."""
+    """Return ``logits`` (B, K) in float32 if they are in half precision, else unchanged, (B, K)."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 

@@ -1,4 +1,4 @@
-"""What evaluation attacks maximise: functions from logits (B, K) and classes (B,) to one value per sample, (B,).
+"""The objectives of attacks: functions from logits (B, K) and classes (B,) to one value per sample, (B,).
 
 Each is above its value on the decision boundary exactly where the sample is misclassified, but for ``cross_entropy``.
 """
@@ -6,6 +6,7 @@ Each is above its value on the decision boundary exactly where the sample is mis
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +14,19 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName
 
+Objective: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits (B, K), labels (B,) and targets (B,) to what is maximised, (B,)."""
+
 _TINY = 1e-12
 
 
 def _pick(values: Tensor, classes: Tensor) -> Tensor:
+    """Return the entry of each row of ``values`` (B, K) at its class (B,), (B,)."""
     return values.gather(1, classes[:, None]).squeeze(1)
 
 
 def _without(values: Tensor, labels: Tensor) -> Tensor:
-    """Return ``values`` (B, K) with minus infinity at each label."""
+    """Return ``values`` (B, K) with minus infinity at each label (B,), (B, K)."""
     return values.scatter(1, labels[:, None], -torch.inf)
 
 
@@ -76,11 +81,14 @@ def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor, Tens
 
 
 def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the objective ``name``, or the margin where the DLR loss lacks its third class."""
+    """Return the objective ``name``, or the margin where the DLR loss lacks its third class.
+
+    It maps logits (B, K) and labels (B,) to (B,).
+    """
     return _OBJECTIVES["margin" if name == "dlr" and num_classes < 3 else name]
 
 
-def targeted(*, num_classes: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def targeted(*, num_classes: int) -> Objective:
     """Return the targeted DLR loss, or the targeted margin where that lacks its fourth class."""
     return targeted_margin if num_classes < 4 else targeted_dlr
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model, input_gradient
 from robustbench_gkl.attacks.objectives import untargeted
-from robustbench_gkl.attacks.search.slots import Answer, Batch, Rows, Search, Space
+from robustbench_gkl.attacks.search.gradient import GradientSearch
+from robustbench_gkl.attacks.search.slots import Rows, Space, Starts
 from robustbench_gkl.attacks.specs.objectives import ObjectiveName
 from robustbench_gkl.attacks.specs.pgd import FGSM, PGD
 from robustbench_gkl.core.threat import ThreatModel
@@ -48,58 +49,36 @@ def ascend(
     return point
 
 
-class PGDSearch(Search):
-    """Steepest ascent with a fixed step size."""
+class PGDSearch(GradientSearch):
+    """The same steps, x <- P(x + a s(g)), for samples that are at different steps.
+
+    s(g) is the direction of steepest ascent of the objective (for linf the sign of its gradient g), a the step size,
+    and P the projection onto the threat model.
+    """
 
     def __init__(
         self, space: Space, *, objective: ObjectiveName, steps: int, step_size: float, random_start: bool
     ) -> None:
-        super().__init__(space, length=steps)
-        self._objective = untargeted(objective, num_classes=space.num_classes)
-        self.steps, self.step_size, self.random_start = steps, step_size, random_start
-        self.point = self.image("point")
-        if self.threat.norm == "linf":
-            self.low, self.high = self.image("low"), self.image("high")
-        else:
-            self.origin = self.image("origin")
+        super().__init__(space, steps=steps)
+        self.loss = untargeted(objective, num_classes=space.num_classes)
+        self.step_size, self.random_start = step_size, random_start
+        self.feasible = self.feasible_set()
 
-    @property
-    def query(self) -> Tensor:
-        """The current points."""
-        return self.point
+    def start(self, rows: Rows, starts: Starts) -> Tensor:
+        """Start at random in the ball, or at the images, (B, C, H, W)."""
+        self.feasible.put(rows.device, starts.images)
+        return self.threat.random_start(starts.images, starts.noise) if self.random_start else starts.images
 
-    def begin(self, rows: Rows, batch: Batch) -> None:
-        """Start at random in the ball, or at the images."""
-        if self.threat.norm == "linf":
-            self.low[rows.device] = (batch.images - self.threat.radius).clamp_(0, 1)
-            self.high[rows.device] = (batch.images + self.threat.radius).clamp_(0, 1)
-        else:
-            self.origin[rows.device] = batch.images
-        start = self.threat.random_start(batch.images, batch.noise) if self.random_start else batch.images
-        self.point[rows.device] = start
-        self.step[rows.host] = 0
-        self.wants_gradient[rows.host] = True
+    def objective(self, logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """Return the chosen objective, (B,)."""
+        return self.loss(logits, labels)
 
-    def objective(self, rows: Rows, logits: Tensor) -> Tensor:
-        """Return the chosen objective."""
-        return self._objective(logits, self.labels[rows.device])
-
-    def advance(self, rows: Rows, answer: Answer) -> None:
-        """Take a step; the point after the last step is asked about without a gradient."""
-        assert isinstance(rows.device, slice)
-        self.finished[rows.host] = self.step[rows.host] == self.steps
-        self.step[rows.host] += 1
-        self.wants_gradient[rows.host] = self.step[rows.host] < self.steps
-        if answer.gradient is None:
-            return
-        for block in self.blocks(len(answer.wrong)):
-            point, gradient = self.point[block], answer.gradient[block]
-            if self.threat.norm == "linf":
-                point.add_(gradient.sign_(), alpha=self.step_size)
-                torch.clamp(point, self.low[block], self.high[block], out=point)
-            else:
-                point.add_(self.threat.steepest(gradient, point, self.step_size))
-                point.copy_(self.threat.project(point, self.origin[block]))
+    def ascend(self, step: np.ndarray, value: Tensor, gradient: Tensor) -> None:
+        """Step in place from the points of the first B slots, along ``gradient`` (B, C, H, W)."""
+        for block in self.blocks(len(step)):
+            x, feasible = self.point[block], self.feasible[block]
+            feasible.ascend(x, gradient[block], self.step_size, out=x)
+            feasible.project_(x)
 
 
 def pgd_search(space: Space, spec: PGD) -> PGDSearch:

@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A group that knows its commands' names and imports only the one that is called."""
+    """A group with the names of its commands, which imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -74,7 +74,7 @@ def group() -> None:
 
 
 class _Messages(logging.Handler):
-    """What the library has to say while it works, such as that a download has begun."""
+    """Prints the messages of the library, such as that a download has begun."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(self.format(record), err=True)
@@ -120,15 +120,15 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    """Say what went wrong, once for all ranks that torchrun has started, and return the exit code."""
+    """Print what went wrong, once for all ranks that torchrun has started, and return the exit code."""
     leads = _leads()
-    heard = True
+    reached = True
     if leads is not None:
         for number in (signal.SIGTERM, signal.SIGINT):
             # torchrun ends the other ranks when the first is gone; each must still come to its own exit code.
             signal.signal(number, signal.SIG_IGN)
-        message, code, heard = _tell(message, code)
-    if leads is not False or not heard:
+        message, code, reached = _tell(message, code)
+    if leads is not False or not reached:
         click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
 

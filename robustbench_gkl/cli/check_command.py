@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -45,9 +45,8 @@ def command(
     The checks of gklbench eval, after a short PGD instead of long attacks; nothing is recorded. Exit code 1 if one
     of them is FAIL.
     """
-    from robustbench_gkl.config.schema import EvalConfig
+    from robustbench_gkl.config.options import evaluation_config
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.core.validation import validated
     from robustbench_gkl.evaluation.checks.run import check_run
     from robustbench_gkl.report.checks import checks_table
     from robustbench_gkl.report.terminal import make_console
@@ -55,12 +54,13 @@ def command(
 
     run = find_run(model, checkpoints_dir=checkpoints_dir)
     source = run.config()
-    values: dict[str, Any] = {"dataset": source.dataset, "attacks": ("pgd:steps=20",)}
-    if source.train is not None:
-        values["threat"] = source.train.threat.model_dump(mode="json")
-    values.update(options.given(dataset=dataset, split=split, n=n, seed=seed))
-    values["threat"] = values.get("threat", {}) | options.given(norm=norm, eps=eps)
-    config = validated(EvalConfig, values, what="check")
+    config = evaluation_config(
+        source.dataset,
+        source.train,
+        asked={"attacks": ("pgd:steps=20",)} | options.given(dataset=dataset, split=split, n=n, seed=seed),
+        threat=options.given(norm=norm, eps=eps),
+        what="check",
+    )
     on = resolve_device(device)
     console = make_console(quiet=quiet)
     console.print(f"checking {run.name} on {config.dataset}, {config.threat.threat()}, on {on}", markup=False)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="The folder of CORRUPTION.npy files.")
+@click.option("--data", type=options.PATH, required=True, help="The folder of CORRUPTION.npy files.")
 @click.option("--n", type=int, help="Only the first N images of each severity.")
 @click.option("--weights", type=click.Choice(["best", "last", "average"]), help="Which of the run's weights.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Images at a time.")
@@ -44,7 +44,8 @@ def command(
     from robustbench_gkl.data.corruptions import CorruptionFolder
     from robustbench_gkl.evaluation.corruptions import evaluate_corruptions
     from robustbench_gkl.report.corruptions import corruption_table
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.runs import find_run
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.names import WeightsName
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
-    from robustbench_gkl.evaluation.procedure import Recorded
+    from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.report.terminal import LiveProgress
+    from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results.record import Check
-    from robustbench_gkl.runs import Run, RunConfig
+    from robustbench_gkl.runs import Run
 
 
 @click.command()
@@ -97,10 +97,12 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
+    from robustbench_gkl.config.options import evaluation_config, parse_grid
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.runs import find_run
 
@@ -121,8 +123,12 @@ def command(
         seed=seed,
         search_precision=search_precision,
         compiled=compiled,
+        eps_grid=None if eps_grid is None else parse_grid(eps_grid),
     )
-    config = _resolve(run.config(), asked, options.given(norm=norm, eps=eps), eps_grid)
+    source = run.config()
+    config = evaluation_config(
+        source.dataset, source.train, asked=asked, threat=options.given(norm=norm, eps=eps), what="evaluation"
+    )
     world = world_from_environment()
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
@@ -151,18 +157,6 @@ def command(
         _judge(outcomes[0], fail_under, workspace)
 
 
-def _resolve(run: RunConfig, asked: dict[str, object], threat: dict[str, object], grid: str | None) -> EvalConfig:
-    """Return what to measure: the options, and the run's own data set and threat where none were given."""
-    from robustbench_gkl.config.options import evaluation_defaults, parse_grid
-    from robustbench_gkl.config.schema import EvalConfig
-    from robustbench_gkl.core.validation import validated
-
-    values = evaluation_defaults(run.dataset, run.train) | asked
-    values["threat"] = values["threat"] | threat
-    values["eps_grid"] = None if grid is None else parse_grid(grid)
-    return validated(EvalConfig, values, what="evaluation")
-
-
 @dataclass(frozen=True)
 class _Subject:
     """What is evaluated, in one of three ways."""
@@ -176,7 +170,7 @@ class _Subject:
 
     def whole(self, time_limit: float | None, save_adversarial: int) -> Recorded:
         """Evaluate all samples."""
-        from robustbench_gkl.evaluation.procedure import evaluate_run
+        from robustbench_gkl.evaluation.recorded import evaluate_run
 
         return evaluate_run(
             self.config,
@@ -191,7 +185,7 @@ class _Subject:
 
     def at_all_radii(self) -> list[Recorded]:
         """Evaluate all samples at the radii of ``--eps-grid``."""
-        from robustbench_gkl.evaluation.procedure import evaluate_grid
+        from robustbench_gkl.evaluation.recorded import evaluate_grid
 
         return evaluate_grid(
             self.config, self.run, self.workspace, name=self.name, weights=self.weights, overwrite=self.overwrite
@@ -199,7 +193,7 @@ class _Subject:
 
     def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
         """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
-        from robustbench_gkl.evaluation.procedure import ShardOutcome, evaluate_shard
+        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
         from robustbench_gkl.evaluation.sharing import Shard
 
         shard = Shard.parse(text)
@@ -225,12 +219,15 @@ class _Subject:
 
 
 def _report(outcomes: Sequence[Recorded], console: Console, *, grid: bool) -> None:
+    from robustbench_gkl.report.record import record_lines
+
     for outcome in outcomes:
+        record = outcome.record
         if grid:
-            record = outcome.record
             console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
         else:
-            report_outcome(outcome, console)
+            for line in record_lines(record, reused=outcome.reused):
+                console.print(line, markup=False)
 
 
 def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
@@ -291,29 +288,3 @@ def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
     for check in checks:
         if check.verdict == "FAIL":
             progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")
-
-
-def report_outcome(outcome: Recorded, console: Console) -> None:
-    """Print what a record says."""
-    from robustbench_gkl.results.statistics import wilson_interval
-
-    record = outcome.record
-    if outcome.reused:
-        console.print(f"already evaluated on {record.created[:16]}; nothing was run (--overwrite to run again)")
-    console.print(f"clean accuracy      {record.clean_acc:6.2f} %  ({record.data.n} samples)")
-    for attack in record.attacks:
-        console.print(f"after {attack.label:13} {attack.robust_acc:6.2f} %", markup=False)
-        if len(attack.stages) > 1:
-            broken = ", ".join(f"{stage.name} {stage.broken}" for stage in attack.stages)
-            console.print(f"  broken by: {broken}", markup=False)
-    low, high = wilson_interval(round(record.worst_case_acc * record.data.n / 100), record.data.n)
-    interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
-    bound = "robust accuracy <= " if record.partial else "robust accuracy    "
-    console.print(f"{bound} {record.worst_case_acc:6.2f} %  ({interval})")
-    if record.partial:
-        console.print("partial: stopped by --time-limit; the same command goes on. It replaces no complete record.")
-    for check in record.checks:
-        if check.verdict != "PASS":
-            console.print(f"{check.verdict} {check.name}: {check.figure}. {check.advice}", markup=False)
-    batch = f"batches of {record.batch_size}"
-    console.print(f"record {record.id}, {record.seconds:.1f} s, {batch}", markup=False)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=options.PATH)
 @click.option("--model", required=True, help="The architecture, such as wrn-34-10.")
 @click.option("--dataset", required=True, help="Gives the classes and the image size.")
 @click.option("--name", required=True, help="The name of the run that is made.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,16 @@ from robustbench_gkl.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_PATH = click.Path(path_type=Path)
+    from rich.console import Console
 
 
 @click.command()
-@click.option("--csv", "csv", type=_PATH, help="Write the table as CSV.")
-@click.option("--markdown", "markdown", type=_PATH, help="Write the table as Markdown.")
-@click.option("--json", "json", type=_PATH, help="Write the table as JSON.")
-@click.option("--latex", "latex", type=_PATH, help="Write the table as LaTeX (booktabs).")
-@click.option("--html", "html_path", type=_PATH, help="Write one page that works from disk.")
-@click.option("--model-info", type=_PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
+@click.option("--csv", "csv", type=options.PATH, help="Write the table as CSV.")
+@click.option("--markdown", "markdown", type=options.PATH, help="Write the table as Markdown.")
+@click.option("--json", "json", type=options.PATH, help="Write the table as JSON.")
+@click.option("--latex", "latex", type=options.PATH, help="Write the table as LaTeX (booktabs).")
+@click.option("--html", "html_path", type=options.PATH, help="Write one page that works from disk.")
+@click.option("--model-info", type=options.PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
 @click.option("--dataset", help="Only this data set.")
 @options.eps
 @click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
@@ -66,8 +66,7 @@ def command(
     """
     from robustbench_gkl.attacks import parse_attack
     from robustbench_gkl.report.terminal import leaderboard_table, make_console
-    from robustbench_gkl.results.corruption_board import corruption_leaderboard
-    from robustbench_gkl.results.export import published_datasets, save_model_info, save_table, with_published
+    from robustbench_gkl.results.corruptions import corruption_leaderboard
     from robustbench_gkl.results.leaderboard import leaderboard
 
     ours = eps is not None or average_seeds or all_models or reference is not None or published or model_info
@@ -93,14 +92,37 @@ def command(
         )
     console = make_console(quiet=quiet)
     if published:
-        before = len(frame)
-        frame = with_published(frame, dataset=dataset)
-        if len(frame) == before:
-            known = ", ".join(published_datasets())
-            console.print(f"no published results on these data sets; there are some on {known}", markup=False)
+        frame = _with_published(frame, dataset, console)
     frame = _selected(frame, filters, sort)
+    written = _save(frame, paths, html_path, model_info)
+    for path in written:
+        console.print(f"wrote {path}", markup=False)
+    if frame.empty:
+        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
+    elif not written:
+        console.print(leaderboard_table(frame.head(top), width=console.width))
+        if len(frame) > top:
+            console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
+
+
+def _with_published(frame: pd.DataFrame, dataset: str | None, console: Console) -> pd.DataFrame:
+    from robustbench_gkl.results.export import published_datasets, with_published
+
+    joined = with_published(frame, dataset=dataset)
+    if len(joined) == len(frame):
+        known = ", ".join(published_datasets())
+        console.print(f"no published results on these data sets; there are some on {known}", markup=False)
+    return joined
+
+
+def _save(
+    frame: pd.DataFrame, tables: Mapping[str, Path | None], html_path: Path | None, model_info: Path | None
+) -> list[Path]:
+    """Write the files that were asked for, and return their paths."""
+    from robustbench_gkl.results.export import save_model_info, save_table
+
     written = []
-    for form, path in paths.items():
+    for form, path in tables.items():
         if path is not None:
             save_table(frame, path, form=form)
             written.append(path)
@@ -111,14 +133,7 @@ def command(
         written.append(html_path)
     if model_info is not None:
         written += save_model_info(frame, model_info)
-    for path in written:
-        console.print(f"wrote {path}", markup=False)
-    if frame.empty:
-        console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
-    elif not written:
-        console.print(leaderboard_table(frame.head(top), width=console.width))
-        if len(frame) > top:
-            console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
+    return written
 
 
 def _selected(frame: pd.DataFrame, filters: tuple[str, ...], sort: str | None) -> pd.DataFrame:

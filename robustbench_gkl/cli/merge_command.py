@@ -40,10 +40,10 @@ def command(
     The record is that of a single process. Nothing is attacked again, but the model is looked at: it must be in the
     checkpoints folder. Where samples are missing, it says of which shards and exits with 2; the parts stay.
     """  # noqa: D301
-    from robustbench_gkl.cli.eval_command import report_outcome
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.evaluation.procedure import merge_parts
+    from robustbench_gkl.evaluation.shards import merge_parts
     from robustbench_gkl.evaluation.workspace import Workspace
+    from robustbench_gkl.report.record import record_lines
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
 
@@ -64,6 +64,7 @@ def command(
         except UserError as error:
             problems.append(str(error))
             continue
-        report_outcome(outcome, console)
+        for line in record_lines(outcome.record, reused=outcome.reused):
+            console.print(line, markup=False)
     if problems:
         raise UserError("; ".join(problems))

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
 
 
 def _folder(flag: str, default: str, text: str) -> Callable[[F], F]:
-    return click.option(flag, type=click.Path(path_type=Path), default=Path(default), show_default=True, help=text)
+    return click.option(flag, type=PATH, default=Path(default), show_default=True, help=text)
 
 
 checkpoints_dir = _folder("--checkpoints-dir", "checkpoints", "Where runs are kept.")

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from robustbench_gkl.cli import options
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from robustbench_gkl.evaluation import Evaluation
-    from robustbench_gkl.evaluation.parity import ParityComparison
 
 
 @click.command()
@@ -52,23 +44,29 @@ def command(
     import torch
 
     from robustbench_gkl.attacks import parse_attack
-    from robustbench_gkl.config.schema import ThreatConfig
+    from robustbench_gkl.config.options import evaluation_config
     from robustbench_gkl.core.device import resolve_device
-    from robustbench_gkl.core.validation import validated
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.evaluation.parity import compare_engines
-    from robustbench_gkl.report.terminal import LiveProgress, make_console
+    from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.parity import print_parity
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.runs import find_run
 
     run = find_run(model, checkpoints_dir=checkpoints_dir)
     source = run.config()
-    values = source.train.threat.model_dump(mode="json") if source.train is not None else {}
-    values |= options.given(norm=norm, eps=eps)
-    threat = validated(ThreatConfig, values, what="threat model").threat()
-    parsed = [parse_attack(spec) for spec in attacks or ("autoattack",)]
+    config = evaluation_config(
+        source.dataset,
+        source.train,
+        asked=options.given(dataset=dataset, n=n, attacks=attacks or None, seed=seed, batch_size=batch_size),
+        threat=options.given(norm=norm, eps=eps),
+        what="parity",
+    )
+    threat = config.threat.threat()
+    parsed = [parse_attack(spec) for spec in config.attacks]
     for attack in parsed:
         attack.reference(threat)
-    images = load_dataset(dataset or source.dataset, data_dir=data_dir).load("test")
+    images = load_dataset(config.dataset, data_dir=data_dir).load("test")
     images = images.take(torch.arange(min(n, len(images))))
     classifier = run.load_model(device=resolve_device(device))
     console = make_console(quiet=quiet)
@@ -81,52 +79,9 @@ def command(
                 images.labels,
                 threat,
                 attack,
-                seed=seed or 0,
+                seed=config.seed,
                 batch_size=batch_size,
                 second_seed=second_seed,
                 on_progress=lambda event: progress.update(event.stage, event.done, event.total),
             )
-        report(comparison, console)
-
-
-def report(comparison: ParityComparison, console: Console) -> None:
-    """Print one comparison: a table of stages, and what follows from it."""
-    console.print(_table(comparison))
-    line = f"{comparison.label}: same verdict on {comparison.agreement:.2f} % of the samples"
-    if comparison.own_agreement is not None:
-        line += f" (reference with another seed: {comparison.own_agreement:.2f} %)"
-    console.print(line, markup=False)
-    bare = comparison.bare.of(comparison.native)
-    console.print(
-        f"{comparison.speed_up:.2f} times as fast; {comparison.over_bare:.2f} times the bare cost of its model calls "
-        f"({bare:.1f} s)",
-        markup=False,
-    )
-    ours, theirs = comparison.processor_seconds
-    console.print(f"processor time {ours:.1f} s against {theirs:.1f} s: {theirs / max(ours, 1e-9):.2f} times")
-
-
-def _table(comparison: ParityComparison) -> Table:
-    from rich.table import Table
-
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    table.add_column("attack")
-    for name in ("engine", "robust %", "seconds", "forwards", "backwards"):
-        table.add_column(name, justify="left" if name == "engine" else "right")
-    pairs = [("native", comparison.native), ("reference", comparison.reference)]
-    if comparison.second is not None:
-        pairs.append(("reference'", comparison.second))
-    for engine, evaluation in pairs:
-        for cells in _rows(evaluation):
-            table.add_row(cells[0], engine, *cells[1:])
-    return table
-
-
-def _rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    standing = round(evaluation.clean_acc * evaluation.n / 100)
-    rows: list[tuple[str, ...]] = []
-    for stage in evaluation.attacks[0].stages:
-        standing -= stage.broken
-        accuracy = f"{100 * standing / evaluation.n:.2f}"
-        rows.append((stage.name, accuracy, f"{stage.seconds:.1f}", f"{stage.forwards:,}", f"{stage.backwards:,}"))
-    return rows
+        print_parity(comparison, console)

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from robustbench_gkl.suite.plan import Planned
     from robustbench_gkl.suite.rates import Rates
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=options.PATH)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Devices to spread it over.")
 @click.option(
@@ -37,8 +35,8 @@ _PATH = click.Path(path_type=Path)
     help="Images a second in forward passes, your own figure; may be repeated. Timed on --device if not given.",
 )
 @click.option("--robust-acc", type=click.FloatRange(0, 100), metavar="PERCENT", help="Share that evaluations leave.")
-@click.option("--json", "json_path", type=_PATH, help="Write the plan as JSON.")
-@click.option("--csv", "csv_path", type=_PATH, help="Write the cells as CSV.")
+@click.option("--json", "json_path", type=options.PATH, help="Write the plan as JSON.")
+@click.option("--csv", "csv_path", type=options.PATH, help="Write the cells as CSV.")
 @options.device
 @options.checkpoints_dir
 @options.results_dir
@@ -65,15 +63,15 @@ def command(
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
     from robustbench_gkl.suite.ledger import Folders
-    from robustbench_gkl.suite.plan import Facts, plan_suite, spread
+    from robustbench_gkl.suite.plan import Assumptions, plan_suite, spread
     from robustbench_gkl.suite.rates import Rates
 
     suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
     console = make_console(quiet=quiet)
     rates = Rates(Folders(checkpoints_dir, results_dir))
     notes: dict[str, str] = {}
-    facts = Facts(loss_passes, _times(speeds, device, rates, notes), rates, robust_acc)
-    planned = plan_suite(suite, facts)
+    assumed = Assumptions(loss_passes, _times(speeds, device, rates, notes), rates, robust_acc)
+    planned = plan_suite(suite, assumed)
     until = spread(planned, gpus)
     _show(planned, until, gpus, notes, console)
     total = sum(one.seconds for one in planned)

@@ -10,7 +10,7 @@ from robustbench_gkl.cli import options
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder that the pages are written to.")
+@click.option("--out", type=options.PATH, required=True, help="The folder that the pages are written to.")
 @options.strict
 @options.results_dir
 @options.checkpoints_dir

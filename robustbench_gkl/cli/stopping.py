@@ -10,24 +10,24 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals(*, second_at_once: bool = True) -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM, SIGHUP or Ctrl-C ask for a stop; yields what tells whether it was.
+    """Catch SIGTERM, SIGHUP and Ctrl-C in the block; yields a function that returns True once one came.
 
     SIGHUP comes when the terminal goes away; under ``nohup`` it goes on being ignored.
 
     Args:
-        second_at_once: do not wait if it is asked a second time. Under torchrun one Ctrl-C comes twice, from the
+        second_at_once: raise KeyboardInterrupt at the second signal. Under torchrun one Ctrl-C comes twice, from the
             terminal and from torchrun, which itself kills what does not end in time.
     """
     stopping: list[int] = []
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def catch(number: int, frame: FrameType | None) -> None:
         if stopping and second_at_once:
             raise KeyboardInterrupt
         stopping.append(number)
 
-    heard = [signal.SIGTERM, signal.SIGINT]
-    heard += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
-    previous = {number: signal.signal(number, ask) for number in heard}
+    caught = [signal.SIGTERM, signal.SIGINT]
+    caught += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    previous = {number: signal.signal(number, catch) for number in caught}
     try:
         yield lambda: bool(stopping)
     finally:

@@ -15,24 +15,24 @@ from robustbench_gkl.core.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustbench_gkl.report.suite_display import SuiteDisplay
     from robustbench_gkl.suite import Suite
-    from robustbench_gkl.suite.overview import Overview
     from robustbench_gkl.suite.state import SuiteState
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("file", type=_PATH)
+@click.argument("file", type=options.PATH)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
 @click.option("--dry-run", is_flag=True, help="Say what would run and for how long; run nothing.")
 @click.option("--retry", is_flag=True, help="Run failed cells again.")
 @click.option("--overwrite", is_flag=True, help="Replace runs of the same names that this suite did not make.")
 @click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
 @click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
-@click.option("--slurm", "slurm_file", type=_PATH, metavar="FILE.json", help="Partition, time limit and the like.")
+@click.option(
+    "--slurm", "slurm_file", type=options.PATH, metavar="FILE.json", help="Partition, time limit and the like."
+)
 @click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
-@click.option("--csv", "csv", type=_PATH, help="Write the leaderboard of the suite's own records as CSV.")
+@click.option("--csv", "csv", type=options.PATH, help="Write the leaderboard of the suite's own records as CSV.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -60,11 +60,11 @@ def command(
     A cell is done when a run with its settings, or a record of its evaluation, is there, whoever made it. Failed cells
     stop no others and are kept until --retry. Interrupted, the same command goes on.
     """
+    from robustbench_gkl.report.suite_display import SuiteDisplay
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
     from robustbench_gkl.suite.ledger import Folders, Ledger
     from robustbench_gkl.suite.local import only_one
-    from robustbench_gkl.suite.overview import Overview
     from robustbench_gkl.suite.state import SuiteState
 
     slurm = launcher == "slurm"
@@ -78,41 +78,41 @@ def command(
         return
     ledger.prepare()
     with only_one(ledger.folder) as lock:
-        board = SuiteState(suite.cells, ledger, retry=retry)
+        state = SuiteState(suite.cells, ledger, retry=retry)
         if not overwrite:
-            ledger.refuse_to_overwrite(board.left())
-        with stop_on_signals() as should_stop, Overview(console, board) as overview:
-            overview.line(overview.summary())
-            _show_failures(board, overview)
+            ledger.refuse_to_overwrite(state.left())
+        with stop_on_signals() as should_stop, SuiteDisplay(console, state.counts) as display:
+            display.line(display.summary())
+            _show_failures(state, display)
             if slurm:
-                _run_slurm(board, overview, slurm_file, wait=not no_wait)
+                _run_slurm(state, display, slurm_file, wait=not no_wait)
             else:
-                _run_local(board, overview, jobs, lock=lock, should_stop=should_stop)
-    _finish(suite, board, csv, console)
+                _run_local(state, display, jobs, lock=lock, should_stop=should_stop)
+    _finish(suite, state, csv, console)
 
 
 def _run_local(
-    board: SuiteState, overview: Overview, jobs: int | None, *, lock: int, should_stop: Callable[[], bool]
+    state: SuiteState, display: SuiteDisplay, jobs: int | None, *, lock: int, should_stop: Callable[[], bool]
 ) -> None:
     """Run what is left in processes of this machine."""
     from robustbench_gkl.suite.local import run_local, worker_environments
 
-    workers = worker_environments(jobs=jobs, device=board.ledger.folders.device, cells=len(board.left()))
-    run_local(board, overview, workers, lock=lock, should_stop=should_stop)
+    workers = worker_environments(jobs=jobs, device=state.ledger.folders.device, cells=len(state.left()))
+    run_local(state, display, workers, lock=lock, should_stop=should_stop)
     if should_stop():
-        overview.line(overview.summary())
+        display.line(display.summary())
         raise KeyboardInterrupt("interrupted; the same command goes on from here")
 
 
-def _run_slurm(board: SuiteState, overview: Overview, slurm_file: Path | None, *, wait: bool) -> None:
+def _run_slurm(state: SuiteState, display: SuiteDisplay, slurm_file: Path | None, *, wait: bool) -> None:
     """Queue what is left, and look after it if ``wait``."""
     from robustbench_gkl.suite.partition import read_settings
     from robustbench_gkl.suite.slurm import SlurmQueue
 
-    queue = SlurmQueue(board, overview, read_settings(slurm_file))
+    queue = SlurmQueue(state, display, read_settings(slurm_file))
     queue.submit()
     if not wait:
-        overview.line(overview.summary())
+        display.line(display.summary())
         return
     with stop_on_signals() as should_stop:
         queue.wait(should_stop=should_stop)
@@ -121,16 +121,16 @@ def _run_slurm(board: SuiteState, overview: Overview, slurm_file: Path | None, *
             raise KeyboardInterrupt(f"the jobs go on ({jobs}); the same command looks after them, scancel ends them")
 
 
-def _show_failures(board: SuiteState, overview: Overview) -> None:
+def _show_failures(state: SuiteState, display: SuiteDisplay) -> None:
     """Show what failed in earlier calls."""
-    for cell in board.cells:
-        outcome = board.ledger.outcome(cell)
-        if board.statuses[cell.key] == "failed" and outcome is not None:
+    for cell in state.cells:
+        outcome = state.ledger.outcome(cell)
+        if state.statuses[cell.key] == "failed" and outcome is not None:
             why = outcome.lines[-1] if outcome.lines else "its log is empty"
-            overview.line(f"failed before (--retry runs it again): {cell}, exit code {outcome.exit_code}: {why}")
+            display.line(f"failed before (--retry runs it again): {cell}, exit code {outcome.exit_code}: {why}")
 
 
-def _finish(suite: Suite, board: SuiteState, csv: Path | None, console: Console) -> None:
+def _finish(suite: Suite, state: SuiteState, csv: Path | None, console: Console) -> None:
     """Print the leaderboard and what is missing from it, and exit with 1 if anything is.
 
     Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
@@ -139,21 +139,21 @@ def _finish(suite: Suite, board: SuiteState, csv: Path | None, console: Console)
     from robustbench_gkl.results.export import save_table
     from robustbench_gkl.results.leaderboard import leaderboard
 
-    found = [board.ledger.record(cell) for cell in suite.evaluations if board.statuses[cell.key] == "done"]
+    found = [state.ledger.record(cell) for cell in suite.evaluations if state.statuses[cell.key] == "done"]
     ids = {record.id for record in found if record is not None}
     if ids:
-        frame = leaderboard(board.ledger.folders.results, ids=ids)
+        frame = leaderboard(state.ledger.folders.results, ids=ids)
         console.print(leaderboard_table(frame, width=console.width))
         if csv is not None:
             save_table(frame, csv, form="csv")
             console.print(f"wrote {csv}", markup=False)
     elif csv is not None:
         console.print("nothing was evaluated yet, so there is no table to write")
-    counts = board.counts()
+    counts = state.counts()
     if counts["failed"] or counts["blocked"]:
         click.echo(
             f"Error: {counts['failed']} cells failed and {counts['blocked']} wait for them; logs are in "
-            f"{board.ledger.folder / 'logs'}, --retry runs them again",
+            f"{state.ledger.folder / 'logs'}, --retry runs them again",
             err=True,
         )
     if counts["interrupted"]:
@@ -162,32 +162,32 @@ def _finish(suite: Suite, board: SuiteState, csv: Path | None, console: Console)
         click.get_current_context().exit(1)
 
 
-def _foretell(board: SuiteState, jobs: int | None, console: Console, *, overwrite: bool) -> None:
+def _foretell(state: SuiteState, jobs: int | None, console: Console, *, overwrite: bool) -> None:
     """Print which cells would run and for how long."""
     from rich.table import Column, Table
     from rich.text import Text
 
-    from robustbench_gkl.report.training_display import duration
+    from robustbench_gkl.report.live import duration
+    from robustbench_gkl.report.suite_display import SuiteDisplay
     from robustbench_gkl.suite.local import worker_environments
-    from robustbench_gkl.suite.overview import Overview
 
-    overview, left = Overview(console, board), board.left()
+    display, left = SuiteDisplay(console, state.counts), state.left()
     table = Table("cell", "why", Column("time", justify="right"), box=None, pad_edge=False, header_style="bold")
     for cell in left:
-        seconds = board.estimate(cell)
-        table.add_row(Text(str(cell)), board.reason(cell), "unknown" if seconds is None else duration(seconds))
+        seconds = state.estimate(cell)
+        table.add_row(Text(str(cell)), state.reason(cell), "unknown" if seconds is None else duration(seconds))
     if left:
         console.print(table)
-    _show_failures(board, overview)
-    workers = len(worker_environments(jobs=jobs, device=board.ledger.folders.device, cells=len(left)))
-    estimates = [board.estimate(cell) for cell in left]
-    total = board.seconds_left(workers)
+    _show_failures(state, display)
+    workers = len(worker_environments(jobs=jobs, device=state.ledger.folders.device, cells=len(left)))
+    estimates = [state.estimate(cell) for cell in left]
+    total = state.seconds_left(workers)
     if total is None:
         known = [seconds for seconds in estimates if seconds is not None]
         time = f"at least {duration(sum(known) / workers)} ({len(left) - len(known)} cells unknown)"
     else:
         time = duration(total)
-    console.print(overview.summary())
+    console.print(display.summary())
     console.print(f"would run {len(left)} cells, {time} with {workers} workers", markup=False)
     if not overwrite:
-        board.ledger.refuse_to_overwrite(left)
+        state.ledger.refuse_to_overwrite(left)

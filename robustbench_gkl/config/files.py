@@ -15,19 +15,19 @@ else:
     import tomli as tomllib
 
 
-def to_toml(values: Mapping[str, Any], *, table: str = "") -> str:
+def to_toml(values: Mapping[str, Any]) -> str:
     """Return nested ``values`` (text, numbers, booleans, lists and tables of them) as TOML; None is left out."""
-    import json
+    import tomli_w
 
-    plain = {key: value for key, value in values.items() if value is not None and not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
-    text = "".join(f"{line}\n" for line in ([f"[{table}]", *lines] if table and lines else lines))
-    inner = [
-        to_toml(value, table=f"{table}.{key}" if table else key)
+    return tomli_w.dumps(_without_none(values))
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, Mapping) else value
         for key, value in values.items()
-        if isinstance(value, Mapping)
-    ]
-    return "\n".join(part for part in (text, *inner) if part)
+        if value is not None
+    }
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

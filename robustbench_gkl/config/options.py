@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from robustbench_gkl.config.schema import EvalConfig, TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction, parse_fraction
+from robustbench_gkl.core.validation import validated
 
 
 def evaluation_defaults(dataset: str, trained: TrainConfig | None) -> dict[str, Any]:
@@ -16,6 +18,25 @@ def evaluation_defaults(dataset: str, trained: TrainConfig | None) -> dict[str, 
     if trained is not None:
         values["threat"] = trained.threat.model_dump(mode="json")
     return values
+
+
+def evaluation_config(
+    dataset: str, trained: TrainConfig | None, *, asked: Mapping[str, Any], threat: Mapping[str, Any], what: str
+) -> EvalConfig:
+    """Return what a command measures on a run: what was asked for, and the run's own where nothing was.
+
+    Args:
+        dataset: the run's.
+        trained: the settings that the run was trained with; None for an imported one.
+        asked: keys of :class:`EvalConfig` that win over the run's.
+        threat: keys of its threat that win over the run's.
+        what: names the command in messages.
+
+    Raises:
+        UserError: a value that cannot be.
+    """
+    values = evaluation_defaults(dataset, trained)
+    return validated(EvalConfig, {**values, **asked, "threat": {**values["threat"], **threat}}, what=what)
 
 
 def parse_grid(text: str) -> tuple[Fraction, ...]:

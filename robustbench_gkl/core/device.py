@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from robustbench_gkl.core.errors import UserError
 
@@ -22,6 +23,11 @@ def resolve_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
     return torch.device(name)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the model's parameters are; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 class TensorCores:

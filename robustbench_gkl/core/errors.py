@@ -29,3 +29,9 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     near = [folded[match] for match in get_close_matches(name.lower(), folded, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
     return UserError(f"unknown {kind} {name!r}{hint} (choose from {', '.join(known) or 'none'})")
+
+
+def one_line(error: BaseException) -> str:
+    """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 200 else f"{text[:197]}..."

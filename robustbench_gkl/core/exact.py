@@ -12,6 +12,8 @@ from robustbench_gkl.core.errors import UserError, unknown
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+PUBLISHED_NORMS: dict[str, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+"""How RobustBench, pyautoattack and torchattacks spell the norms."""
 _ENDLESS = re.compile(r"e[+-]?\d{4,}", re.IGNORECASE)
 """Exponents that would take an exact number of thousands of digits, or millions."""
 

@@ -2,7 +2,7 @@
 
 Every number is a hash of (seed, path, sample index, position). It does not depend on the batch a sample is
 in, on the device, or on what was drawn before, so an attack can be stopped, resumed, split over machines or run
-with another batch size and still see the same numbers.
+with another batch size and still draw the same numbers.
 
 The hash is SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, doi 10.1145/2660193.2660195).
 """
@@ -20,18 +20,18 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def _signed(value: int) -> int:
-    """Return the 64-bit pattern ``value`` as the int64 that torch holds it in."""
+    """Return the 64-bit pattern ``value`` as a signed integer, as torch stores it."""
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """Shift int64 ``bits`` right as if they were unsigned."""
+    """Return int64 ``bits`` (...) shifted right as if they were unsigned, (...)."""
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
 def mix(bits: Tensor) -> Tensor:
-    """Return SplitMix64's output for each state in ``bits`` (int64, any shape; overflow wraps)."""
+    """Return SplitMix64's output, (...), for each state in ``bits``, (...) int64; overflow wraps."""
     bits = (bits ^ _shift(bits, 30)) * _signed(0xBF58476D1CE4E5B9)
     bits = (bits ^ _shift(bits, 27)) * _signed(0x94D049BB133111EB)
     return bits ^ _shift(bits, 31)
@@ -69,7 +69,7 @@ class Noise:
         return replace(self, path=self.path + path)
 
     def take(self, rows: Tensor) -> Noise:
-        """Return the source of the samples in ``rows`` (a boolean mask or positions into the batch)."""
+        """Return the source of the samples in ``rows``, (B,) bool or (n,) positions into the batch."""
         return replace(self, index=self.index[rows])
 
     def keys(self) -> Tensor:

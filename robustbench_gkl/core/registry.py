@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class Registered(Generic[T]):
     """One registered thing: its ``name``, the ``pattern`` of names it serves (or None) and the ``value``."""
 
     name: str
@@ -37,7 +37,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
         self._package = package
-        self._entries: dict[str, Entry[T]] = {}
+        self._entries: dict[str, Registered[T]] = {}
         self._loaded = False
 
     def register(self, name: str, *, pattern: str | None = None) -> Callable[[T], T]:
@@ -55,12 +55,12 @@ class Registry(Generic[T]):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             summary = (value.__doc__ or "").strip().partition("\n")[0]
             compiled = re.compile(pattern) if pattern is not None else None
-            self._entries[name] = Entry(name, value, compiled, summary)
+            self._entries[name] = Registered(name, value, compiled, summary)
             return value
 
         return add
 
-    def entries(self) -> list[Entry[T]]:
+    def entries(self) -> list[Registered[T]]:
         """Return all entries, sorted by name."""
         if not self._loaded:
             package = importlib.import_module(self._package)

@@ -44,25 +44,28 @@ def padding(side: int) -> int:
 
 @AUGMENTATIONS.register("none")
 def none(images: Tensor, noise: Noise) -> Tensor:
-    """The images as they are."""
+    """Return the images (B, C, H, W) as they are."""
     return images
 
 
 @AUGMENTATIONS.register("crop")
 def crop(images: Tensor, noise: Noise) -> Tensor:
-    """Zero-pad by an eighth of the side and crop back at random."""
+    """Zero-pad images (B, C, H, W) by an eighth of the side and crop back at random."""
     return _view(images, noise, torch.zeros(len(images), dtype=torch.bool))
 
 
 @AUGMENTATIONS.register("crop-flip")
 def crop_flip(images: Tensor, noise: Noise) -> Tensor:
-    """Crop as in ``crop``, then mirror left to right with probability 1/2."""
+    """Crop images (B, C, H, W) as in ``crop``, then mirror them left to right with probability 1/2."""
     return _view(images, noise, noise.at("flip").integers(2).bool())
 
 
 @AUGMENTATIONS.register("crop-flip-cutout")
 def crop_flip_cutout(images: Tensor, noise: Noise) -> Tensor:
-    """Crop and flip, then blank a square of half the side around a random pixel (Cutout, arXiv 1708.04552)."""
+    """Crop and flip images (B, C, H, W), then blank a square of half the side around a random pixel (Cutout).
+
+    DeVries and Taylor, arXiv 1708.04552.
+    """
     height, width = images.shape[2:]
     kept = (
         _outside(noise.at("cutout", "row"), height)[:, :, None] | _outside(noise.at("cutout", "column"), width)[:, None]
@@ -78,6 +81,7 @@ def _outside(noise: Noise, side: int) -> Tensor:
 
 
 def _beside(values: Tensor, images: Tensor) -> Tensor:
+    """Return ``values`` (B, ...) on the device of ``images``."""
     return values.to(images.device, non_blocking=True)
 
 

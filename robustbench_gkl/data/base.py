@@ -1,4 +1,4 @@
-"""What all data sets share."""
+"""Images with labels, the protocol of data sets, and their registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,16 +15,12 @@ from torch import Tensor
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.core.registry import Registry
-
-Split = Literal["train", "test"]
-Shape = tuple[int, int, int]
-
-BLOCK = 50
-"""Images that are hashed together, so that two sets show which images they share."""
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.facts import BLOCK, Split
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Return images as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
+    """Return images (...) as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
     return images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images.to(torch.float32)
 
 
@@ -83,7 +79,7 @@ class ImageSet:
         return tuple(found)
 
     def take(self, rows: Tensor) -> ImageSet:
-        """Return the images at the positions ``rows`` (n,)."""
+        """Return the images at the positions ``rows`` (n,), as a set of their own."""
         return ImageSet(self.images[rows], self.labels[rows], self.classes)
 
 
@@ -111,12 +107,6 @@ class Dataset(Protocol):
 
 DatasetFactory = Callable[..., Dataset]
 DATASETS: Registry[DatasetFactory] = Registry("dataset", "robustbench_gkl.data")
-
-
-def one_line(error: BaseException) -> str:
-    """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def load_dataset(name: str, *, data_dir: Path = Path("data")) -> Dataset:

@@ -7,22 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import Shape, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.npz_arrays import MOST_CHANNELS, Array
 
 SEVERITIES = 5
-LABELS = "labels"
-MOST_CHANNELS = 4
-_BLOCK = 1000
+_LABELS = "labels"
+_HASHED_AT_ONCE = 1000
 """Images read at a time for their hash."""
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class CorruptionFolder:
         if not self.path.is_dir():
             problem = "is a file" if self.path.exists() else "does not exist"
             raise UserError(f"{self.path} {problem}; expected a folder of CORRUPTION.npy files and labels.npy")
-        names = tuple(sorted(path.stem for path in self.path.glob("*.npy") if path.stem != LABELS))
+        names = tuple(sorted(path.stem for path in self.path.glob("*.npy") if path.stem != _LABELS))
         if not names:
             raise UserError(f"{self.path} holds no CORRUPTION.npy file, such as gaussian_noise.npy")
         return names
@@ -100,20 +97,20 @@ class CorruptionFolder:
         digest = hashlib.sha256(repr((self.names, self.shape, n)).encode())
         for name in self.names:
             for severity in range(1, SEVERITIES + 1):
-                for pixels, labels in self.batches(name, severity, n=n, batch_size=_BLOCK):
+                for pixels, labels in self.batches(name, severity, n=n, batch_size=_HASHED_AT_ONCE):
                     digest.update(pixels.numpy().data)
                     digest.update(labels.numpy().data)
         return digest.hexdigest()
 
     @cached_property
     def _labels(self) -> Array:
-        array = self._mapped(LABELS)
+        array = self._mapped(_LABELS)
         if array.dtype.kind not in "iu" or array.ndim != 1:
-            raise UserError(f"{self._file(LABELS)} must hold integers (N,), got {array.dtype} {array.shape}")
+            raise UserError(f"{self._file(_LABELS)} must hold integers (N,), got {array.dtype} {array.shape}")
         if len(array) == 0 or len(array) % SEVERITIES:
-            raise UserError(f"{self._file(LABELS)} must hold {SEVERITIES} severities of one length, got {len(array)}")
+            raise UserError(f"{self._file(_LABELS)} must hold {SEVERITIES} severities of one length, got {len(array)}")
         if array.min() < 0:
-            raise UserError(f"{self._file(LABELS)} must hold class numbers from 0, got {array.min()}")
+            raise UserError(f"{self._file(_LABELS)} must hold class numbers from 0, got {array.min()}")
         return array
 
     @cached_property

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from robustbench_gkl.core.noise import permutation
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split
-
-TEST_IMAGES = 360
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
+from robustbench_gkl.data.facts import FACTS, Split
 
 
 class Digits:
@@ -19,8 +19,8 @@ class Digits:
     every version of scikit-learn, numpy and torch. The 17 grey levels are spread over 0..255.
     """
 
-    shape: Shape = (1, 8, 8)
-    classes: tuple[str, ...] = tuple("0123456789")
+    shape: Shape = FACTS["digits"].shape
+    classes: tuple[str, ...] = FACTS["digits"].classes
 
     def load(self, split: Split) -> ImageSet:
         """Return the 1,437 training or the 360 test images, in the order in which scikit-learn has them."""
@@ -31,7 +31,8 @@ class Digits:
         pixels = ((levels * 255 + 8) // 16).to(torch.uint8)
         labels = torch.from_numpy(source.target).to(torch.int64)
         order = permutation(0, "digits", "test", n=len(labels))
-        rows = order[:TEST_IMAGES] if split == "test" else order[TEST_IMAGES:]
+        tested = FACTS["digits"].test
+        rows = order[:tested] if split == "test" else order[tested:]
         return ImageSet(pixels, labels, self.classes).take(rows.sort().values)
 
 

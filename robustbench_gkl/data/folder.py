@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
+from robustbench_gkl.data.facts import SPLITS, Split
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-SPLITS: tuple[Split, ...] = ("train", "test")
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

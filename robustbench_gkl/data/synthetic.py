@@ -7,33 +7,31 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import Shape, one_line
-from robustbench_gkl.data.npz import read_header
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.npz_arrays import Array, read_header
 
 IMAGE, LABEL = "image", "label"
 _LOCAL_HEADER = 30
 """Bytes of a zip member's local header before its name."""
 _ROWS_AT_ONCE = 16
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 @dataclass(frozen=True)
 class _Mapped:
-    """An array in a file, of which only the rows that are read ever get into memory."""
+    """An array in a file, of which only the rows that are read are loaded into memory."""
 
     array: Array
     memory: mmap.mmap
 
     def take(self, rows: Array) -> Array:
-        """Return the given rows, copied, and let go of the pages that they were in, a few rows at a time.
+        """Return the rows (n, ...) at positions ``rows`` (n,), copied; their pages are released a few rows at a time.
 
         A system may map up to 2 MiB of its file cache for each row that is touched.
         """
@@ -47,7 +45,7 @@ class _Mapped:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _File:
     images: _Mapped
     labels: _Mapped
 
@@ -102,7 +100,7 @@ class SyntheticImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
 
-def _open_part(path: Path, shape: Shape) -> _Part:
+def _open_part(path: Path, shape: Shape) -> _File:
     images, labels = _open_array(path, IMAGE), _open_array(path, LABEL)
     channels, height, width = shape
     pixels = images.array
@@ -115,7 +113,7 @@ def _open_part(path: Path, shape: Shape) -> _Part:
         raise UserError(
             f"{path}: {LABEL} must be {len(pixels)} integers, got {labels.array.dtype} {labels.array.shape}"
         )
-    return _Part(images, labels)
+    return _File(images, labels)
 
 
 def _open_array(path: Path, name: str) -> _Mapped:

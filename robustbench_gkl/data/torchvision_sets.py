@@ -20,27 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet, Shape, Split, one_line
+from robustbench_gkl.core.errors import UserError, one_line
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
+from robustbench_gkl.data.facts import FACTS, Split
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 60.0
-DIGITS = tuple("0123456789")
-_FASHION = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
-_TEN = "airplane automobile bird cat deer dog frog horse ship truck"
-_HUNDRED = """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
-    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
-    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
-    wardrobe whale willow_tree wolf woman worm
-"""
-FASHION_MNIST = tuple(_FASHION.split(","))
-CIFAR10 = tuple(_TEN.split())
-CIFAR100 = tuple(_HUNDRED.split())
 
 # What torchvision, and what it calls, raises for lost connections, wrong checksums and damaged files.
 _FAILURES = (
@@ -58,7 +45,7 @@ _FAILURES = (
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow progress bars and warnings, and let a stalled connection fail."""
+    """Suppress progress bars and warnings, and let a stalled connection fail."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
@@ -70,7 +57,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def downloading_alone(folder: Path) -> Iterator[None]:
     """Keep other processes, such as the other ranks of a run, from downloading into ``folder`` meanwhile.
 
     Where files cannot be locked this does nothing.
@@ -85,8 +72,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Published(ABC):
-    """A data set whose files torchvision knows.
+class TorchvisionSet(ABC):
+    """A data set that torchvision downloads and reads.
 
     Files that are present and intact are used without a network; otherwise they are downloaded into ``data_dir``,
     where torchvision itself expects them.
@@ -94,16 +81,22 @@ class Published(ABC):
     Attributes:
         name: what it is called here.
         reader: its class in torchvision.datasets.
-        shape: (channels, height, width).
-        classes: the class names, in label order.
         data_dir: torchvision's ``root``.
     """
 
     name: str
     reader: str
-    shape: Shape
-    classes: tuple[str, ...]
     data_dir: Path
+
+    @property
+    def shape(self) -> Shape:
+        """(channels, height, width)."""
+        return FACTS[self.name].shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in label order."""
+        return FACTS[self.name].classes
 
     @abstractmethod
     def _read(self, split: Split, *, download: bool) -> tuple[Tensor, Tensor]:
@@ -130,11 +123,12 @@ class Published(ABC):
             raise self._failure(split, error) from error
 
     def _read_or_download(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Return images (N, C, H, W) uint8 and labels (N,) int64."""
         # The first attempt also fails while another rank is writing the files; the second one waits for it.
         with suppress(*_FAILURES), _quiet():
             return self._read(split, download=False)
         logger.info("%s is not complete in %s: downloading it", self.name, self.data_dir)
-        with _alone(self.data_dir), _quiet():
+        with downloading_alone(self.data_dir), _quiet():
             return self._read(split, download=True)
 
     def _failure(self, split: Split, error: Exception) -> UserError:
@@ -158,13 +152,13 @@ class Published(ABC):
 
 
 def _is_web_page(path: Path) -> bool:
-    """Tell whether a file begins as HTML does."""
+    """Return whether a file begins as HTML does."""
     with suppress(OSError), path.open("rb") as file:
         return file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
     return False
 
 
-class MnistLike(Published):
+class MnistLike(TorchvisionSet):
     """MNIST and what comes in its format: four idx files in ``READER/raw``."""
 
     def _read(self, split: Split, *, download: bool) -> tuple[Tensor, Tensor]:
@@ -176,7 +170,7 @@ class MnistLike(Published):
         return {folder / name: f"{self._class.mirrors[0]}{name}" for name, _ in self._class.resources}
 
 
-class Cifar(Published):
+class Cifar(TorchvisionSet):
     """CIFAR-10 and CIFAR-100: pickled batches, which are opened only if their published checksums agree."""
 
     def _read(self, split: Split, *, download: bool) -> tuple[Tensor, Tensor]:
@@ -188,7 +182,7 @@ class Cifar(Published):
         return {self.data_dir / self._class.filename: self._class.url}
 
 
-class Svhn(Published):
+class Svhn(TorchvisionSet):
     """The cropped house numbers: a Matlab file a split."""
 
     def _read(self, split: Split, *, download: bool) -> tuple[Tensor, Tensor]:
@@ -203,28 +197,28 @@ class Svhn(Published):
 @DATASETS.register("mnist")
 def mnist(*, data_dir: Path) -> Dataset:
     """70,000 grey 28x28 images of handwritten digits (10,000 to test on)."""
-    return MnistLike("mnist", "MNIST", (1, 28, 28), DIGITS, data_dir)
+    return MnistLike("mnist", "MNIST", data_dir)
 
 
 @DATASETS.register("fashion-mnist")
 def fashion_mnist(*, data_dir: Path) -> Dataset:
     """70,000 grey 28x28 images of clothes in 10 classes (10,000 to test on)."""
-    return MnistLike("fashion-mnist", "FashionMNIST", (1, 28, 28), FASHION_MNIST, data_dir)
+    return MnistLike("fashion-mnist", "FashionMNIST", data_dir)
 
 
 @DATASETS.register("svhn")
 def svhn(*, data_dir: Path) -> Dataset:
     """99,289 colour 32x32 images of house numbers' digits (26,032 to test on)."""
-    return Svhn("svhn", "SVHN", (3, 32, 32), DIGITS, data_dir)
+    return Svhn("svhn", "SVHN", data_dir)
 
 
 @DATASETS.register("cifar10")
 def cifar10(*, data_dir: Path) -> Dataset:
     """60,000 colour 32x32 images of animals and vehicles in 10 classes (10,000 to test on)."""
-    return Cifar("cifar10", "CIFAR10", (3, 32, 32), CIFAR10, data_dir)
+    return Cifar("cifar10", "CIFAR10", data_dir)
 
 
 @DATASETS.register("cifar100")
 def cifar100(*, data_dir: Path) -> Dataset:
     """60,000 colour 32x32 images of everyday things in 100 classes (10,000 to test on)."""
-    return Cifar("cifar100", "CIFAR100", (3, 32, 32), CIFAR100, data_dir)
+    return Cifar("cifar100", "CIFAR100", data_dir)

@@ -1,14 +1,15 @@
-"""The batch size with the highest throughput, found by a short probe."""
+"""The batch size with the highest throughput, found by timing a few."""
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
+from robustbench_gkl.core.timing import time_calls
 from robustbench_gkl.evaluation.replay import noted_batch_size
 from robustbench_gkl.results.journal import Journal
 
@@ -21,7 +22,7 @@ _SECONDS = 0.3
 """Spent on each size, or one pass if that takes longer."""
 
 
-def probe_batch_size(
+def fastest_batch_size(
     model: nn.Module,
     shape: tuple[int, int, int],
     *,
@@ -43,7 +44,8 @@ def probe_batch_size(
     best, cost = 0, float("inf")
     for size in sorted({min(candidate, limit) for candidate in _CANDIDATES}):
         try:
-            found = _seconds_per_image(model, torch.full((size, *shape), 0.5, device=device))
+            images = torch.full((size, *shape), 0.5, device=device)
+            found = min(time_calls(partial(_gradient, model, images), device, seconds=_SECONDS)) / size
         except torch.OutOfMemoryError:
             break
         if found * _GAIN < cost:
@@ -56,18 +58,7 @@ def probe_batch_size(
     return best
 
 
-def _seconds_per_image(model: nn.Module, images: torch.Tensor) -> float:
-    """Return the best time of a forward and backward pass, over the number of images."""
-    best, ends = float("inf"), time.perf_counter() + _SECONDS
-    for attempt in range(50):
-        started = time.perf_counter()
-        leaf = images.requires_grad_()
-        torch.autograd.grad(model(leaf).sum(), leaf)
-        if images.device.type == "cuda":
-            torch.cuda.synchronize(images.device)
-        ended = time.perf_counter()
-        if attempt or ended > ends:  # the first pass warms up
-            best = min(best, (ended - started) / len(images))
-        if ended > ends:
-            break
-    return best
+def _gradient(model: nn.Module, images: Tensor) -> None:
+    """Compute the gradient at ``images`` (B, C, H, W)."""
+    leaf = images.detach().requires_grad_()
+    torch.autograd.grad(model(leaf).sum(), leaf)

@@ -1,33 +1,29 @@
-"""The evaluation engine: it runs attacks and believes none of them."""
+"""The evaluation engine: runs attacks in turn and verifies every candidate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.attacks.objectives import runners_up
-from robustbench_gkl.attacks.search.driver import Load, Precision
+from robustbench_gkl.attacks.search.driver import Precision
 from robustbench_gkl.config.schema import EvalConfig
-from robustbench_gkl.core.device import full_precision
-from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.noise import Noise
+from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.data import to_unit
-from robustbench_gkl.evaluation.batch_size import BatchSize, probe_batch_size
+from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
+from robustbench_gkl.evaluation.clean import agreed_predictions, check_samples, clean_logits
+from robustbench_gkl.evaluation.context import Context, Samples
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.evaluation.progress import Progress
-from robustbench_gkl.evaluation.replay import clean_predictions, kept_images, spent_before, stage_logs
+from robustbench_gkl.evaluation.replay import kept_images, spent_before, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
-from robustbench_gkl.evaluation.stage import Stage
+from robustbench_gkl.evaluation.stage import run_stage
 from robustbench_gkl.results.journal import Journal
 
 
@@ -53,7 +49,7 @@ class EngineSettings:
 
     @classmethod
     def of(cls, config: EvalConfig) -> EngineSettings:
-        """Return what a configuration says of it."""
+        """Return the settings in a configuration."""
         return cls(
             seed=config.seed,
             batch_size=config.batch_size,
@@ -151,175 +147,79 @@ def measure(
         keep_adversarial: return the adversarial images too, those that the journal holds included.
 
     Returns:
-        As there, the same on all ranks but for adversarial images, which rank 0 has. What is said of samples outside
-        the shard means nothing.
+        As there, the same on all ranks but for adversarial images, which rank 0 has. Verdicts on samples outside
+        the shard are undefined.
     """
     started = time.perf_counter()
     share = share or Share()
     specs = [attacks] if isinstance(attacks, str) else list(attacks)
     chosen = attacks_to_run(specs, threat, reference=settings.reference)
-    where = torch.device(device) if device is not None else _device_of(model)
-    _check_samples(images, labels)
+    check_samples(images, labels)
+    where = torch.device(device) if device is not None else device_of(model)
     positions = torch.arange(len(labels)) if index is None else index.cpu()
-    meter = Meter(model.to(where))
+    samples = Samples(images, labels.cpu().long(), positions, settings.seed, where)
     with attack_mode(model), full_precision():
-        shape = (images.shape[1], images.shape[2], images.shape[3])
-
-        def probe() -> int:
-            return probe_batch_size(model, shape, device=where, limit=len(labels), journal=journal)
-
-        auto = settings.batch_size == "auto"
-        size = share.exchange.from_leader(probe) if auto else int(settings.batch_size)
-        run = Run(meter, images, labels, positions, threat, where, settings.seed, size, share)
-        run.precision, run.journal = settings.search_precision, journal
-        run.on_progress = on_progress if share.exchange.world.leads else None
-        run.deadline = None if time_limit is None else started + time_limit
+        meter = Meter(model.to(where))
+        size = _batch_size(model, samples, settings.batch_size, share, journal)
+        began = time.perf_counter()
+        entries = share.exchange.from_leader(lambda: journal.entries if journal is not None else [])
+        logits = clean_logits(meter, samples, batch_size=size)
+        prediction = agreed_predictions(logits.argmax(1), share=share, entries=entries, journal=journal)
         if settings.compiled:
             meter.searched = torch.compile(model, dynamic=True)
-        run.keeps = keep_adversarial
-        return run.run(chosen)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _check_samples(images: Tensor, labels: Tensor) -> None:
-    if images.dim() != 4 or len(images) == 0:
-        raise UserError(f"images must have shape (N, C, H, W) with N at least 1, got {tuple(images.shape)}")
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
-        raise UserError(f"labels must be {len(images)} integers, got {labels.dtype} {tuple(labels.shape)}")
-    if images.dtype != torch.uint8:
-        if not bool(images.isfinite().all()):
-            raise UserError("images hold NaN or infinite values; every pixel must lie in [0, 1]")
-        low, high = float(images.min()), float(images.max())
-        if low < 0 or high > 1:
-            raise UserError(
-                f"images must lie in [0, 1], got values from {low:g} to {high:g}; "
-                "divide by 255 and leave normalisation to the model"
-            )
-
-
-@dataclass
-class Run:
-    """One evaluation under way: the samples, and what every stage needs of it."""
-
-    meter: Meter
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    threat: ThreatModel
-    device: torch.device
-    seed: int
-    batch_size: int
-    share: Share
-    precision: Precision = "float32"
-    journal: Journal | None = None
-    on_progress: Callable[[Progress], None] | None = None
-    deadline: float | None = None
-    keeps: bool = False
-    """Whether adversarial images are kept."""
-    entries: list[dict[str, Any]] = field(init=False)
-    """What the journal held at the beginning."""
-    mine: np.ndarray = field(init=False)
-    """(N,) bool: the samples that are looked at."""
-    clean_logits: Tensor = field(init=False)
-    """(N, K) on the CPU."""
-
-    def __post_init__(self) -> None:
-        self.labels = self.labels.cpu().long()
-        self.mine = self.share.samples(len(self.labels))
-
-    @property
-    def part(self) -> str:
-        """The name of this process's part of the journal."""
-        return self.journal.part if self.journal is not None else str(self.share.exchange.world.rank)
-
-    def run(self, attacks: Sequence[tuple[AttackSpec, AttackSpec]]) -> Evaluation:
-        """Run all attacks, given with what runs of each."""
-        started = time.perf_counter()
-        self.entries = self.share.exchange.from_leader(lambda: self.journal.entries if self.journal is not None else [])
-        result = self._clean()
-        result.batch_size = self.batch_size
-        if self.keeps and self.share.exchange.world.leads and self.share.shard is None:
-            result.keep_images(self.images)
-        for attack, variant in attacks:
-            logs = stage_logs(attack, variant, self.threat, num_classes=result.num_classes)
-            done = []
-            for log in logs:
-                if not result.partial:
-                    done.append(Stage(self, log, result=result).run())
-            if done or not logs:
-                result.add_attack(attack, done)
-        result.seconds = spent_before(self.entries) + time.perf_counter() - started
-        if self.journal is not None:
-            kept_images(self.journal, tuple(self.images.shape[1:]), result)
-        return result
-
-    def keep(self, result: Evaluation, positions: np.ndarray, images: Tensor) -> None:
-        """Keep adversarial images (B, C, H, W) of the samples at ``positions`` (B,), if any are to be kept."""
-        result.put_images(positions, images)
-        if self.keeps and self.journal is not None:
-            self.journal.append_images(positions.tolist(), images.cpu().numpy())
-
-    @property
-    def out_of_time(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.deadline is not None and time.perf_counter() > self.deadline
-
-    def load(self, positions: Sequence[int]) -> Load:
-        """Return the samples at ``positions`` on the device."""
-        rows = torch.as_tensor(positions)
-        images = to_unit(self.images[rows.to(self.images.device)].to(self.device, non_blocking=True))
-        labels = self.labels[rows].to(self.device, non_blocking=True)
-        return Load(images, labels, Noise(self.seed, self.index[rows].to(self.device)))
-
-    def ranking(self, positions: Sequence[int]) -> Tensor:
-        """Return (B, K - 1): the classes but the label, by falling logit of the unattacked image."""
-        rows = torch.as_tensor(positions)
-        return runners_up(self.clean_logits[rows], self.labels[rows])
-
-    @torch.no_grad()
-    def _clean(self) -> Evaluation:
-        n = len(self.labels)
-        chunks = torch.arange(n).split(self.batch_size)  # type: ignore[no-untyped-call]
-        self.clean_logits = torch.cat([self._logits(self.load(rows.tolist()).images) for rows in chunks])
-        prediction = self._agreed(self.clean_logits.argmax(1))
-        wrong = (prediction != self.labels).numpy()
-        if self.on_progress is not None:
-            total = int(self.mine.sum())
-            self.on_progress(Progress("clean", total, total, int((self.mine & ~wrong).sum()), total))
-        return Evaluation.begin(
-            self.index.numpy(), self.labels.numpy(), prediction.numpy(), num_classes=self.clean_logits.shape[1]
+        context = Context(
+            samples=samples,
+            clean_logits=logits,
+            meter=meter,
+            threat=threat,
+            batch_size=size,
+            share=share,
+            entries=entries,
+            precision=settings.search_precision,
+            journal=journal,
+            keeps_images=keep_adversarial,
+            deadline=None if time_limit is None else started + time_limit,
+            on_progress=on_progress if share.exchange.world.leads else None,
         )
+        return _attacked(context, chosen, prediction, began=began)
 
-    def _agreed(self, prediction: Tensor) -> Tensor:
-        """Return the clean predictions (N,) that count: those noted first; another machine may round another way."""
-        exchange = self.share.exchange
-        noted = clean_predictions(self.entries)
-        new = [position for position in self.mine.nonzero()[0].tolist() if position not in noted]
-        pairs = exchange.from_leader(lambda: list(zip(new, prediction[new].tolist(), strict=True)))
-        if pairs and self.journal is not None and exchange.world.leads:
-            self.journal.append({"clean": pairs})
-        noted |= dict(pairs)
-        prediction[list(noted)] = torch.tensor(list(noted.values()), dtype=prediction.dtype)
-        return prediction
 
-    def _logits(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) on the CPU, after checking that they are usable."""
-        logits = self.meter(images)
-        if logits.dim() != 2 or logits.shape[0] != images.shape[0]:
-            raise UserError(f"the model must give logits (B, K), got {tuple(logits.shape)} for {len(images)} images")
-        classes = logits.shape[1]
-        if int(self.labels.min()) < 0 or int(self.labels.max()) >= classes:
-            raise UserError(
-                f"labels must lie in 0..{classes - 1}, as the model has {classes} classes; "
-                f"got {int(self.labels.min())}..{int(self.labels.max())}"
-            )
-        usable = logits.isfinite().all(1)
-        if not bool(usable.all()):
-            raise UserError(
-                f"the model gives NaN or infinite logits for {int((~usable).sum())} of {len(usable)} images; "
-                "robustness cannot be judged: look at its weights and its normalisation"
-            )
-        return logits.cpu()
+def _batch_size(model: nn.Module, samples: Samples, wanted: BatchSize, share: Share, journal: Journal | None) -> int:
+    """Return ``wanted``, or for ``"auto"`` the one that rank 0 finds fastest."""
+    if wanted != "auto":
+        return wanted
+    return share.exchange.from_leader(
+        lambda: fastest_batch_size(model, samples.shape, device=samples.device, limit=len(samples), journal=journal)
+    )
+
+
+def _attacked(
+    context: Context, attacks: Sequence[tuple[AttackSpec, AttackSpec]], prediction: Tensor, *, began: float
+) -> Evaluation:
+    """Run the stages of ``attacks`` in turn on the samples still standing.
+
+    Args:
+        context: what the stages share.
+        attacks: each attack, and what runs of it: itself or its published implementation.
+        prediction: (N,), the clean predictions that count.
+        began: when the evaluation began, on the clock of ``time.perf_counter``.
+    """
+    samples, share = context.samples, context.share
+    result = Evaluation.begin(
+        samples.index.numpy(), samples.labels.numpy(), prediction.numpy(), num_classes=context.clean_logits.shape[1]
+    )
+    result.batch_size = context.batch_size
+    if context.on_progress is not None:
+        total = int(context.mine.sum())
+        context.on_progress(Progress("clean", total, total, int((context.mine & result.standing).sum()), total))
+    if context.keeps_images and share.exchange.world.leads and share.shard is None:
+        result.keep_images(samples.images)
+    for attack, variant in attacks:
+        logs = stage_logs(attack, variant, context.threat, num_classes=result.num_classes)
+        done = [run_stage(context, log, result) for log in logs if not result.partial]
+        if done or not logs:
+            result.add_attack(attack, done)
+    result.seconds = spent_before(context.entries) + time.perf_counter() - began
+    if context.journal is not None:
+        kept_images(context.journal, samples.shape, result)
+    return result

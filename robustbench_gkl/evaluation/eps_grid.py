@@ -29,7 +29,7 @@ from robustbench_gkl.results.record import StageResult
 
 @dataclass
 class Curve:
-    """What is known of each sample so far.
+    """The radii at which each sample is known to stand or fall so far.
 
     Attributes:
         radii: rising; the first may be 0.
@@ -51,7 +51,7 @@ class Curve:
 
     @classmethod
     def begin(cls, radii: tuple[Fraction, ...], clean: Evaluation) -> Curve:
-        """Return what the clean predictions tell: who is wrong falls everywhere, who is right stands at radius 0."""
+        """Return the curve of the clean predictions: wrong ones fall at every radius, right ones stand at 0."""
         wrong = clean.clean_pred != clean.label
         falls = np.where(wrong, 0, len(radii))
         stands = np.full(clean.n, 0 if radii[0] == 0 else -1)
@@ -75,7 +75,7 @@ class Curve:
         place = int(np.bincount(middle[unknown]).argmax())
         return place, np.flatnonzero(unknown & (middle == place))
 
-    def learn(self, place: int, rows: np.ndarray, outcome: dict[str, Any]) -> None:
+    def update(self, place: int, rows: np.ndarray, outcome: dict[str, Any]) -> None:
         """Take in the outcome of attacking the samples ``rows`` at ``radii[place]``."""
         fallen = np.asarray(outcome["fallen"], dtype=np.int64)
         self.stands[np.setdiff1d(rows, fallen)] = place
@@ -159,7 +159,7 @@ def evaluate_curve(
             outcome = _entry(rows, found)
             if journal is not None:
                 journal.append(outcome)
-        curve.learn(place, rows, outcome)
+        curve.update(place, rows, outcome)
     return [curve.at(place, attack) for place in range(len(radii))]
 
 

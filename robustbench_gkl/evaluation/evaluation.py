@@ -32,7 +32,7 @@ class Evaluation:
             that worked longest. The seconds of a stage likewise.
         num_classes: length of the logits.
         partial: stopped by the time limit; what stands may yet fall, so robust accuracy is an upper bound.
-        batch_size: images at a time, as given or as probed.
+        batch_size: images at a time, as given or as found fastest.
         adversarial: the adversarial images, (N, C, H, W), the originals where ``has_adversarial`` is false; None unless
             kept.
         has_adversarial: (N,) bool, which samples' adversarial images are there.
@@ -54,7 +54,7 @@ class Evaluation:
 
     @classmethod
     def begin(cls, index: np.ndarray, label: np.ndarray, clean_pred: np.ndarray, *, num_classes: int) -> Evaluation:
-        """Return what the clean predictions (N,) tell: who is wrong has fallen."""
+        """Return the outcome of the clean predictions (N,) alone: a sample predicted wrongly has fallen."""
         wrong = clean_pred != label
         return cls(
             index=index,

@@ -141,7 +141,7 @@ def prepare(
 
 
 def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
-    """Return what is measured; of cheaper searching it says nothing by default."""
+    """Return the protocol; search precision and compilation are in it where they are not the default."""
     protocol = protocol_of(attacks, config.threat.threat(), num_classes=model.num_classes)
     for part in protocol:
         if config.search_precision != "float32":

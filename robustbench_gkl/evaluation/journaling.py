@@ -33,7 +33,7 @@ def about(job: Job, *, overwrite: bool) -> About:
 
 
 def unfit_parts(record_id: str, this: About, store: ResultStore) -> list[tuple[str, About | None]]:
-    """Return the parts of a journal that ``this`` cannot go on with, and what they say that they are about.
+    """Return the parts of a journal that ``this`` cannot go on with, each with its first line.
 
     They are an earlier version's, or hold what is to be made again from scratch. What an interrupted ``--overwrite``
     has left is gone on with by the next one. The files are only looked at: their owners may be at work.
@@ -56,7 +56,7 @@ def discard_old(record_id: str, this: About, store: ResultStore) -> None:
 
 
 def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) -> None:
-    """Write into a new part of a journal what a partial record knows to be broken.
+    """Write the verdicts of a partial record into a new part of a journal.
 
     No evaluation without it may replace the record. The clean predictions come last: a part without them is not done.
     """
@@ -81,9 +81,9 @@ def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) 
 def _broken_in(
     record: Record, job: Job, verdicts: pd.DataFrame, mine: np.ndarray
 ) -> Iterator[tuple[StageLog, np.ndarray]]:
-    """Yield the stages of a job and the positions of the samples that fell in each, as a record tells.
+    """Yield the stages of a job and the positions of the samples that fell in each, read from a record.
 
-    Where it tells what stood after each attack, a stage's name need not be the only one of that name.
+    Where the record has the samples that stood after each attack, two stages may share a name.
     """
     broken_by = verdicts["broken_by"].fillna("").to_numpy(dtype=str)
     left = mine & ~np.isin(broken_by, ["", "clean"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
+from robustbench_gkl.core.timing import time_calls
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.results.record import StageResult
 
-_PROBE_SECONDS = 1.0
+_SECONDS = 1.0
+"""For which each kind of model call is timed."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def compare_engines(
 
 def bare_cost(model: nn.Module, shape: tuple[int, int, int], *, batch_size: int) -> BareCost:
     """Time the model alone, forwards, and forwards with the gradient at the images."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     images = torch.full((batch_size, *shape), 0.5, device=device)
 
     @torch.no_grad()
@@ -147,18 +150,8 @@ def bare_cost(model: nn.Module, shape: tuple[int, int, int], *, batch_size: int)
         torch.autograd.grad(model(leaf).sum(), leaf)
 
     with attack_mode(model), full_precision():
-        return BareCost(*(_mean_seconds(call, device) / batch_size for call in (forward, both)))
-
-
-def _mean_seconds(call: Callable[[], None], device: torch.device) -> float:
-    call()
-    count, started = 0, time.perf_counter()
-    while count < 3 or time.perf_counter() - started < _PROBE_SECONDS:
-        call()
-        count += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / count
+        times = [time_calls(call, device, seconds=_SECONDS, fewest=3) for call in (forward, both)]
+    return BareCost(*(mean(each) / batch_size for each in times))
 
 
 def calls(evaluation: Evaluation) -> tuple[int, int]:

@@ -34,7 +34,7 @@ from robustbench_gkl.runs import now
 def make_record(
     job: Job, result: Evaluation, checks: Sequence[Check], verdicts: bytes, *, processes: int = 1
 ) -> Record:
-    """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by so many processes."""
+    """Return the record of an outcome whose verdicts are ``verdicts`` (parquet), found by ``processes`` processes."""
     where = environment(job.device) | ({"processes": str(processes)} if processes > 1 else {})
     config, saved = job.config, job.saved
     constants = job.model.normalize.constants()
@@ -147,7 +147,7 @@ def from_leader(exchange: Exchange, make: Callable[[], list[Record]]) -> list[Re
 
 
 def save(job: Job, result: Evaluation, checks: Sequence[Check], store: ResultStore, *, processes: int = 1) -> Record:
-    """Write the record and the verdicts of an outcome, in place of what version 1 called by another id.
+    """Write the record and the verdicts of an outcome, in place of the one that version 1 had under another id.
 
     A partial record replaces no complete one; it is returned and not written.
     """

@@ -1,4 +1,4 @@
-"""What a journal says of an evaluation: which verdicts are known, and what is left to be done."""
+"""Journal entries read back: the verdicts that are known, and what is left to be done."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StageLog:
 
     Args:
         attack: the stage.
-        name: what the verdicts say broke a sample.
+        name: the name in the verdicts of the samples that it breaks.
         key: names the stage in the journal.
         runs: how many restarts or targets a sample goes through.
     """
@@ -95,7 +95,7 @@ def stage_logs(attack: AttackSpec, variant: AttackSpec, threat: Ball, *, num_cla
 
 
 def spent_before(entries: Iterable[Entry]) -> float:
-    """Return the seconds of the process that worked longest, as the entries tell."""
+    """Return the seconds of the process that worked longest, by its entries."""
     spent: dict[str, float] = defaultdict(float)
     for entry in entries:
         spent[entry.get("part", "")] += entry.get("seconds", 0.0)
@@ -111,7 +111,7 @@ def clean_predictions(entries: Iterable[Entry]) -> dict[int, int]:
 
 
 def noted_batch_size(entries: Iterable[Entry]) -> int | None:
-    """Return the batch size that a probe found."""
+    """Return the batch size that was found fastest."""
     return next((int(entry["batch_size"]) for entry in entries if "batch_size" in entry), None)
 
 
@@ -133,7 +133,7 @@ def replayed(
     label: np.ndarray,
     num_classes: int,
 ) -> tuple[Evaluation, list[int]]:
-    """Return the outcome that a journal tells, and the positions of the samples that lack something.
+    """Return the outcome that journal entries amount to, and the positions of the samples that lack something.
 
     Args:
         attacks: each attack and what runs of it (itself or its published implementation), in order.

@@ -18,17 +18,17 @@ _ASK_EVERY = 0.05
 
 @dataclass(frozen=True)
 class Shard:
-    """Each ``of``-th sample, beginning with the ``number``-th; neighbours may be alike, so they are dealt out."""
+    """Each ``of``-th sample, beginning with the ``number``-th; samples are dealt out, as neighbours may be alike."""
 
     number: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Return what ``2/4`` means.
+        """Return the shard that ``2/4`` names.
 
         Raises:
-            UserError: it means nothing.
+            UserError: another spelling, or a number out of range.
         """
         number, slash, of = text.partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -57,7 +57,7 @@ class Share:
     shard: Shard | None = None
 
     def samples(self, n: int) -> np.ndarray:
-        """Return (n,) bool: which samples are looked at."""
+        """Return (n,) bool: which samples are evaluated."""
         return np.ones(n, dtype=bool) if self.shard is None else self.shard.samples(n)
 
     def source(self, tasks: Iterable[Task]) -> Source:
@@ -66,14 +66,14 @@ class Share:
 
 
 class Pool:
-    """The runs of a stage, shared by all ranks.
+    """The restarts of a stage, shared by all ranks.
 
-    A rank takes runs for its free slots, but holds no more than its part of the samples that are left; when a run is
-    over, the sample's next one goes back to the pool, and whoever has room takes it. So a slow rank
-    holds back no more than the runs that it is at.
+    A rank takes restarts for its free slots, but holds no more than its part of the samples that are left; when one is
+    over, the sample's next one goes back to the pool, and any rank with free slots takes it. So a slow rank delays no
+    more than the restarts that it holds.
 
-    Runs have numbers, in the order in which they came; the next numbers are claimed from a counter. A number may be
-    claimed just before its run is there, by two ranks that saw the same free run: the run is then looked for again.
+    Restarts are numbered in the order in which they came; the next numbers are claimed from a counter. Two ranks that
+    see the same free restart may both claim a number, the second before its restart has come: it looks again later.
     """
 
     def __init__(self, exchange: Exchange, tasks: Iterable[Task]) -> None:
@@ -84,7 +84,7 @@ class Pool:
         self._ask_again = 0.0
 
     def take(self, free: int, held: int) -> list[Task]:
-        """Return the next runs."""
+        """Return the next restarts."""
         now, size = time.monotonic(), self._exchange.world.size
         if now < self._ask_again or (held >= -(-self._left // size) and not self._claims):
             return []  # without a message: as time goes on there are never more left
@@ -100,7 +100,7 @@ class Pool:
         return tasks
 
     def settle(self, later: Sequence[Task], through: int) -> None:
-        """Give runs back."""
+        """Give restarts back."""
         if later:
             end = len(self._first) + self._count("later", len(later))
             pairs = zip(range(end - len(later), end), later, strict=True)
@@ -114,7 +114,7 @@ class Pool:
         return self._count("through") >= len(self._first)
 
     def _redeem(self, free: int) -> list[Task]:
-        """Return at most ``free`` of the runs claimed, as far as they are there."""
+        """Return at most ``free`` of the restarts claimed, as far as they are there."""
         wanted = self._claims[:free]
         first = [number for number in wanted if number < len(self._first)]
         later = {self._key(number): number for number in wanted if number >= len(self._first)}
@@ -131,18 +131,18 @@ class Pool:
 
 
 class Tally:
-    """What all ranks have done in a stage: runs that are over, samples that fell, images through the model."""
+    """Counts what all ranks have done in a stage: restarts over, samples that fell, images through the model."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange, self._topic = exchange, exchange.topic()
 
     def add(self, *counts: int) -> None:
-        """Add to the runs, the fallen and the calls."""
+        """Add to the restarts, the fallen and the calls."""
         for name, amount in zip(("runs", "fallen", "calls"), counts, strict=True):
             if amount:
                 self._exchange.add(f"{self._topic}/{name}", amount)
 
     def totals(self) -> tuple[int, int, int]:
-        """Return the runs, the fallen and the calls so far."""
+        """Return the restarts, the fallen and the calls so far."""
         runs, fallen, calls = (self._exchange.add(f"{self._topic}/{name}", 0) for name in ("runs", "fallen", "calls"))
         return runs, fallen, calls

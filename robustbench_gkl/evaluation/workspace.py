@@ -1,4 +1,4 @@
-"""Where an evaluation runs, where its results go, and who watches it."""
+"""Where evaluations run, where their results go, and the callbacks that report on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all architectures share: the [0, 1] input, the normalisation layer and the registry."""
+"""The base of all architectures: the [0, 1] input, the normalisation layer and the registry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.registry import Registry
-
-Shape = tuple[int, int, int]
+from robustbench_gkl.core.shapes import Shape
 
 
 class Normalize(nn.Module):

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 
 
 @MODELS.register("cnn-a")

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.layers import global_average
 
 
@@ -26,6 +27,7 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         active = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.shortcut is None else self.shortcut(active)
         out: Tensor = self.conv1(active)

@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_impostor(path: Path) -> None:
-    """Name the things that are found where a checkpoint should be."""
+    """Refuse what is often found where a checkpoint should be, by its name."""
     if not path.exists():
         raise UserError(f"no checkpoint at {path}; check the path")
     if path.is_dir():

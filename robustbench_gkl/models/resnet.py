@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.layers import global_average
 
 
@@ -27,6 +28,7 @@ class _Block(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(planes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out)) + self.shortcut(x)
         return F.relu(out, inplace=True)

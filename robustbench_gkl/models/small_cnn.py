@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 
 
 def _remaining(side: int) -> int:

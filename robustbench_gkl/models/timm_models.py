@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 
 
 class TimmClassifier(Classifier):

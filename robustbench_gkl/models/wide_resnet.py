@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.layers import global_average, he_normal_
 
 
@@ -45,6 +46,7 @@ class _Block(nn.Module):
             self.convShortcut = nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         active = F.relu(self.bn1(x), inplace=True)
         out: Tensor = self.conv1(active)
         out = self.conv2(F.relu(self.bn2(out), inplace=True))
@@ -61,6 +63,7 @@ class _Group(nn.Module):
             self.layer.append(_Block(planes, planes, stride=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         out: Tensor = self.layer(x)
         return out
 

@@ -8,13 +8,14 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustbench_gkl.models.base import MODELS, Classifier, Shape
+from robustbench_gkl.core.shapes import Shape
+from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.layers import global_average, he_normal_
 from robustbench_gkl.models.wide_resnet import wide_resnet_plan
 
-CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 """Mean and standard deviation of CIFAR-10's training images, as the published checkpoints use them."""
-CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+CIFAR100_STATISTICS = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 """The same of CIFAR-100."""
 
 # The published networks average their statistics ten times slower than torch's default.
@@ -46,6 +47,7 @@ class _Block(nn.Module):
             self.shortcut = nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         active = F.silu(self.batchnorm_0(x))
         out: Tensor = self.conv_0(_pad_same(active, stride=self.stride))
         out = self.conv_1(F.silu(self.batchnorm_1(out)))
@@ -62,6 +64,7 @@ class _Group(nn.Module):
             self.block.append(_Block(planes, planes, stride=1))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
         out: Tensor = self.block(x)
         return out
 
@@ -95,7 +98,7 @@ class WideResNetSwish(Classifier):
         std: Sequence[float] | None = None,
     ) -> None:
         if mean is None and std is None and input_shape[0] == 3:
-            mean, std = CIFAR100 if num_classes == 100 else CIFAR10
+            mean, std = CIFAR100_STATISTICS if num_classes == 100 else CIFAR10_STATISTICS
         super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
         blocks, planes = wide_resnet_plan(depth=depth, width=width)
         self.init_conv = nn.Conv2d(input_shape[0], planes[0], kernel_size=3, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""What torchrun gives us: rank, world, reductions. Without torchrun everything here is a world of one."""
+"""Rank, world and reductions under torchrun. Without torchrun the world has one process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Return whether this process writes what is written once."""
         return self.rank == 0
 
     @property
@@ -138,7 +138,7 @@ def _together(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -
 
 
 def bytes_from_leader(content: bytes | None, world: World) -> bytes | None:
-    """Return what rank 0 gives, on all ranks; what the others give is not looked at."""
+    """Return what rank 0 gives, on all ranks; what the others give is ignored."""
     if world.size == 1:
         return content
     length = torch.tensor([-1 if content is None else len(content)])

@@ -1,7 +1,7 @@
 """Messages between ranks, through the store that torchrun starts them with.
 
 Collectives give up on a rank that is slow, and a signal waits until they are over. Here one may wait for hours, and
-hears meanwhile of a rank that has failed.
+fails meanwhile if another rank has failed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _LONGEST_PAUSE = 0.1
 """Seconds between two looks for a message."""
 _CONNECT = timedelta(minutes=2)
 _FAREWELL = 60.0
-"""Seconds for which a rank that fails waits for the others to hear of it."""
+"""Seconds for which a rank that fails waits for the others to read its message."""
 
 
 class Exchange:
-    """What the ranks of ``world`` tell each other.
+    """Messages between the ranks of ``world``.
 
     All of them must call :meth:`gather`, :meth:`from_leader`, :meth:`one_first` and :meth:`topic` in the same order.
     Without a store this is an exchange with oneself.
@@ -53,7 +53,7 @@ class Exchange:
         return f"topic{self._topics}"
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks in their order; they must be plain data, as JSON knows it."""
+        """Return the values of all ranks in their order; they must be plain data that JSON can hold."""
         if self._store is None:
             return [value]
         topic, own = self.topic(), self.world.rank
@@ -61,7 +61,7 @@ class Exchange:
         return [value if rank == own else self._receive(f"{topic}/{rank}") for rank in range(self.world.size)]
 
     def from_leader(self, make: Callable[[], T]) -> T:
-        """Return what ``make`` returns on rank 0, the only one to call it; it must be plain data, as JSON knows it."""
+        """Return what ``make`` returns on rank 0, the only one to call it; it must be plain data that JSON can hold."""
         topic = self.topic()
         if not self.world.leads:
             received: T = self._receive(topic)
@@ -98,7 +98,7 @@ class Exchange:
         return {key: value.decode() for key, value in zip(there, values, strict=True)}
 
     def listen(self) -> None:
-        """Hear whether another rank has failed.
+        """Raise if another rank has failed.
 
         Raises:
             RankError: it has.
@@ -108,21 +108,21 @@ class Exchange:
             raise RankError(message, code)
 
     def fail(self, message: str, code: int) -> tuple[str, int, bool]:
-        """Tell the others that this rank ends.
+        """Post to the others that this rank ends.
 
         Returns:
-            Message and exit code of the rank that failed first, and whether all have heard of it. An interruption
+            Message and exit code of the rank that failed first, and whether all have read it. An interruption
             (130) is not waited for: all are interrupted.
         """
         if self._store is None:
             return message, code, True
         first = self._store.compare_set("failure", "", json.dumps([message, code]))
         message, code = json.loads(first)
-        heard, until = self.add("heard", 1), time.monotonic() + (_FAREWELL if code != 130 else 0)
-        while heard < self.world.size and time.monotonic() < until:
+        readers, until = self.add("readers", 1), time.monotonic() + (_FAREWELL if code != 130 else 0)
+        while readers < self.world.size and time.monotonic() < until:
             time.sleep(_LONGEST_PAUSE)
-            heard = self.add("heard", 0)
-        return message, code, heard >= self.world.size or code == 130
+            readers = self.add("readers", 0)
+        return message, code, readers >= self.world.size or code == 130
 
     def _send(self, key: str, value: object) -> None:
         assert self._store is not None

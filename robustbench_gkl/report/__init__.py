@@ -1,1 +1,1 @@
-"""What people see. Imports no torch."""
+"""Tables, live displays and HTML pages. Imports no torch."""

@@ -11,7 +11,7 @@ from robustbench_gkl.core.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_EXTRA = ("jinja2", "plotly", "itables")
+_EXTRA = ("plotly", "itables")
 
 
 def require_extra() -> None:

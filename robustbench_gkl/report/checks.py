@@ -9,7 +9,7 @@ from rich.table import Table
 
 from robustbench_gkl.results.record import Check, CheckVerdict
 
-COLOURS: dict[CheckVerdict, str] = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+VERDICT_STYLES: dict[CheckVerdict, str] = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
 
 
 def checks_table(checks: Iterable[Check]) -> Table:
@@ -17,6 +17,6 @@ def checks_table(checks: Iterable[Check]) -> Table:
     table = Table("check", "verdict", "figure", "advice", header_style="bold", box=None, pad_edge=False)
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for check in checks:
-        verdict = f"[{COLOURS[check.verdict]}]{check.verdict}[/]"
+        verdict = f"[{VERDICT_STYLES[check.verdict]}]{check.verdict}[/]"
         table.add_row(check.name, verdict, escape(check.figure), escape(check.advice))
     return table

@@ -1,4 +1,4 @@
-"""What the pages say, gathered from records, verdicts and run folders."""
+"""The content of the pages, gathered from records, verdicts and run folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robustbench_gkl.results.tiers import CLEAN, UNRANKED, answers_at_random, re
 
 @dataclass(frozen=True)
 class Setting:
-    """What must agree for records to be shown in one picture."""
+    """The values that must agree for records to be shown in one picture."""
 
     dataset: str
     split: str
@@ -71,7 +71,7 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
 
 
 def headline(records: Sequence[Record]) -> Record:
-    """Return the record that speaks for a model.
+    """Return the record that a model is shown by.
 
     It is that of the strongest tier, clean accuracy alone last; among such, of the threat trained for, of most
     samples, the newest.
@@ -117,7 +117,7 @@ class Radii:
     points: tuple[Point, ...]
 
 
-def over_radii(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
+def by_radius(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
     """Return accuracy against eps of each model that was evaluated at two radii or more; at 0 it is the clean one."""
     found: dict[Setting, dict[tuple[str, str], dict[Fraction, Record]]] = defaultdict(lambda: defaultdict(dict))
     for record in sorted(records, key=lambda record: record.created):
@@ -148,7 +148,7 @@ class Fall:
 
 
 def falls(record: Record) -> list[Fall]:
-    """Return who fell to what, in the order of the attacks: wrong without one, each stage, and what stands.
+    """Return how many samples fell to what, in the order of the attacks: wrong at once, each stage, and what stands.
 
     The counts add up to the number of samples.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_gkl.core.exact import format_fraction
-from robustbench_gkl.report.content import ClassAccuracy, Fall, Point, Radii
+from robustbench_gkl.report.content import Fall, Point, Radii
 from robustbench_gkl.report.tables import threat_order
 
 COLOURS = ("#3b7dd8", "#d1701c", "#2f9461", "#9066c9", "#d4504f", "#268b99", "#c25a94", "#8a7a2e")
@@ -52,7 +52,7 @@ def percent_axis(title: str) -> dict[str, Any]:
     return {"title": {"text": title}, "ticksuffix": " %", "rangemode": "tozero"}
 
 
-def _bars(points: Sequence[Point]) -> dict[str, Any]:
+def error_bars(points: Sequence[Point]) -> dict[str, Any]:
     """Return the intervals of points as error bars."""
     return {
         "type": "data",
@@ -100,13 +100,14 @@ def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure
                 "name": escape(loss),
                 "x": [point.value for point in clean],
                 "y": [point.value for point in robust],
-                "error_x": _bars(clean),
-                "error_y": _bars(robust),
+                "error_x": error_bars(clean),
+                "error_y": error_bars(robust),
                 "text": names,
                 "textposition": "top left",
                 "customdata": [links.get(name) for name in part["model"]],
                 "hovertext": [
-                    f"<b>{name}</b>{' (checks FAIL)' if fail else ''}<br>clean {_interval(c)}<br>robust {_interval(r)}"
+                    f"<b>{name}</b>{' (checks FAIL)' if fail else ''}<br>"
+                    f"clean {interval_text(c)}<br>robust {interval_text(r)}"
                     for name, fail, c, r in zip(names, failed, clean, robust, strict=True)
                 ],
                 "hoverinfo": "text",
@@ -131,7 +132,8 @@ def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure
     return Figure(label, alt, traces, layout)
 
 
-def _interval(point: Point) -> str:
+def interval_text(point: Point) -> str:
+    """Return an accuracy and its interval as they are shown on hovering."""
     return f"{point.value:.2f} % ({point.low:.1f} – {point.high:.1f})"
 
 
@@ -146,9 +148,9 @@ def accuracy_against_eps(label: str, curves: Sequence[Radii]) -> Figure:
                 "name": escape(curve.model),
                 "x": [float(eps) for eps in curve.eps],
                 "y": [point.value for point in curve.points],
-                "error_y": _bars(curve.points),
+                "error_y": error_bars(curve.points),
                 "hovertext": [
-                    f"<b>{escape(curve.model)}</b><br>eps {_radius(eps)}<br>{_interval(point)}"
+                    f"<b>{escape(curve.model)}</b><br>eps {_radius(eps)}<br>{interval_text(point)}"
                     for eps, point in zip(curve.eps, curve.points, strict=True)
                 ],
                 "hoverinfo": "text",
@@ -258,72 +260,3 @@ def waterfall(label: str, falls: Sequence[Fall]) -> Figure:
 
 def _change(share: float) -> str:
     return f"{share:.1f}".replace("-", "−") if share else "0"
-
-
-def accuracy_per_class(label: str, classes: Sequence[ClassAccuracy]) -> Figure:
-    """Return clean and robust accuracy of each class, with 95 % intervals on the latter."""
-    names = [f"{item.label}" for item in classes]
-    kinds = (
-        ("clean", [item.clean for item in classes], {"color": CLEAN, "opacity": 0.45}),
-        ("robust", [item.robust for item in classes], {"color": COLOURS[0]}),
-    )
-    traces = [
-        {
-            "type": "bar",
-            "name": name,
-            "x": names,
-            "y": [round(point.value, 3) for point in points],
-            "hovertext": [
-                f"class {item.label} (n = {item.n:,})<br>{name} {_interval(point)}"
-                for item, point in zip(classes, points, strict=True)
-            ],
-            "hoverinfo": "text",
-            "marker": marker,
-            **({"error_y": _bars(points)} if name == "robust" else {}),
-        }
-        for name, points, marker in kinds
-    ]
-    worst = sorted(classes, key=lambda item: item.robust.value)[:3]
-    told = ", ".join(f"class {item.label} with {item.robust.value:.1f} %" for item in worst)
-    layout = {
-        "barmode": "group",
-        "xaxis": {"type": "category", "title": {"text": "Class"}},
-        "yaxis": percent_axis("Accuracy") | {"range": [0, 102]},
-        "showlegend": True,
-        "height": 340,
-    }
-    return Figure(label, f"Accuracy per class; the least robust are {told}.", traces, layout)
-
-
-def classes_of_models(label: str, models: Mapping[str, Sequence[ClassAccuracy]]) -> Figure:
-    """Return the robust accuracy of each class of each model as a heat map."""
-    labels = sorted({item.label for classes in models.values() for item in classes})
-    values = [{item.label: item.robust.value for item in classes} for classes in models.values()]
-    few = len(labels) <= 12
-    trace = {
-        "type": "heatmap",
-        "x": [str(label) for label in labels],
-        "y": [escape(model) for model in models],
-        "z": [[_rounded(row.get(label)) for label in labels] for row in values],
-        "texttemplate": "%{z:.0f}" if few else "",
-        "textfont": {"color": "#0b0d10"},
-        "hovertemplate": "<b>%{y}</b><br>class %{x}: %{z:.1f} %<extra></extra>",
-        "colorscale": [[0, "#d0746a"], [0.5, "#e6c98a"], [1, "#5fb389"]],
-        "zmin": 0,
-        "zmax": 100,
-        "xgap": 2,
-        "ygap": 2,
-        "showscale": not few,
-        "colorbar": {"ticksuffix": " %", "thickness": 10, "outlinewidth": 0},
-    }
-    layout = {
-        "xaxis": {"type": "category", "title": {"text": "Class"}, "showgrid": False},
-        "yaxis": {"type": "category", "autorange": "reversed", "automargin": True, "showgrid": False},
-        "height": 140 + 28 * len(models),
-    }
-    alt = f"Robust accuracy of {len(models)} models on each of {len(labels)} classes, {label}."
-    return Figure(label, alt, [trace], layout)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

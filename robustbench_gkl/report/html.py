@@ -15,7 +15,7 @@ import pandas as pd
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.core.version import __version__
-from robustbench_gkl.report import assets, content, curves, figures, reproduce, tables
+from robustbench_gkl.report import assets, class_figures, content, curves, figures, reproduce, tables
 from robustbench_gkl.report.content import ClassAccuracy, Point
 from robustbench_gkl.report.figures import Figure
 from robustbench_gkl.report.gallery import Exhibit, read_gallery
@@ -87,7 +87,7 @@ def leaderboard_page(frame: pd.DataFrame) -> str:
     """
     assets.require_extra()
     return (
-        environment()
+        page_templates()
         .get_template("leaderboard.html.jinja")
         .render(
             board=tables.table_view(frame, links={}),
@@ -112,7 +112,7 @@ def save_leaderboard_page(frame: pd.DataFrame, path: Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def environment() -> Environment:
+def page_templates() -> Environment:
     """Return the templates' environment; it escapes whatever a template does not declare safe."""
     import jinja2
 
@@ -183,7 +183,7 @@ class _Site:
         self.slugs = page_names(list(self.models))
         self.known = Models.of(sorted(records, key=lambda record: record.created))
         self.links = {name: f"models/{slug}.html" for name, slug in self.slugs.items()}
-        self.env = environment()
+        self.env = page_templates()
 
     def _render(self, template: str, *, root: str, **values: Any) -> str:
         return self.env.get_template(template).render(
@@ -208,14 +208,14 @@ class _Site:
             board=tables.table_view(self.frame, links=self.links),
             scatter=figures.clean_against_robust(self.frame, links=self.links),
             radii=[
-                figures.accuracy_against_eps(at.label, lines) for at, lines in content.over_radii(self.records).items()
+                figures.accuracy_against_eps(at.label, lines) for at, lines in content.by_radius(self.records).items()
             ],
             falls=[
                 figures.who_fell_to_what(at.label, {record.model.name: content.falls(record) for record in found})
                 for at, found in settings.items()
             ],
             classes=[
-                figures.classes_of_models(at.label, known)
+                class_figures.classes_of_models(at.label, known)
                 for at, found in settings.items()
                 if (known := self._known_classes(found))
             ],
@@ -245,7 +245,7 @@ class _Site:
             train_command=reproduce.train_command(main),
             curves=[figure for figure in drawn if figure is not None],
             curves_note=metrics if isinstance(metrics, str) else "",
-            radii=[figures.accuracy_against_eps(at.label, lines) for at, lines in content.over_radii(records).items()],
+            radii=[figures.accuracy_against_eps(at.label, lines) for at, lines in content.by_radius(records).items()],
             views=[
                 self._record_view(record) for record in (main, *(record for record in records if record is not main))
             ],
@@ -277,7 +277,7 @@ class _Site:
             robust=Point.of_percentage(record.worst_case_acc, record.data.n),
             attacks=" + ".join(attack.label for attack in record.attacks),
             waterfall=[figures.waterfall("waterfall", content.falls(record))],
-            classes=[] if isinstance(classes, str) else [figures.accuracy_per_class("classes", classes)],
+            classes=[] if isinstance(classes, str) else [class_figures.accuracy_per_class("classes", classes)],
             classes_note=classes if isinstance(classes, str) else "",
             protocol=[
                 (f"{attack['label']}: {stage.get('attack', '')}", tables.settings_rows(stage))

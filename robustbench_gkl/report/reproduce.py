@@ -1,4 +1,4 @@
-"""The commands that make a record again. They are built from what the record says, and from nothing else."""
+"""The commands that make a record again. They are built from the record alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From data frames to the cells of an HTML table. Which columns there are is the frame's to say."""
+"""The cells of an HTML table, made from a data frame, which decides the columns."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from robustbench_gkl.core.exact import parse_fraction
 
 Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
-FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
+SHOWN_FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
 """What is wanted first, above all on a phone; the other columns follow in the frame's order."""
 
-LABELS: Mapping[str, tuple[str, str]] = {
+HEADINGS: Mapping[str, tuple[str, str]] = {
     "rank": ("Rank", "1 + the number of models of the tier on the board that are significantly better"),
     "model": ("Model", "The run or imported checkpoint"),
     "clean_acc": ("Clean %", "Accuracy without an attack"),
@@ -44,12 +44,12 @@ LABELS: Mapping[str, tuple[str, str]] = {
 
 _VERDICTS = frozenset({"PASS", "WARN", "FAIL"})
 _MOST_CHOICES = 40
-_BOARD = ("dataset", "split", "samples", "threat", "n", "tier")
+_RANKED_TOGETHER = ("dataset", "split", "samples", "threat", "n", "tier")
 """The columns in which rows must agree to be ranked against each other."""
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """A column and, where a menu can filter it, the values to choose from."""
 
     key: str
@@ -60,8 +60,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What is shown, and what it is sorted by."""
+class TableCell:
+    """The text of a cell, and the value that it is sorted by."""
 
     text: str
     kind: Kind
@@ -75,7 +75,7 @@ class Cell:
 class Row:
     """The cells of one row."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     failed: bool
     starts_group: bool
     """Whether its ranks are not comparable with those of the row above."""
@@ -85,7 +85,7 @@ class Row:
 class TableView:
     """A table as the template needs it."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     rows: tuple[Row, ...]
 
 
@@ -98,7 +98,7 @@ def table_view(frame: pd.DataFrame, *, links: Mapping[str, str], heading: str = 
         heading: the column whose cells head their rows.
     """
     frame = _with_interval(frame)
-    first = ["rank", heading, *FIRST]
+    first = ["rank", heading, *SHOWN_FIRST]
     ends = ("ci_low", "ci_high") if "interval" in frame else ()
     order = dict.fromkeys([*(key for key in first if key in frame), *map(str, frame)])
     columns = tuple(_column(key, frame[key]) for key in order if key not in ends)
@@ -122,11 +122,11 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(interval=pd.Series(texts, index=frame.index, dtype=object))
 
 
-def _column(key: str, values: pd.Series) -> Column:
-    label, title = LABELS.get(key, (key.replace("_", " "), ""))
+def _column(key: str, values: pd.Series) -> TableColumn:
+    label, title = HEADINGS.get(key, (key.replace("_", " "), ""))
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     numeric = is_number or key == "interval"
-    return Column(key, label, title, numeric, () if numeric or key == "model" else _choices(values))
+    return TableColumn(key, label, title, numeric, () if numeric or key == "model" else _choices(values))
 
 
 def _choices(values: pd.Series) -> tuple[str, ...]:
@@ -136,8 +136,8 @@ def _choices(values: pd.Series) -> tuple[str, ...]:
 
 
 def _apart(before: Mapping[str, object], values: Mapping[str, object]) -> bool:
-    """Whether two neighbours are ranked apart: another board or tier, or, without tiers, ranks that begin again."""
-    if any(_text(before.get(key)) != _text(values.get(key)) for key in _BOARD):
+    """Return whether neighbours are ranked apart: another board or tier, or, without tiers, ranks that begin again."""
+    if any(_text(before.get(key)) != _text(values.get(key)) for key in _RANKED_TOGETHER):
         return True
     if "tier" in values:
         return False
@@ -155,21 +155,21 @@ def _missing(value: object) -> bool:
     return value is None or bool(pd.isna(value))  # type: ignore[call-overload]
 
 
-def _cell(column: Column, values: Mapping[str, object], links: Mapping[str, str], *, heading: str) -> Cell:
+def _cell(column: TableColumn, values: Mapping[str, object], links: Mapping[str, str], *, heading: str) -> TableCell:
     value = values[column.key]
     if _missing(value) or value == "":
-        return Cell("–", "number" if column.numeric else "text", -1.0 if column.numeric else "")
+        return TableCell("–", "number" if column.numeric else "text", -1.0 if column.numeric else "")
     if column.key == "interval":
-        return Cell(str(value), "number", float(str(values["ci_low"])))
+        return TableCell(str(value), "number", float(str(values["ci_low"])))
     if column.numeric:
         number = float(str(value))
         bounds = _bounds(values, number) if column.key == "worst_case_acc" else None
-        return Cell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
+        return TableCell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
     text = str(value)
     order = threat_order(text) if column.key == "threat" else text.casefold()
     if column.key == heading:
-        return Cell(text, "heading", order, link=links.get(text))
-    return Cell(text, "verdict" if text in _VERDICTS else "text", order)
+        return TableCell(text, "heading", order, link=links.get(text))
+    return TableCell(text, "verdict" if text in _VERDICTS else "text", order)
 
 
 def threat_order(threat: str) -> str:

@@ -1,27 +1,26 @@
-"""Leaderboards and progress on a terminal, and as plain lines elsewhere."""
+"""Leaderboards and settings on a terminal, and as plain lines elsewhere."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from robustbench_gkl.report.checks import VERDICT_STYLES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PLAIN_WIDTH = 1000
 """Characters in a line where there is no terminal, so that nothing in logs and files is cut or broken."""
-_BOARD = ("samples", "split", "n", "threat", "dataset")
+_BOARD_COLUMNS = ("samples", "split", "n", "threat", "dataset")
 _DISPENSABLE = (
     *("params", "eval_seconds", "arch", "loss", "lacks", "attack_seeds", "engine", "ci_low", "ci_high", "weights"),
-    *_BOARD,
+    *_BOARD_COLUMNS,
 )
 """Columns that a narrow terminal does without, in the order in which they go."""
 
@@ -79,7 +78,7 @@ def _dispensable(frame: pd.DataFrame) -> list[str]:
     A tier that all rows share goes first; attacks after others, and what tells boards apart, go last.
     """
     alike = ["tier"] if "tier" in frame and frame["tier"].nunique() <= 1 else []
-    apart = [name for name in _BOARD if name in frame and frame[name].nunique() > 1]
+    apart = [name for name in _BOARD_COLUMNS if name in frame and frame[name].nunique() > 1]
     after = [name for name in map(str, frame) if name.startswith("after ")]
     return [*alike, *(name for name in _DISPENSABLE if name not in apart), *after, *apart]
 
@@ -102,7 +101,7 @@ def _cell(name: str, value: Any) -> Text:
     if pd.isna(value):
         return Text("-")
     if name == "checks":
-        return Text(value, style={"PASS": "green", "WARN": "yellow", "FAIL": "red"}.get(value, ""))
+        return Text(value, style=VERDICT_STYLES.get(value, ""))
     if isinstance(value, float):
         return Text(f"{value:.1f}" if name == "eval_seconds" else f"{value:.2f}")
     return Text(str(value))
@@ -117,50 +116,3 @@ def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:
         elif value is not None:
             lines.append(f"{prefix}{key} = {value}")
     return lines
-
-
-class LiveProgress:
-    """One progress bar on a terminal; elsewhere a plain line every ``interval`` seconds.
-
-    Use as a context manager.
-    """
-
-    def __init__(self, console: Console, *, interval: float = 10.0) -> None:
-        self._console = console
-        self._interval = interval
-        self._last = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        if console.is_terminal and not console.quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", markup=False),
-                console=console,
-                transient=True,
-            )
-
-    def __enter__(self) -> LiveProgress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, description: str, done: int, total: int, *, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done."""
-        if self._bar is not None:
-            if self._task is None:
-                self._task = self._bar.add_task(description, total=total, note=note)
-            self._bar.update(self._task, description=description, completed=done, total=total, note=note)
-        elif time.monotonic() - self._last >= self._interval:
-            self._last = time.monotonic()
-            self.line(f"{description}: {done}/{total} {note}".rstrip())
-
-    def line(self, text: str) -> None:
-        """Print a line that stays."""
-        self._console.print(text, markup=False)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
-from datetime import timedelta
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -13,6 +10,8 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from robustbench_gkl.report.live import LiveDisplay, duration
 
 _SHOWN_EPOCHS = 12
 _TITLES = {
@@ -40,12 +39,7 @@ def _title(name: str) -> str:
     return _TITLES.get(name, name.removeprefix("loss_"))
 
 
-def duration(seconds: float) -> str:
-    """Return ``0:01:30`` for 90 seconds."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-class TrainingDisplay:
+class TrainingDisplay(LiveDisplay[Live]):
     """Shows steps and epochs as they come; use as a context manager.
 
     Args:
@@ -55,21 +49,9 @@ class TrainingDisplay:
     """
 
     def __init__(self, console: Console, *, interval: float = 2.0) -> None:
-        self._console, self._interval = console, interval
+        live = Live(console=console, auto_refresh=False, transient=False)
+        super().__init__(console, live, interval=interval, plain_interval=5 * interval)
         self._rows: list[Mapping[str, float]] = []
-        self._last = time.monotonic()
-        self._live: Live | None = None
-        if console.is_terminal and not console.quiet:
-            self._live = Live(console=console, auto_refresh=False, transient=False)
-
-    def __enter__(self) -> TrainingDisplay:
-        if self._live is not None:
-            self._live.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
 
     def step(
         self,
@@ -82,34 +64,28 @@ class TrainingDisplay:
         means: Callable[[], Mapping[str, float]],
     ) -> None:
         """Show that ``step`` of ``steps`` in ``epoch`` (from 0) is done; ``means`` is called now and then only."""
-        wait = self._interval if self._live is not None else 5 * self._interval
-        if time.monotonic() - self._last < wait:
+        if not self._due():
             return
-        self._last = time.monotonic()
         left = duration(seconds_left)
         running = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in means().items())
         head = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  {left} left"
-        if self._live is None:
+        if self._drawing is None:
             self.line(f"{head}  {running}")
             return
         bar = Padding(ProgressBar(total=epochs * steps, completed=epoch * steps + step), 0)  # a bar ends no line
-        self._live.update(Group(self._table(), bar, Text(head), Text(running)), refresh=True)
+        self._drawing.update(Group(self._table(), bar, Text(head), Text(running)), refresh=True)
 
     def epoch(self, row: Mapping[str, float], *, epochs: int, seconds_left: float, warning: str | None) -> None:
         """Show the row of a finished epoch, and a warning that stays."""
         self._rows.append(row)
-        if self._live is not None:
-            self._live.update(Group(self._table(), Text(f"{duration(seconds_left)} left")), refresh=True)
+        if self._drawing is not None:
+            self._drawing.update(Group(self._table(), Text(f"{duration(seconds_left)} left")), refresh=True)
         else:
             values = [(name, value) for name, value in row.items() if name not in ("epoch", *_HIDDEN)]
             shown = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in values)
             self.line(f"epoch {int(row['epoch'])}/{epochs}  {shown}  {duration(seconds_left)} left")
         if warning is not None:
             self._console.print(Text(f"warning: {warning}", style="yellow"))
-
-    def line(self, text: str) -> None:
-        """Print a line that stays."""
-        self._console.print(text, markup=False)
 
     def _table(self) -> Table:
         """Return the last epochs as a table."""

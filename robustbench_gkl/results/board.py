@@ -1,4 +1,4 @@
-"""Boards: what all records together say of each model on one set of samples under one threat."""
+"""Boards: the evidence of all records on each model, on one set of samples under one threat."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Models:
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> Models:
-        """Gather it from records, oldest first."""
+        """Return what records, oldest first, know of the models."""
         found = cls()
         newest = _newest_models(records)
         found.current = set(newest.values())
@@ -103,7 +103,7 @@ def _newest_models(records: Sequence[Record]) -> dict[tuple[str, str | None], st
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class BoardEntry:
     """One model on one board.
 
     Attributes:
@@ -166,13 +166,13 @@ class Entry:
 class Placed:
     """An entry and its rank in its tier."""
 
-    entry: Entry
+    entry: BoardEntry
     rank: int | None
 
 
 def entries_of(
     records: Iterable[Record], store: ResultStore, *, reference: str | None = None, all_models: bool = False
-) -> list[Entry]:
+) -> list[BoardEntry]:
     """Return one entry for each model on each board.
 
     Args:
@@ -195,7 +195,7 @@ def entries_of(
 
 def _entry(
     board: BoardKey, records: Sequence[Record], models: Models, store: ResultStore, reference: str | None
-) -> Entry:
+) -> BoardEntry:
     if board.eps == "0":
         reference = None  # there are no attacks on the board of clean accuracy
     sha256 = records[0].model.model_sha256
@@ -212,7 +212,7 @@ def _entry(
     failed = tuple(sorted(models.failed.get((sha256, board.dataset), ())))
     if failed:
         lacks = "; ".join(filter(None, (f"checks fail: {', '.join(failed)}", lacks)))
-    return Entry(
+    return BoardEntry(
         board=board,
         names=tuple(models.names[sha256]),
         current=sha256 in models.current,
@@ -243,12 +243,12 @@ class Ranking:
     """Entries with their ranks, in the order in which they are shown."""
 
     placed: tuple[Placed, ...]
-    tests: dict[tuple[BoardKey, Tier], tuple[list[Entry], PairedTests]]
+    tests: dict[tuple[BoardKey, Tier], tuple[list[BoardEntry], PairedTests]]
 
     @classmethod
-    def of(cls, entries: Collection[Entry]) -> Ranking:
+    def of(cls, entries: Collection[BoardEntry]) -> Ranking:
         """Rank the entries of each tier of each board among themselves."""
-        groups: dict[tuple[BoardKey, Tier], list[Entry]] = defaultdict(list)
+        groups: dict[tuple[BoardKey, Tier], list[BoardEntry]] = defaultdict(list)
         for entry in entries:
             groups[entry.board, entry.tier].append(entry)
         placed: list[Placed] = []
@@ -262,7 +262,7 @@ class Ranking:
         placed.sort(key=_place)
         return cls(tuple(placed), tests)
 
-    def adjusted_p(self, first: Entry, second: Entry) -> float | None:
+    def adjusted_p(self, first: BoardEntry, second: BoardEntry) -> float | None:
         """Return Holm's adjusted p-value of two entries; None if they are not ranked in one tier of one board."""
         group, found = self.tests.get((first.board, first.tier), ([], None))
         if found is None or first not in group or second not in group:

@@ -1,4 +1,4 @@
-"""The columns of a leaderboard that attacks have: which they are, what they mean, and what is in them."""
+"""The columns of attacks on a leaderboard: their names, meaning and accuracies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import tiers
-from robustbench_gkl.results.board import Entry
+from robustbench_gkl.results.board import BoardEntry
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.store import ResultStore
 
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
     @property
     def is_autoattack(self) -> bool:
-        """Whether the accuracy is that after standard AutoAttack."""
+        """Return whether the accuracy is that after standard AutoAttack."""
         return self.specs[-1:] == (tiers.STANDARD,) and not self.over_radii
 
     @property
@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 class AttackColumns(NamedTuple):
-    """The columns of a leaderboard that attacks have.
+    """The columns of attacks on a leaderboard.
 
     Attributes:
         names: in order.
@@ -70,7 +70,7 @@ class AttackColumns(NamedTuple):
     autoattack: list[str]
 
 
-def attack_columns(entries: Iterable[Entry], store: ResultStore) -> AttackColumns:
+def attack_columns(entries: Iterable[BoardEntry], store: ResultStore) -> AttackColumns:
     """Return the columns of the attacks on some entries."""
     cells = [_cells(entry, store) for entry in entries]
     columns = sorted({column for row in cells for column in row}, key=lambda column: column.place)
@@ -98,7 +98,7 @@ def _told_apart(column: Column, specs: set[tuple[str, ...]]) -> str:
     return column.exact_name if len(specs - {()}) > 1 else column.name
 
 
-def _cells(entry: Entry, store: ResultStore) -> dict[Column, float]:
+def _cells(entry: BoardEntry, store: ResultStore) -> dict[Column, float]:
     """Return an entry's accuracies. Attacks that were not completed show where there is nothing better."""
     if entry.board.eps == "0":
         return {}
@@ -141,7 +141,7 @@ def _how(record: Record) -> str:
 
 
 def _accuracy(runs: Sequence[tuple[Record, int]], store: ResultStore) -> float:
-    """Return the accuracy in percent after an attack, pointwise over several runs of it, the newest last."""
+    """Return the accuracy in percent after an attack, pointwise over several evaluations by it, the newest last."""
     record, place = runs[-1]
     accuracy = record.attacks[place].robust_acc
     if len(runs) > 1:

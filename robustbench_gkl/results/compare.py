@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.results.board import Entry, Ranking, entries_of
+from robustbench_gkl.data.facts import BLOCK
+from robustbench_gkl.results.board import BoardEntry, Ranking, entries_of
 from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.store import ResultStore
-
-BLOCK = 50
-"""Samples that one hash of ``DataInfo.blocks`` is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +22,12 @@ class Side:
     """One of two models on one board.
 
     Attributes:
-        name: as it was asked for.
+        name: as it was given.
         entry: what is known of it there, or what its one record says.
     """
 
     name: str
-    entry: Entry
+    entry: BoardEntry
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +99,7 @@ def _comparison(first: Side, second: Side, shared: NDArray[np.intp], ranking: Ra
     return Comparison(first, second, counts, ranking.adjusted_p(one, other))
 
 
-def _named(name: str, records: Sequence[Record], entries: Sequence[Entry], store: ResultStore) -> list[Entry]:
+def _named(name: str, records: Sequence[Record], entries: Sequence[BoardEntry], store: ResultStore) -> list[BoardEntry]:
     """Return a model's entries, the newest last; those of a record are of a board that it has for itself."""
     alone = [record for record in records if record.id == name]
     if alone:
@@ -114,17 +112,19 @@ def _named(name: str, records: Sequence[Record], entries: Sequence[Entry], store
     return list(newest.values())
 
 
-def _on_one_board(ours: Sequence[Entry], theirs: Sequence[Entry]) -> Iterator[tuple[list[Entry], list[Entry]]]:
+def _on_one_board(
+    ours: Sequence[BoardEntry], theirs: Sequence[BoardEntry]
+) -> Iterator[tuple[list[BoardEntry], list[BoardEntry]]]:
     """Yield the entries of either model on each data set, split and threat, whatever the samples."""
-    boards: dict[tuple[str, str, str], tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
+    boards: dict[tuple[str, str, str], tuple[list[BoardEntry], list[BoardEntry]]] = defaultdict(lambda: ([], []))
     for side, entries in enumerate((ours, theirs)):
         for entry in sorted(entries, key=lambda entry: entry.board.place):
             boards[entry.board.dataset, entry.board.split, entry.board.threat][side].append(entry)
     return (both for both in boards.values() if all(both))
 
 
-def _telling(entry: Entry) -> Record:
-    """Return a record of the entry that tells which pixels it saw, if there is one; they all saw the same."""
+def _telling(entry: BoardEntry) -> Record:
+    """Return a record of the entry that has hashes of its pixels, if there is one; all have the same pixels."""
     return next((record for record in reversed(entry.records) if record.data.blocks), entry.newest)
 
 
@@ -143,12 +143,12 @@ def _shared(first: Record, second: Record) -> NDArray[np.intp]:
 
 
 def _from_the_first(record: Record) -> bool:
-    """Whether block i is of the samples from 50 i on."""
+    """Return whether block i is of the samples from 50 i on."""
     return record.data.sample_set.startswith("first") and record.data.index_ranges == ((0, record.data.n),)
 
 
 def _why(first: Record, second: Record) -> str:
-    """Return why two records of other sample sets share nothing."""
+    """Return the reason why two records of other sample sets share no sample."""
     for record in (first, second):
         if not _from_the_first(record):
             return f"{record.id} is of chosen samples, which cannot be paired with others"
@@ -158,6 +158,6 @@ def _why(first: Record, second: Record) -> str:
     return "their sample sets have no block of equal pixels"
 
 
-def _held(entries: Sequence[Entry]) -> str:
+def _held(entries: Sequence[BoardEntry]) -> str:
     boards = sorted((entry.board for entry in entries), key=lambda board: board.place)
     return ", ".join(f"{board.dataset} {board.split} {board.threat} n = {board.n}" for board in boards)

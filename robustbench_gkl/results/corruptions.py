@@ -1,24 +1,33 @@
-"""Records of evaluations on corrupted images. Imports no torch."""
+"""Evaluations on corrupted images: their records, where they are kept, and their leaderboard. Imports no torch."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import pandas as pd
+from pydantic import ValidationError
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import user_error
-from robustbench_gkl.results.record import ModelInfo, canonical_hash
+from robustbench_gkl.results.record import ModelInfo, Part, canonical_hash
+from robustbench_gkl.results.record_files import RecordFiles
 from robustbench_gkl.results.statistics import wilson_interval
 
 EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 """Published beside the fifteen common corruptions for validation; they are shown and not part of the mean."""
 Counts = tuple[int, int, int, int, int]
 
+COLUMNS = (
+    *("rank", "model", "loss", "arch", "dataset", "n", "corruptions", "mean_corruption_acc", "ci_low", "ci_high"),
+    *(f"severity_{severity}" for severity in range(1, 6)),
+    *("params", "eval_seconds"),
+)
 
-class CorruptionData(BaseModel):
+
+class CorruptionData(Part):
     """On which images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str
     """The folder's name."""
@@ -28,10 +37,8 @@ class CorruptionData(BaseModel):
     """Images of each corruption and severity: the first so many."""
 
 
-class CorruptionRecord(BaseModel):
+class CorruptionRecord(Part):
     """One evaluation on corrupted images. Immutable; its id is a hash of what decides the result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     id: str
@@ -96,3 +103,63 @@ class CorruptionRecord(BaseModel):
 def corruption_id(*, name: str, weights_sha256: str, data_sha256: str) -> str:
     """Return ``NAME-HASH``: the same for the same weights and images."""
     return f"{name}-{canonical_hash(['corruptions', weights_sha256, data_sha256])[:12]}"
+
+
+def corruption_files(results_dir: Path, *, strict: bool) -> RecordFiles[CorruptionRecord]:
+    """Return the records on corrupted images in a results folder; ``strict`` refuses a broken one."""
+    folder = results_dir / "corruptions"
+    return RecordFiles(folder, lambda content, what: CorruptionRecord.read(content, what=what), strict=strict)
+
+
+def corruption_leaderboard(
+    results_dir: str | Path = "results", *, dataset: str | None = None, strict: bool = False
+) -> pd.DataFrame:
+    """Return the leaderboard over all records on corrupted images, one row a model.
+
+    Only rows on the same images are ranked against each other; equal accuracies share a rank.
+
+    Args:
+        results_dir: the folder with ``corruptions/``.
+        dataset: only rows on the folder of this name, such as ``"CIFAR-10-C"``.
+        strict: refuse a broken record instead of passing it by.
+
+    Returns:
+        Columns ``COLUMNS``; accuracies and interval ends in percent, ``n`` per corruption and severity.
+
+    Raises:
+        UserError: no such folder; a broken record, if ``strict``.
+    """
+    groups: dict[tuple[str, str], list[CorruptionRecord]] = defaultdict(list)
+    files = corruption_files(Path(results_dir), strict=strict)
+    if not files.folder.is_dir():
+        raise UserError(f"there is no folder {files.folder}; evaluate a model with gklbench corruptions first")
+    for record in files.all():
+        if dataset is None or record.data.dataset == dataset:
+            groups[record.data.dataset, record.data.sha256].append(record)
+    rows = []
+    for _, group in sorted(groups.items()):
+        group.sort(key=lambda record: (-record.right, record.model.name))
+        for record in group:
+            rank = 1 + sum(other.right > record.right for other in group)
+            rows.append(_cells(record, rank))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({"rank": "int64", "n": "int64", "corruptions": "int64", "params": "int64"})
+
+
+def _cells(record: CorruptionRecord, rank: int) -> dict[str, object]:
+    low, high = record.interval()
+    return {
+        "rank": rank,
+        "model": record.model.name,
+        "loss": record.model.loss or "",
+        "arch": record.model.arch,
+        "dataset": record.data.dataset,
+        "n": record.data.n,
+        "corruptions": len(record.counted),
+        "mean_corruption_acc": round(record.mean_corruption_acc, 2),
+        "ci_low": round(low, 2),
+        "ci_high": round(high, 2),
+        **{f"severity_{severity}": round(record.severity_acc(severity), 2) for severity in range(1, 6)},
+        "params": record.model.params,
+        "eval_seconds": round(record.seconds, 1),
+    }

@@ -1,4 +1,4 @@
-"""Leaderboards that travel: CSV, Markdown, JSON, LaTeX, and RobustBench's model_info files."""
+"""Leaderboards as files: CSV, Markdown, JSON, LaTeX, and RobustBench's model_info files."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from typing import Any
 import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.exact import PUBLISHED_NORMS
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
 
 _PUBLISHED = Path(__file__).parent / "published.csv"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 
 
 def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
@@ -57,29 +52,10 @@ def _markdown_cell(cell: object) -> str:
 
 def latex(table: pd.DataFrame) -> str:
     """Return a leaderboard as a booktabs table."""
-    numeric = [pd.api.types.is_numeric_dtype(dtype) for dtype in table.dtypes]
-    cells = table.astype(object).where(table.notna(), "--").map(_latex_cell)
-    rows = [" & ".join(map(_latex_cell, table.columns)), *(" & ".join(row) for row in cells.itertuples(index=False))]
-    head, *body = (rf"{row} \\" for row in rows)
-    return "\n".join(
-        [
-            rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
-
-
-def _latex_cell(cell: object) -> str:
-    if cell == "--":
-        return "--"
-    text = f"{cell:.2f}" if isinstance(cell, float) else str(cell)
-    return "".join(_LATEX.get(character, character) for character in text)
+    styler = table.style.format(precision=2, na_rep="--", escape="latex")
+    styler = styler.format_index(escape="latex", axis="columns").hide(axis="index")
+    columns = "".join("r" if pd.api.types.is_numeric_dtype(dtype) else "l" for dtype in table.dtypes)
+    return styler.to_latex(hrules=True, column_format=columns)
 
 
 def _json(table: pd.DataFrame) -> str:
@@ -126,8 +102,7 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
             "footnote": f"{row['n']} samples, gklbench",
             "unreliable": row["checks"] == "FAIL",
         }
-        name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
-        path = folder / _file_name(row["dataset"]) / name / f"{_file_name(row['model'])}.json"
+        path = folder / _file_name(row["dataset"]) / PUBLISHED_NORMS[norm] / f"{_file_name(row['model'])}.json"
         if path in written:  # the same model at another radius, on other samples, or an older one of the name
             path = path.with_stem(f"{path.stem}_eps{_file_name(eps)}_n{row['n']}")
         for number in itertools.count(2):

@@ -1,4 +1,4 @@
-"""The journal of an evaluation under way: what is known already, so that no interruption loses it."""
+"""The journal of an evaluation under way: its results so far, which no interruption loses."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class About:
 
     @classmethod
     def read(cls, values: Any) -> About | None:
-        """Return what a line says; None if an earlier version wrote it."""
+        """Return the content of a line; None if an earlier version wrote it."""
         try:
             return cls(**values)
         except TypeError:
@@ -90,7 +90,7 @@ class Journal:
 
     @property
     def about(self) -> About | None:
-        """What the evaluation is about, as far as a line says so."""
+        """What the evaluation is about; None if no line has it."""
         found = (About.read(entry["evaluation"]) for entry in self.entries if "evaluation" in entry)
         return next((about for about in found if about is not None), None)
 
@@ -144,7 +144,7 @@ class Journal:
 
 
 def about_part(path: Path) -> tuple[bool, About | None]:
-    """Return whether a part has lines, and what they say that the evaluation is about; the file is left as it is."""
+    """Return whether a part has lines, and what its evaluation is about; the file is left as it is."""
     entries, _ = _read(path)
     found = (About.read(entry["evaluation"]) for entry in entries if "evaluation" in entry)
     return bool(entries), next((about for about in found if about is not None), None)

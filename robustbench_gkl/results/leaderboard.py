@@ -11,7 +11,7 @@ import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction, parse_fraction
-from robustbench_gkl.results.board import BoardKey, Entry, Ranking, entries_of
+from robustbench_gkl.results.board import BoardEntry, BoardKey, Ranking, entries_of
 from robustbench_gkl.results.columns import attack_columns
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.seeds import Family, families_of
@@ -99,7 +99,7 @@ def _require(reference: str, records: Sequence[Record]) -> None:
         raise UserError(f"no record has the attack {reference}; there are {', '.join(sorted(known))}")
 
 
-def _sample_sets(entries: Collection[Entry]) -> Mapping[BoardKey, str]:
+def _sample_sets(entries: Collection[BoardEntry]) -> Mapping[BoardKey, str]:
     """Return how a sample set is told from others of the same name and size; empty where there is just one."""
     same = defaultdict(set)
     for entry in entries:
@@ -108,7 +108,7 @@ def _sample_sets(entries: Collection[Entry]) -> Mapping[BoardKey, str]:
     return {board: board.sha256[:8] if len(same[board._replace(sha256="", threat="")]) > 1 else "" for board in boards}
 
 
-def _cells(entry: Entry, samples: Mapping[BoardKey, str]) -> dict[str, Any]:
+def _cells(entry: BoardEntry, samples: Mapping[BoardKey, str]) -> dict[str, Any]:
     record, model, board = entry.newest, entry.newest.model, entry.board
     ranked = entry.tier != UNRANKED
     return {
@@ -133,7 +133,7 @@ def _cells(entry: Entry, samples: Mapping[BoardKey, str]) -> dict[str, Any]:
     }
 
 
-def _accuracy_cells(entry: Entry) -> dict[str, float | None]:
+def _accuracy_cells(entry: BoardEntry) -> dict[str, float | None]:
     if entry.accuracy is None:
         return dict.fromkeys(("worst_case_acc", "ci_low", "ci_high"))
     low, high = wilson_interval(entry.standing, entry.board.n)

@@ -16,7 +16,7 @@ _POWER_QUANTILE = 0.8416212335729143
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """How often each of two models was right on the same samples.
+    """Counts of samples on which both, one or neither of two models are right.
 
     Attributes:
         both: samples on which both stand.

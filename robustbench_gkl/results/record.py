@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import user_error
+from robustbench_gkl.results.reading import read_table, without_control_characters
 from robustbench_gkl.results.upgrade import upgraded
 
 SCHEMA_VERSION = 2
@@ -23,9 +23,6 @@ SCHEMA_VERSION = 2
 CheckVerdict = Literal["PASS", "WARN", "FAIL"]
 CheckScope = Literal["model", "attack"]
 _SEVERITY: dict[CheckVerdict, int] = {"PASS": 0, "WARN": 1, "FAIL": 2}
-_WRITTEN_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
-"""How JSON in UTF-8 writes control characters other than tabs and line ends."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def canonical_hash(value: Any) -> str:
@@ -43,11 +40,13 @@ def unpack_standing(packed: str, n: int) -> NDArray[np.bool_]:
     return np.unpackbits(np.frombuffer(base64.b64decode(packed), dtype=np.uint8), count=n).astype(bool)
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a record: immutable, with no keys but its own."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Preprocessing(_Part):
+class Preprocessing(Part):
     """What happens to a [0, 1] image before the first layer; None for what does not."""
 
     mean: tuple[float, ...] | None = None
@@ -59,7 +58,7 @@ class Preprocessing(_Part):
     """Pixels of the square in the middle."""
 
 
-class ModelInfo(_Part):
+class ModelInfo(Part):
     """What was evaluated."""
 
     name: str
@@ -97,7 +96,7 @@ def model_sha256(
     return canonical_hash([weights_sha256, arch, around.resize, around.crop, code_sha256])
 
 
-class DataInfo(_Part):
+class DataInfo(Part):
     """On which samples."""
 
     dataset: str
@@ -113,7 +112,7 @@ class DataInfo(_Part):
     """Hashes of each 50 samples, in order, the rest left out: by them two records show which samples they share."""
 
 
-class ThreatInfo(_Part):
+class ThreatInfo(Part):
     """Under which threat model."""
 
     norm: str
@@ -123,7 +122,7 @@ class ThreatInfo(_Part):
         return "clean" if self.eps == "0" else f"{self.norm} {self.eps}"
 
 
-class StageResult(_Part):
+class StageResult(Part):
     """What one member of an attack did."""
 
     name: str
@@ -155,7 +154,7 @@ class StageResult(_Part):
     backwards: int
 
 
-class AttackResult(_Part):
+class AttackResult(Part):
     """What one attack did."""
 
     label: str
@@ -169,7 +168,7 @@ class AttackResult(_Part):
     """Which samples stand after this attack and those before it, as :func:`pack_standing` writes it."""
 
 
-class Check(_Part):
+class Check(Part):
     """One item of the evaluation's passport."""
 
     name: str
@@ -181,7 +180,7 @@ class Check(_Part):
     has not completed its attacks; what they broke is broken all the same."""
 
 
-class Record(_Part):
+class Record(Part):
     """One evaluation. Immutable; its id is a hash of what decides the result.
 
     Records of version 1 are upgraded as they are read, see :mod:`robustbench_gkl.results.upgrade`.
@@ -270,19 +269,13 @@ class Record(_Part):
         Raises:
             UserError: it is broken, was changed after it was written, or comes from a newer version.
         """
-        try:
-            values = json.loads(content, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{what} is broken: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{what} is broken: it holds no table")
+        values = read_table(content, what=what)
         version = values.get("schema_version", 1)
         if version not in (1, SCHEMA_VERSION):
             raise UserError(f"{what} has schema version {version!r}, newer than {SCHEMA_VERSION}; update gklbench")
         if version == SCHEMA_VERSION and values.get("sha256") != _seal(values):
             raise UserError(f"{what} was changed after it was written: its hash is another")
-        if _WRITTEN_CONTROL.search(content):
-            values = _visible(values)
+        values = without_control_characters(values, content)
         try:
             if version == 1:
                 values = upgraded(values)
@@ -299,21 +292,8 @@ class Record(_Part):
             raise UserError(f"{what} is broken: {error}") from None
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
-
-
 def _seal(values: Mapping[str, Any]) -> str:
     return canonical_hash({key: value for key, value in values.items() if key != "sha256"})
-
-
-def _visible(value: Any) -> Any:
-    """Return ``value`` with the control characters of its texts replaced: they could write anything to a terminal."""
-    if isinstance(value, str):
-        return _CONTROL.sub("�", value)
-    if isinstance(value, list):
-        return [_visible(item) for item in value]
-    return {_visible(key): _visible(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def record_id(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_gkl.results.board import BoardKey, Entry
+from robustbench_gkl.results.board import BoardEntry, BoardKey
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.results.statistics import SeedMean, ranks_by_welch
 from robustbench_gkl.results.tiers import UNRANKED, Tier
@@ -32,7 +32,7 @@ class Family:
         lacks: what it lacks for a rank.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[BoardEntry, ...]
     name: str
     mean: SeedMean | None
     tier: Tier
@@ -45,7 +45,7 @@ class Family:
         return float(np.std([entry.accuracy for entry in self.entries], ddof=1))  # type: ignore[arg-type]
 
 
-def families_of(entries: Collection[Entry]) -> list[Family]:
+def families_of(entries: Collection[BoardEntry]) -> list[Family]:
     """Return the families in the order in which they are shown.
 
     Superseded models are left out, and of several models of one recipe and seed the newest counts.
@@ -56,13 +56,13 @@ def families_of(entries: Collection[Entry]) -> list[Family]:
     return sorted(found, key=_place)
 
 
-def _groups(entries: Collection[Entry]) -> dict[_Key, list[Entry]]:
+def _groups(entries: Collection[BoardEntry]) -> dict[_Key, list[BoardEntry]]:
     """Return the entries of each family, which stands in the weakest tier of its seeds; the unranked are apart."""
-    newest: dict[tuple[BoardKey, bool, str, Any], Entry] = {}
+    newest: dict[tuple[BoardKey, bool, str, Any], BoardEntry] = {}
     for entry in sorted(entries, key=lambda entry: entry.records[0].created):
         if entry.current:
             newest[(entry.board, entry.tier == UNRANKED, *_recipe(entry))] = entry
-    families: dict[tuple[BoardKey, bool, str], list[Entry]] = defaultdict(list)
+    families: dict[tuple[BoardKey, bool, str], list[BoardEntry]] = defaultdict(list)
     for (board, unranked, recipe, _), entry in sorted(newest.items(), key=lambda item: item[1].name):
         families[board, unranked, recipe].append(entry)
     return {
@@ -70,7 +70,7 @@ def _groups(entries: Collection[Entry]) -> dict[_Key, list[Entry]]:
     }
 
 
-def _recipe(entry: Entry) -> tuple[str, Any]:
+def _recipe(entry: BoardEntry) -> tuple[str, Any]:
     """Return what the entry's model shares with those that differ in the training seed alone, and this seed."""
     first = next((record for record in entry.records if record.model.train_config is not None), entry.records[0])
     model = first.model
@@ -80,7 +80,7 @@ def _recipe(entry: Entry) -> tuple[str, Any]:
     return canonical_hash([model.weights, model.arch, settings]), model.train_config.get("seed")
 
 
-def _ranks(groups: dict[_Key, list[Entry]]) -> dict[_Key, int]:
+def _ranks(groups: dict[_Key, list[BoardEntry]]) -> dict[_Key, int]:
     compared: dict[tuple[BoardKey, Tier], dict[_Key, SeedMean]] = defaultdict(dict)
     for key, group in groups.items():
         mean = _mean(group)
@@ -93,7 +93,7 @@ def _ranks(groups: dict[_Key, list[Entry]]) -> dict[_Key, int]:
     }
 
 
-def _family(group: Sequence[Entry], tier: Tier, rank: int | None) -> Family:
+def _family(group: Sequence[BoardEntry], tier: Tier, rank: int | None) -> Family:
     lacks = "; ".join(sorted({entry.lacks for entry in group} - {""}))
     return Family(
         entries=tuple(group),
@@ -105,7 +105,7 @@ def _family(group: Sequence[Entry], tier: Tier, rank: int | None) -> Family:
     )
 
 
-def _mean(group: Sequence[Entry]) -> SeedMean | None:
+def _mean(group: Sequence[BoardEntry]) -> SeedMean | None:
     known = [entry.accuracy for entry in group if entry.accuracy is not None]
     return SeedMean.of(known, n=group[0].board.n) if len(known) == len(group) > 1 else None
 

@@ -1,4 +1,4 @@
-"""Intervals for accuracies, tests of equal accuracy, and what remains of many tests made at once."""
+"""Intervals for accuracies, tests of equal accuracy, and the adjustment of many tests made at once."""
 
 from __future__ import annotations
 

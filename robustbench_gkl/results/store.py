@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,9 +16,10 @@ import pandas as pd
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.core.lock import locked
-from robustbench_gkl.results.corruptions import CorruptionRecord
+from robustbench_gkl.results.corruptions import corruption_files
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record
+from robustbench_gkl.results.record_files import RecordFiles
 
 _PART = re.compile(r"(\.(?P<part>[0-9]+(of[0-9]+\.[0-9]+)?))?\.jsonl")
 """How the name of a part ends: a rank, or a shard and a rank; nothing in those that older versions began."""
@@ -32,83 +32,6 @@ def verdict_bytes(verdicts: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     verdicts.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-class _Kept(Protocol):
-    @property
-    def id(self) -> str: ...
-
-    def text(self) -> str: ...
-
-
-R = TypeVar("R", bound=_Kept)
-
-
-class RecordFiles(Generic[R]):
-    """The records of one kind, ``FOLDER/ID.json``.
-
-    Args:
-        folder: where they are.
-        read: from a file's content, and what to call it in messages, to the record.
-        strict: refuse a broken file instead of passing it by.
-    """
-
-    def __init__(self, folder: Path, read: Callable[[bytes, str], R], *, strict: bool) -> None:
-        self.folder, self.strict = folder, strict
-        self._read = read
-
-    def path(self, identity: str) -> Path:
-        """Return where a record is kept."""
-        return self.folder / f"{identity}.json"
-
-    def prepare(self) -> None:
-        """Make the folder and show that it can be written to.
-
-        Raises:
-            UserError: it cannot.
-        """
-        writable_folder(self.folder, what="the results folder")
-
-    def save(self, record: R) -> None:
-        """Write a record."""
-        write_atomically(self.path(record.id), record.text())
-
-    def load(self, identity: str) -> R | None:
-        """Return a record, or None if there is none of that id.
-
-        Raises:
-            UserError: the file is broken.
-        """
-        path = self.path(identity)
-        return self._load(path) if path.exists() else None
-
-    def all(self, *, of: Collection[str] | None = None) -> Iterator[R]:
-        """Yield the records by file name; one that is broken is passed by and named in a warning, unless ``strict``.
-
-        Args:
-            of: only records whose ids begin with one of these names; None for all.
-
-        Raises:
-            UserError: ``strict``, and a file is broken.
-        """
-        for path in sorted(self.folder.glob("*.json")):
-            if of is not None and path.stem.rpartition("-")[0] not in of:
-                continue
-            try:
-                record = self._load(path)
-            except UserError as error:
-                if self.strict:
-                    raise
-                _LOGGER.warning("%s; passed by", error)
-                continue
-            yield record
-
-    def _load(self, path: Path) -> R:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        return self._read(content, f"record {path}")
 
 
 class ResultStore:
@@ -124,9 +47,7 @@ class ResultStore:
         self.evaluations = RecordFiles(
             folder / "records", lambda content, what: Record.read(content, what=what), strict=strict
         )
-        self.corruptions = RecordFiles(
-            folder / "corruptions", lambda content, what: CorruptionRecord.read(content, what=what), strict=strict
-        )
+        self.corruptions = corruption_files(folder, strict=strict)
 
     def record_path(self, record_id: str) -> Path:
         """Return where the record is kept."""
@@ -167,7 +88,7 @@ class ResultStore:
         Args:
             record_id: of the record that it will become.
             part: which part this process appends to.
-            shared: look at the other parts too.
+            shared: read the other parts too.
         """
         others = self.parts(record_id) if shared else {}
         others.pop(part, None)
@@ -189,14 +110,14 @@ class ResultStore:
         found = (self.folder / "verdicts").glob("*.partial*.jsonl")
         named = (path.name.rpartition(".partial") for path in found)
         names = sorted({name for name, _, rest in named if _PART.fullmatch(rest)})
-        told = {name: self.joined_journal(name).about for name in names}
-        return [name for name, about in told.items() if about is not None and not about.config.get("eps_grid")]
+        about_each = {name: self.joined_journal(name).about for name in names}
+        return [name for name, about in about_each.items() if about is not None and not about.config.get("eps_grid")]
 
     def _part(self, record_id: str, part: str) -> Path:
         return self.folder / "verdicts" / ".".join(filter(None, (record_id, "partial", part, "jsonl")))
 
     def save(self, record: Record, verdicts: bytes) -> None:
-        """Write the verdicts (parquet), then the record that vouches for them."""
+        """Write the verdicts (parquet), then the record, which holds their hash."""
         write_atomically(self.verdicts_path(record.id), verdicts)
         self.evaluations.save(record)
 
@@ -236,9 +157,9 @@ class ResultStore:
         """Return the verdicts of a record.
 
         Raises:
-            UserError: the file is absent or not the one that the record vouches for.
+            UserError: the file is absent or not the one whose hash the record holds.
         """
-        return pd.read_parquet(io.BytesIO(self._vouched(record)))
+        return pd.read_parquet(io.BytesIO(self._checked_verdicts(record)))
 
     def standing(self, record: Record) -> np.ndarray:
         """Return (n,) bool: which samples of a record stand, in the order of their indices.
@@ -251,7 +172,9 @@ class ResultStore:
         # Two columns without pandas: a leaderboard may need this of a thousand records.
         import pyarrow.parquet as pq
 
-        table = pq.read_table(io.BytesIO(self._vouched(record)), columns=["index", "broken_by"], use_threads=False)
+        table = pq.read_table(
+            io.BytesIO(self._checked_verdicts(record)), columns=["index", "broken_by"], use_threads=False
+        )
         standing: np.ndarray = table["broken_by"].is_null().to_numpy()
         n = record.data.n
         if len(standing) != n or int(standing.sum()) != round(record.worst_case_acc * n / 100):
@@ -279,7 +202,7 @@ class ResultStore:
             known.append(record)
         return known
 
-    def _vouched(self, record: Record) -> bytes:
+    def _checked_verdicts(self, record: Record) -> bytes:
         path = self.verdicts_path(record.id)
         try:
             content = path.read_bytes()

@@ -115,7 +115,7 @@ def over_radii(record: Record) -> bool:
 
 
 def answers_at_random(record: Record) -> bool | None:
-    """Whether a second look at the same images gave other answers; None if nobody looked."""
+    """Whether a second pass over the same images gave other answers; None if there was none."""
     return next((check.verdict != "PASS" for check in record.checks if check.name == "deterministic"), None)
 
 

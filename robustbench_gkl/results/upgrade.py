@@ -13,7 +13,7 @@ from typing import Any
 
 from robustbench_gkl.core.exact import parse_fraction
 
-Stage = Mapping[str, Any]
+OldStage = Mapping[str, Any]
 
 ATTACK_CHECKS = frozenset(
     {"deterministic", "candidates-in-ball", "noise-baseline", "more-steps", "large-eps", "black-box"}
@@ -73,7 +73,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _config(values: Mapping[str, Any], specs: Sequence[str | None], settings: Stage) -> dict[str, Any]:
+def _config(values: Mapping[str, Any], specs: Sequence[str | None], settings: OldStage) -> dict[str, Any]:
     grid = settings.get("eps_grid")
     return {
         "dataset": values["data"]["dataset"],
@@ -90,7 +90,7 @@ def _config(values: Mapping[str, Any], specs: Sequence[str | None], settings: St
     }
 
 
-def _attack(attack: Mapping[str, Any], settings: Sequence[Stage], spec: str | None) -> dict[str, Any]:
+def _attack(attack: Mapping[str, Any], settings: Sequence[OldStage], spec: str | None) -> dict[str, Any]:
     # Each stage of a grid of radii is another call of the one attack.
     described = settings if len(settings) != 1 else [settings[0]] * len(attack["stages"])
     stages = [
@@ -100,7 +100,7 @@ def _attack(attack: Mapping[str, Any], settings: Sequence[Stage], spec: str | No
     return dict(attack) | {"spec": spec, "stages": stages}
 
 
-def _facts(settings: Stage) -> dict[str, Any]:
+def _facts(settings: OldStage) -> dict[str, Any]:
     """Return family, use of gradients, targets, averaging and length of a stage."""
     name, code = str(settings.get("attack", "")), settings.get("implementation")
     if code is None:
@@ -119,7 +119,7 @@ def _facts(settings: Stage) -> dict[str, Any]:
     }
 
 
-def _spec(stages: Sequence[Stage], ball: Mapping[str, str], classes: int | None) -> str | None:
+def _spec(stages: Sequence[OldStage], ball: Mapping[str, str], classes: int | None) -> str | None:
     """Return the canonical spec of an attack from the settings of its stages; None where they do not determine it."""
     codes = {stage.get("implementation") for stage in stages}
     names = tuple(stage["attack"] for stage in stages if "attack" in stage)
@@ -134,7 +134,7 @@ def _spec(stages: Sequence[Stage], ball: Mapping[str, str], classes: int | None)
     return None
 
 
-def _single(stage: Stage, ball: Mapping[str, str], classes: int | None) -> str | None:
+def _single(stage: OldStage, ball: Mapping[str, str], classes: int | None) -> str | None:
     name = stage["attack"]
     keys = _OPTIONS.get(name) or _OPTIONS.get(name.partition("-")[0])
     if keys is None:
@@ -158,12 +158,12 @@ def _single(stage: Stage, ball: Mapping[str, str], classes: int | None) -> str |
     return f"{name}:{','.join(written)}"
 
 
-def _step_size(stage: Stage, ball: Mapping[str, str]) -> str:
+def _step_size(stage: OldStage, ball: Mapping[str, str]) -> str:
     usual = Fraction(5, 2) * parse_fraction(ball["eps"]) / int(stage["steps"])
     return "auto" if parse_fraction(stage["step_size"]) == usual else str(stage["step_size"])
 
 
-def _targets(stage: Stage, ball: Mapping[str, str], classes: int | None) -> str | int | None:
+def _targets(stage: OldStage, ball: Mapping[str, str], classes: int | None) -> str | int | None:
     """Return the option that led to a number of targets; fewer than usual may be asked for, or be all there are."""
     found = int(stage["targets"])
     usual = 5 if stage["attack"] == "apgd-t" and ball["norm"] == "l1" else 9
@@ -173,7 +173,7 @@ def _targets(stage: Stage, ball: Mapping[str, str], classes: int | None) -> str 
     return None if classes is None else found
 
 
-def _foreign(stage: Stage, ball: Mapping[str, str]) -> str | None:
+def _foreign(stage: OldStage, ball: Mapping[str, str]) -> str | None:
     """Return the spec of a torchattacks class; None where an option cannot be written, or ran under another ball."""
     if "max_epsilon" in stage or stage.get("norm", "").lower() not in ("", ball["norm"]):
         return None

@@ -1,4 +1,4 @@
-"""Suites: a matrix of training runs and evaluations, of which only what is not done yet is run."""
+"""Suites: a matrix of trainings and evaluations, of which only what is not done yet is started."""
 
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.matrix import Suite, read_suite

@@ -1,4 +1,4 @@
-"""The cells of a suite: one training run or one evaluation of a run."""
+"""The cells of a suite: one training or one evaluation of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cells cost: images put through the model, counted from their settings."""
+"""The cost of cells: images put through the model, counted from their settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.calls import Calls
-from robustbench_gkl.suite.sizes import dataset_size
+from robustbench_gkl.data.sizes import dataset_size
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PassTimes:
 
 @dataclass(frozen=True)
 class LossPasses:
-    """Which passes through the network a loss needs, see :class:`robustbench_gkl.losses.Loss`.
+    """The passes through the network that a loss needs, see :class:`robustbench_gkl.losses.Loss`.
 
     Attributes:
         crafts: whether adversarial images are crafted.
@@ -45,7 +45,7 @@ class LossPasses:
     outer: int = 2
 
 
-def training_images(config: TrainConfig) -> tuple[int, int] | None:
+def images_per_epoch(config: TrainConfig) -> tuple[int, int] | None:
     """Return the images trained on in an epoch and those held out; None where the data set's size is not known."""
     size = config.train_size or dataset_size(config.dataset, "train")
     if size is None:
@@ -58,18 +58,18 @@ def training_images(config: TrainConfig) -> tuple[int, int] | None:
 
 
 def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held_out: float) -> Calls:
-    """Return the passes of a whole training run.
+    """Return the passes of a whole training.
 
-    A step crafts (a forward pass on the clean images where the loss asks for it, then forward and backward for each
+    A step crafts (a forward pass on the clean images where the loss reads it, then forward and backward for each
     step of the attack), perturbs the weights where AWP is on, and updates them: a forward pass on the adversarial and
-    on the clean images, as the loss asks, and a backward pass on each. After each epoch the images held out are
-    attacked by the probe.
+    on the clean images, as the loss reads them, and a backward pass on each. After each epoch the images held out are
+    attacked by PGD.
 
     Args:
         config: the recipe.
         loss: the passes of its loss.
         images: trained on in an epoch.
-        held_out: images that the probe attacks.
+        held_out: images attacked after each epoch.
     """
     views = 1 if config.second_view.augment is None else 2
     update = Calls(forwards=loss.outer, updates=loss.outer)

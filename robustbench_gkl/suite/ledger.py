@@ -1,4 +1,4 @@
-"""What is done: judged by the content of runs and records, so that it does not matter who made them."""
+"""The state of cells on disk, judged by the content of runs and records, whoever made them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.runs import Run, look_for, settled
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
-from robustbench_gkl.suite.sizes import dataset_size
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]
 """``waiting``: for a cell before it; ``blocked``: that one failed."""
@@ -37,7 +37,7 @@ class Outcome:
     """How a cell ended, kept in ``cells/KEY.json``.
 
     Attributes:
-        status: ``interrupted`` is neither done nor failed: the cell goes on when it is run again.
+        status: ``interrupted`` is neither done nor failed: the cell goes on when it is started again.
         exit_code: of the command; negative for a signal.
         seconds: that it took.
         record: the id of the record that an evaluation made or found.
@@ -54,7 +54,7 @@ class Outcome:
 
 
 class Ledger:
-    """The files of one suite in ``results/suites/NAME``, and what they and the runs and records say of its cells.
+    """The files of one suite in ``results/suites/NAME``, and the state of its cells by these, the runs and the records.
 
     Args:
         name: the suite's.
@@ -93,7 +93,7 @@ class Ledger:
         return self.folder / "configs" / f"{run}-{canonical_hash(content)[:12]}.json"
 
     def outcome(self, cell: Cell) -> Outcome | None:
-        """Return how the cell ended when this suite ran it last; None if it did not."""
+        """Return how the cell ended when this suite started it last; None if it never did."""
         try:
             values = json.loads((self.folder / "cells" / f"{cell.key}.json").read_bytes())
             return Outcome(**values | {"lines": tuple(values["lines"])})
@@ -105,7 +105,7 @@ class Ledger:
         write_atomically(self.folder / "cells" / f"{cell.key}.json", json.dumps(asdict(outcome)) + "\n")
 
     def forget(self, cell: Cell) -> None:
-        """Take back how a cell ended, since it is run again."""
+        """Remove what is kept of a cell's end, since it is started again."""
         (self.folder / "cells" / f"{cell.key}.json").unlink(missing_ok=True)
 
     def survey(self, cells: Sequence[Cell], *, retry: bool = False) -> dict[str, Status]:
@@ -134,16 +134,16 @@ class Ledger:
         return "failed" if outcome is not None and outcome.status == "failed" and not retry else "ready"
 
     def is_done(self, cell: Cell) -> bool:
-        """Whether the run is trained, or the record there."""
+        """Return whether the run is trained, or the record there."""
         return self.trained(cell) if isinstance(cell, TrainCell) else self.record(cell) is not None
 
     def trained(self, cell: TrainCell) -> bool:
-        """Whether the run was trained with the cell's settings to its end."""
+        """Return whether the run was trained with the cell's settings to its end."""
         run = self.run_of(cell)
         return run.epochs_done() >= cell.config.epochs and self.started(cell) and "last" in run.available()
 
     def started(self, cell: TrainCell) -> bool:
-        """Whether a run of this name was begun with the cell's settings."""
+        """Return whether a run of this name was begun with the cell's settings."""
         config = self.run_of(cell).trained_with()
         return config is not None and training_content(config) == training_content(cell.config)
 
@@ -175,7 +175,7 @@ class Ledger:
         return f"{key} = {theirs[key]}, here {ours[key]}"
 
     def record(self, cell: EvalCell) -> Record | None:
-        """Return the complete record that the cell asks for; None if there is none."""
+        """Return the complete record that answers the cell; None if there is none."""
         weights = self.weights_hash(cell)
         if weights is None:
             return None
@@ -201,14 +201,14 @@ class Ledger:
         self._records.setdefault((record.model.name, record.model.weights_sha256), []).append(record)
 
     def note_record(self, record_id: str) -> None:
-        """Take in a record that was written since the survey."""
+        """Add a record that was written since the survey."""
         record = ResultStore(self.folders.results).load(record_id)
         if record is not None:
             self._note(record)
 
 
 def question(config: EvalConfig) -> EvalConfig:
-    """Return what ``config`` asks in a form that is the same for the same question.
+    """Return ``config`` in a form that is the same for the same question.
 
     Attacks are in their canonical form, the number of samples is resolved where it is known without loading them, and
     a batch size that decides nothing, as our own engine's, is left out.

@@ -12,7 +12,7 @@ from pathlib import Path
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.lock import HeldError, locked
 from robustbench_gkl.suite.cells import Cell
-from robustbench_gkl.suite.overview import Overview, Running
+from robustbench_gkl.suite.observer import Running, SuiteObserver
 from robustbench_gkl.suite.process import CellProcess
 from robustbench_gkl.suite.state import SuiteState
 
@@ -69,35 +69,35 @@ def worker_environments(*, jobs: int | None, device: str, cells: int) -> list[di
 
 
 def run_local(
-    board: SuiteState,
-    overview: Overview,
+    state: SuiteState,
+    observer: SuiteObserver,
     environments: Sequence[dict[str, str]],
     *,
     lock: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run all cells of ``board`` that can run, one worker in each of ``environments``.
+    """Run all cells of ``state`` that can run, one worker in each of ``environments``.
 
     Args:
-        board, overview: told what happens.
+        state, observer: the cells, and what is called when one begins or ends.
         environments: see :func:`worker_environments`.
         lock: from :func:`only_one`.
-        should_stop: asked all the time; True lets the workers save their state and ends the call.
+        should_stop: called ten times a second; True lets the workers save their state and ends the call.
 
     Raises:
         KeyboardInterrupt: the workers were not to save their state; they are killed.
     """
-    pool = _Pool(board, overview, environments, lock)
+    pool = _Pool(state, observer, environments, lock)
     stopping = False
     try:
-        while pool.processes or (board.ready() and not should_stop()):
+        while pool.processes or (state.ready() and not should_stop()):
             if should_stop() and not stopping:
                 stopping = True
                 pool.stop()
             if not stopping:
                 pool.fill()
             pool.collect()
-            overview.tick(pool.running, left=lambda: board.seconds_left(len(environments), pool.elapsed()))
+            observer.tick(pool.running, left=lambda: state.seconds_left(len(environments), pool.elapsed()))
             time.sleep(_WAIT)
     except KeyboardInterrupt:
         pool.kill()
@@ -108,9 +108,9 @@ class _Pool:
     """The workers; each runs one cell at a time."""
 
     def __init__(
-        self, board: SuiteState, overview: Overview, environments: Sequence[dict[str, str]], lock: int
+        self, state: SuiteState, observer: SuiteObserver, environments: Sequence[dict[str, str]], lock: int
     ) -> None:
-        self._board, self._overview, self._lock = board, overview, lock
+        self._state, self._observer, self._lock = state, observer, lock
         self._environments = environments
         self.processes: dict[int, CellProcess] = {}
 
@@ -119,27 +119,27 @@ class _Pool:
         for number, environment in enumerate(self._environments):
             if number in self.processes:
                 continue
-            cell = next(iter(self._board.ready()), None)
+            cell = next(iter(self._state.ready()), None)
             if cell is None:
                 return
             self._start(number, cell, environment)
 
     def _start(self, number: int, cell: Cell, environment: dict[str, str]) -> None:
-        self._board.begin(cell)
-        self._overview.begun(cell)
-        self.processes[number] = CellProcess(cell, self._board.ledger, environment=environment, keep_open=[self._lock])
+        self._state.begin(cell)
+        self._observer.begun(cell)
+        self.processes[number] = CellProcess(cell, self._state.ledger, environment=environment, keep_open=[self._lock])
 
     def collect(self) -> None:
-        """Take note of the cells that ended."""
+        """Pass on the cells that ended."""
         for number, process in list(self.processes.items()):
             outcome = process.poll()
             if outcome is not None:
                 del self.processes[number]
-                self._board.end(process.cell, outcome)
-                self._overview.ended(process.cell, outcome)
+                self._state.end(process.cell, outcome)
+                self._observer.ended(process.cell, outcome)
 
     def elapsed(self) -> dict[str, float]:
-        """Return for how long each running cell has been running."""
+        """Return for how many seconds each cell has been running."""
         return {process.cell.key: process.seconds for process in self.processes.values()}
 
     def running(self) -> list[Running]:

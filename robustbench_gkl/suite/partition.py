@@ -1,4 +1,4 @@
-"""What a Slurm partition is asked for."""
+"""Settings of a Slurm partition."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _minutes(value: object) -> object:
 
 
 class SlurmSettings(BaseModel):
-    """What a partition is asked for: the JSON file of ``--slurm``."""
+    """Settings of a Slurm partition: the JSON file of ``--slurm``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What a suite costs, counted from its settings, and how it spreads over devices."""
+"""The cost of a suite, counted from its settings, and its spread over devices."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.recipes import published_figures, recipe_names
 from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.data.sizes import dataset_classes, dataset_size
 from robustbench_gkl.results import Record
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.cost import (
     LossPasses,
     PassTimes,
     Work,
+    images_per_epoch,
     makespan,
     training_calls,
-    training_images,
 )
 from robustbench_gkl.suite.matrix import Suite
 from robustbench_gkl.suite.rates import Rates, same_attacks
-from robustbench_gkl.suite.sizes import dataset_classes, dataset_size
 
 _USUAL_CLASSES = 10
 """Assumed of data sets that tell their number only when they are loaded."""
@@ -30,7 +30,7 @@ _USUAL_CLASSES = 10
 
 @dataclass(frozen=True)
 class Planned:
-    """What one cell costs.
+    """The cost of one cell.
 
     Attributes:
         cell: its description, and ``key`` and ``needs`` as the cell has them.
@@ -64,8 +64,8 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What the counting asks for beside the suite.
+class Assumptions:
+    """What the counting needs beside the suite.
 
     Attributes:
         loss: the passes of a loss by name.
@@ -80,13 +80,15 @@ class Facts:
     robust_acc: float | None = None
 
 
-def plan_suite(suite: Suite, facts: Facts) -> list[Planned]:
+def plan_suite(suite: Suite, assumed: Assumptions) -> list[Planned]:
     """Return what each cell costs, whether it is done already or not.
 
     Raises:
         UserError: a data set whose size is not known, or an attack whose calls are not.
     """
-    return [_training(cell, facts) if isinstance(cell, TrainCell) else _evaluation(cell, facts) for cell in suite.cells]
+    return [
+        _training(cell, assumed) if isinstance(cell, TrainCell) else _evaluation(cell, assumed) for cell in suite.cells
+    ]
 
 
 def spread(planned: Sequence[Planned], devices: int) -> float:
@@ -94,33 +96,33 @@ def spread(planned: Sequence[Planned], devices: int) -> float:
     return makespan([Work(one.key, one.seconds, one.needs) for one in planned], devices)
 
 
-def _training(cell: TrainCell, facts: Facts) -> Planned:
+def _training(cell: TrainCell, assumed: Assumptions) -> Planned:
     config = cell.config
-    images = training_images(config)
+    images = images_per_epoch(config)
     if images is None:
         raise UserError(f"the size of {config.dataset} is not known before it is loaded; give train_size")
-    calls = training_calls(config, loss=facts.loss(config.loss), images=images[0], held_out=images[1])
-    seconds = facts.times(cell).seconds(calls)
+    calls = training_calls(config, loss=assumed.loss(config.loss), images=images[0], held_out=images[1])
+    seconds = assumed.times(cell).seconds(calls)
     return Planned(str(cell), cell.key, None, cell.kind, images[0] * config.epochs, calls, seconds, "counted")
 
 
-def _evaluation(cell: EvalCell, facts: Facts) -> Planned:
+def _evaluation(cell: EvalCell, assumed: Assumptions) -> Planned:
     n = cell.config.n or dataset_size(cell.config.dataset, cell.config.split)
     if n is None:
         raise UserError(f"the size of {cell.config.dataset} is not known before it is loaded; give n")
-    per_image, basis = _per_image(cell, facts)
+    per_image, basis = _per_image(cell, assumed)
     calls = per_image * n
-    return Planned(str(cell), cell.key, cell.needs, cell.kind, n, calls, facts.times(cell).seconds(calls), basis)
+    return Planned(str(cell), cell.key, cell.needs, cell.kind, n, calls, assumed.times(cell).seconds(calls), basis)
 
 
-def _per_image(cell: EvalCell, facts: Facts) -> tuple[Calls, str]:
+def _per_image(cell: EvalCell, assumed: Assumptions) -> tuple[Calls, str]:
     """Return the calls of an evaluation for each image, and where they come from.
 
     Nearly all are spent on the samples that stand to the end. Those that fall are counted with the whole of the
     first attack.
     """
-    standing, clean, basis = _standing(cell, facts)
-    measured = [record for record in facts.rates.records if same_attacks(record, cell)]
+    standing, clean, basis = _standing(cell, assumed)
+    measured = [record for record in assumed.rates.records if same_attacks(record, cell)]
     stages = _stage_calls(cell)
     known = [calls for calls in stages if calls is not None]
     if measured and (standing is None or len(known) < len(stages)):
@@ -143,12 +145,12 @@ def _stage_calls(cell: EvalCell) -> list[Calls | None]:
     ]
 
 
-def _standing(cell: EvalCell, facts: Facts) -> tuple[float | None, float, str]:
-    """Return the robust and clean accuracy that are reckoned with, in percent, and where they come from."""
+def _standing(cell: EvalCell, assumed: Assumptions) -> tuple[float | None, float, str]:
+    """Return the robust and clean accuracy that the plan assumes, in percent, and where they come from."""
     config = None if cell.train is None else cell.train.config
     published = published_figures(config.recipe) if config is not None and config.recipe in recipe_names() else None
-    if facts.robust_acc is not None:
-        return facts.robust_acc, 100.0, f"{facts.robust_acc:g} % standing, given"
+    if assumed.robust_acc is not None:
+        return assumed.robust_acc, 100.0, f"{assumed.robust_acc:g} % standing, given"
     alike = config is not None and (config.dataset, config.threat) == (cell.config.dataset, cell.config.threat)
     if published is not None and published.autoattack is not None and alike:
         return published.autoattack, published.clean, f"{published.autoattack:g} % standing, published"

@@ -19,7 +19,7 @@ from robustbench_gkl.suite.ledger import Ledger, Outcome
 _TAIL = 4096
 """Bytes at the end of a log that are looked at."""
 _INTERRUPTED = (130, -signal.SIGTERM)
-"""The commands' exit codes after they were asked to stop: with their state saved, and before they had begun."""
+"""The commands' exit codes after a signal to stop: with their state saved, and before they had begun."""
 
 
 def command_of(cell: Cell, ledger: Ledger) -> list[str]:
@@ -52,7 +52,7 @@ class CellProcess:
         environment: variables that the command gets beside our own.
         keep_open: file descriptors that the command inherits.
         new_session: whether signals to our process group are to pass the command by: Ctrl-C is passed on once, by us.
-        deaf_to: signals that the command ignores.
+        ignoring: signals that the command ignores.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CellProcess:
         environment: Mapping[str, str] | None = None,
         keep_open: Sequence[int] = (),
         new_session: bool = True,
-        deaf_to: Sequence[signal.Signals] = (),
+        ignoring: Sequence[signal.Signals] = (),
     ) -> None:
         self.cell, self._ledger = cell, ledger
         self._log = ledger.log_path(cell)
@@ -73,7 +73,7 @@ class CellProcess:
         self._stopping = False
 
         def prepare() -> None:
-            for number in deaf_to:
+            for number in ignoring:
                 signal.signal(number, signal.SIG_IGN)
 
         with self._log.open("wb") as log:
@@ -85,7 +85,7 @@ class CellProcess:
                 env=os.environ | dict(environment or {}) | {"PYTHONUNBUFFERED": "1"},
                 start_new_session=new_session,
                 pass_fds=tuple(keep_open),
-                preexec_fn=prepare if deaf_to else None,
+                preexec_fn=prepare if ignoring else None,
             )
 
     @property
@@ -107,7 +107,7 @@ class CellProcess:
         return self._ended(self._process.wait())
 
     def stop(self) -> None:
-        """Ask the command to save its state and end."""
+        """Signal the command to save its state and end."""
         self._stopping = True
         if self._process.poll() is None:
             self._process.terminate()

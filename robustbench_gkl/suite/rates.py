@@ -1,4 +1,4 @@
-"""How long cells take, from what was measured before: the runs' ``metrics.csv`` and the records' times."""
+"""The time that cells take, from earlier measurements: the runs' ``metrics.csv`` and the records' times."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
-from robustbench_gkl.suite.cost import LossPasses, training_calls, training_images
+from robustbench_gkl.suite.cost import LossPasses, images_per_epoch, training_calls
 from robustbench_gkl.suite.ledger import Folders
-from robustbench_gkl.suite.sizes import dataset_size
 
 
 class Rates:
@@ -32,10 +32,10 @@ class Rates:
             try:
                 config, row = run.trained_with(), run.last_row()
             except UserError:
-                continue  # it will be said where the run itself is asked for
+                continue  # the error is raised where the run itself is read
             if config is None or not row.get("seconds"):
                 continue
-            calls = _calls(config, probed=False)  # its time is not in the seconds of metrics.csv
+            calls = _calls(config, with_validation=False)  # its time is not in the seconds of metrics.csv
             if calls:
                 done = calls * row["epoch"] / config.epochs
                 found[config.model, config.dataset, config.loss].append(row["seconds"] / done)
@@ -102,9 +102,9 @@ def _passes(record: Record) -> Iterable[int]:
             yield stage.forwards + stage.backwards
 
 
-def _calls(config: TrainConfig, *, probed: bool = True) -> float | None:
-    """Return a run's cost in forward passes, to be compared with that of another run with the same loss."""
-    images = training_images(config)
+def _calls(config: TrainConfig, *, with_validation: bool = True) -> float | None:
+    """Return the cost of a training in forward passes, to be compared with that of another with the same loss."""
+    images = images_per_epoch(config)
     if images is None:
         return None
-    return training_calls(config, loss=LossPasses(), images=images[0], held_out=images[1] * probed).total
+    return training_calls(config, loss=LossPasses(), images=images[0], held_out=images[1] * with_validation).total

@@ -14,7 +14,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.ledger import Folders, Ledger, Outcome
-from robustbench_gkl.suite.overview import Overview, Running
+from robustbench_gkl.suite.observer import Running, SuiteObserver
 from robustbench_gkl.suite.partition import SlurmSettings
 from robustbench_gkl.suite.process import CellProcess
 from robustbench_gkl.suite.state import SuiteState
@@ -29,7 +29,7 @@ _LARGEST_ARRAY = 1000
 class CellTask:
     """What a Slurm task does: its cells one after the other, those that are done left out.
 
-    submitit pickles it, calls it on the node, and asks it for a checkpoint before the time is up.
+    submitit pickles it, calls it on the node, and calls :meth:`checkpoint` before the time is up.
     """
 
     def __init__(self, name: str, folders: Folders, cells: Sequence[Cell], patience: float) -> None:
@@ -56,7 +56,7 @@ class CellTask:
     def _run(self, cell: Cell, ledger: Ledger) -> Outcome:
         threads = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
         # Slurm sends USR2 to all processes of the task; only the one that called us is to act on it.
-        self._process = CellProcess(cell, ledger, environment=threads, new_session=False, deaf_to=[signal.SIGUSR2])
+        self._process = CellProcess(cell, ledger, environment=threads, new_session=False, ignoring=[signal.SIGUSR2])
         try:
             while (outcome := self._process.poll()) is None:
                 time.sleep(0.2)
@@ -90,8 +90,8 @@ class SlurmQueue:
     """The jobs of a suite, remembered in ``jobs.json``.
 
     Args:
-        board: the suite.
-        overview: told what happens.
+        state: the suite.
+        observer: called when a cell begins or ends.
         settings: of the partition.
 
     Raises:
@@ -99,13 +99,13 @@ class SlurmQueue:
             with other settings.
     """
 
-    def __init__(self, board: SuiteState, overview: Overview, settings: SlurmSettings) -> None:
+    def __init__(self, state: SuiteState, observer: SuiteObserver, settings: SlurmSettings) -> None:
         try:
             import submitit
         except ImportError:
             raise UserError("--launcher slurm needs the extra: pip install 'gklbench[slurm]'") from None
-        self._board, self._overview, self._settings = board, overview, settings
-        self._ledger = board.ledger
+        self._state, self._observer, self._settings = state, observer, settings
+        self._ledger = state.ledger
         self._name = self._ledger.folder.name
         try:
             self._executor = submitit.SlurmExecutor(self._ledger.folder / "slurm", max_num_timeout=settings.requeues)
@@ -119,22 +119,22 @@ class SlurmQueue:
         self._adopt()
 
     def _adopt(self) -> None:
-        """Take up the jobs of an earlier call that are still there."""
+        """Add the jobs of an earlier call that are still there."""
         try:
             before = json.loads(self._path.read_bytes())
         except (OSError, ValueError):
             return
         states = queue_states()
-        names = {cell.run for cell in self._board.cells}
+        names = {cell.run for cell in self._state.cells}
         for job, entry in before.items():
             if job not in states:
                 continue
-            if not set(entry["cells"]) <= self._board.by_key.keys() and names & set(entry["runs"]):
+            if not set(entry["cells"]) <= self._state.by_key.keys() and names & set(entry["runs"]):
                 raise UserError(f"job {job} still works on {entry['runs'][0]} with other settings; scancel {job} first")
-            self._jobs[job] = [key for key in entry["cells"] if key in self._board.by_key]
+            self._jobs[job] = [key for key in entry["cells"] if key in self._state.by_key]
             for key in self._jobs[job]:
-                if self._board.statuses[key] in ("ready", "waiting"):
-                    self._board.begin(self._board.by_key[key], "queued")
+                if self._state.statuses[key] in ("ready", "waiting"):
+                    self._state.begin(self._state.by_key[key], "queued")
 
     def submit(self) -> int:
         """Queue all that is ready, as job arrays, and return the number of tasks."""
@@ -149,44 +149,44 @@ class SlurmQueue:
                 ]
             for job, cells in zip(jobs, chunk, strict=True):
                 self._jobs[job.job_id] = [cell.key for cell in cells]
-            self._overview.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")
+            self._observer.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")
             self._save()
         return len(tasks)
 
     def _tasks(self) -> list[list[Cell]]:
         """Return the cells of each task: a run's training with what follows it, or one evaluation."""
         tasks = []
-        for cell in self._board.ready():
+        for cell in self._state.ready():
             followers = [
                 other
-                for other in self._board.cells
-                if other.needs == cell.key and self._board.statuses[other.key] == "waiting"
+                for other in self._state.cells
+                if other.needs == cell.key and self._state.statuses[other.key] == "waiting"
             ]
             tasks.append([cell, *followers])
             for one in tasks[-1]:
                 self._ledger.forget(one)
-                self._board.begin(one, "queued")
+                self._state.begin(one, "queued")
         return tasks
 
     def _save(self) -> None:
-        runs = {job: [self._board.by_key[key].run for key in keys] for job, keys in self._jobs.items()}
+        runs = {job: [self._state.by_key[key].run for key in keys] for job, keys in self._jobs.items()}
         entries = {job: {"cells": keys, "runs": sorted(set(runs[job]))} for job, keys in self._jobs.items()}
         write_atomically(self._path, json.dumps(entries) + "\n")
 
     def wait(self, *, should_stop: Callable[[], bool], interval: float = 2.0) -> None:
         """Follow the jobs until none is left, and queue what becomes ready meanwhile."""
-        asked = float("-inf")
+        last = float("-inf")
         while self._jobs and not should_stop():
-            if time.monotonic() - asked >= interval:
+            if time.monotonic() - last >= interval:
                 states = queue_states()
                 self._look(states)
                 self.submit()
-                asked = time.monotonic()
-            self._overview.tick(self._running, left=lambda: None)
+                last = time.monotonic()
+            self._observer.tick(self._running, left=lambda: None)
             time.sleep(0.1)
 
     def _look(self, states: dict[str, str]) -> None:
-        """Take note of what ended; a job that is gone is asked twice, since files may lag behind."""
+        """Pass on what ended; a job counts as gone when it is missing twice, since files may lag behind."""
         for job, keys in list(self._jobs.items()):
             state = states.get(job)
             gone = state is None and job in self._gone
@@ -194,8 +194,8 @@ class SlurmQueue:
                 self._gone.add(job)
             else:
                 self._gone.discard(job)
-            for cell in (self._board.by_key[key] for key in keys):
-                if cell.key in self._board.busy:
+            for cell in (self._state.by_key[key] for key in keys):
+                if cell.key in self._state.busy:
                     self._judge(cell, gone=gone, state=state)
             if state == "RUNNING":
                 self._since.setdefault(job, time.monotonic())
@@ -204,8 +204,8 @@ class SlurmQueue:
                 self._save()
 
     def _judge(self, cell: Cell, *, gone: bool, state: str | None) -> None:
-        if self._board.statuses[cell.key] == "blocked":
-            self._board.busy.pop(cell.key)
+        if self._state.statuses[cell.key] == "blocked":
+            self._state.busy.pop(cell.key)
             return
         outcome = self._ledger.outcome(cell)
         if outcome is not None and outcome.status == "interrupted":
@@ -215,17 +215,17 @@ class SlurmQueue:
         if outcome is None and gone:
             outcome = Outcome("interrupted", 0, 0.0, lines=("the job was cancelled or lost",))
         if outcome is not None:
-            self._board.end(cell, outcome)
-            self._overview.ended(cell, outcome)
+            self._state.end(cell, outcome)
+            self._observer.ended(cell, outcome)
         elif state == "RUNNING" and self._ledger.log_path(cell).exists():
-            self._board.begin(cell, "running")
+            self._state.begin(cell, "running")
 
     def _running(self) -> list[Running]:
         now, shown = time.monotonic(), []
         for job, since in self._since.items():
-            keys = [key for key in self._jobs.get(job, ()) if self._board.busy.get(key) == "running"]
+            keys = [key for key in self._jobs.get(job, ()) if self._state.busy.get(key) == "running"]
             if keys:
-                cell = self._board.by_key[keys[-1]]
+                cell = self._state.by_key[keys[-1]]
                 shown.append(Running(cell, now - since, f"job {job}"))
         return shown
 
@@ -259,14 +259,14 @@ def queue_states() -> dict[str, str]:
         UserError: Slurm does not answer, three times in a row.
     """
     for attempt in range(3):
-        asked = subprocess.run(
+        listed = subprocess.run(
             ["squeue", "--me", "--states=all", "--array", "--noheader", "--format", "%i %T"],
             capture_output=True,
             text=True,
             check=False,
         )
-        if asked.returncode == 0:
-            states = (line.split(maxsplit=1) for line in asked.stdout.splitlines() if line.strip())
+        if listed.returncode == 0:
+            states = (line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.strip())
             return {job: state for job, state in states if state not in _OVER}
         time.sleep(5 * (attempt + 1))
-    raise UserError(f"squeue does not answer: {' '.join(asked.stderr.split())}; the jobs go on, try again later")
+    raise UserError(f"squeue does not answer: {' '.join(listed.stderr.split())}; the jobs go on, try again later")

@@ -13,7 +13,7 @@ from robustbench_gkl.suite.rates import Rates
 
 
 class SuiteState:
-    """Which cells are done, run, failed or wait.
+    """The status of each cell: done, running, failed or waiting.
 
     Args:
         cells: all of the suite, each after the one it needs.
@@ -45,11 +45,11 @@ class SuiteState:
         ]
 
     def begin(self, cell: Cell, state: Literal["queued", "running"] = "running") -> None:
-        """Take note that a cell runs, or is in a queue to be run."""
+        """Mark a cell as running, or as is in a queue to be run."""
         self.busy[cell.key] = state
 
     def end(self, cell: Cell, outcome: Outcome) -> None:
-        """Take note of how a cell ended, and of what follows for those that need it."""
+        """Mark a cell as ended, and update those that need it."""
         self.busy.pop(cell.key, None)
         if outcome.status == "interrupted":
             self.interrupted.add(cell.key)

@@ -14,17 +14,9 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.device import TensorCores
 from robustbench_gkl.data import load_dataset
+from robustbench_gkl.data.facts import FACTS
 from robustbench_gkl.models import Classifier, create_model
 
-_Shape = tuple[int, int, int]
-_KNOWN: dict[str, tuple[int, _Shape | None]] = {
-    "cifar10": (10, None),
-    "cifar100": (100, None),
-    "svhn": (10, None),
-    "mnist": (10, (1, 28, 28)),
-    "fashion-mnist": (10, (1, 28, 28)),
-}
-"""Classes and shapes of the data sets that would have to be downloaded; None for the architecture's own shape."""
 _LONG = 1.0
 """Seconds that a pass of the batch may take; larger batches are not tried."""
 
@@ -58,11 +50,8 @@ def time_passes(config: TrainConfig, device: torch.device) -> Measured:
 
 
 def _model(config: TrainConfig) -> Classifier:
-    if config.dataset in _KNOWN:
-        classes, shape = _KNOWN[config.dataset]
-    else:
-        images = load_dataset(config.dataset).load("test")
-        classes, shape = len(images.classes), images.shape
+    known = FACTS.get(config.dataset) or load_dataset(config.dataset).load("test")
+    classes, shape = len(known.classes), known.shape
     return create_model(config.model, num_classes=classes, input_shape=shape, mean=config.mean, std=config.std)
 
 

@@ -8,8 +8,9 @@ from linear_model import Linear, optimum, samples
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import parse_attack
-from robustbench_gkl.attacks.apgd import checkpoints, sparse_sign, stage_lengths
+from robustbench_gkl.attacks.apgd import checkpoints
 from robustbench_gkl.attacks.objectives import cross_entropy
+from robustbench_gkl.attacks.sparse_apgd import sparse_sign, stage_lengths
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robustbench_gkl.attacks import parse_attack, square
+from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.attacks.search import windows
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
@@ -30,7 +31,7 @@ def _end_points(norm: Norm, images: Tensor) -> Tensor:
 def test_moves_do_not_depend_on_how_many_are_drawn_ahead(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.rand(6, 2, 9, 9, generator=torch.Generator().manual_seed(1))
     ahead = _end_points(norm, images)
-    monkeypatch.setattr(square, "_AHEAD", 7)
+    monkeypatch.setattr(windows, "_AHEAD", 7)
     assert torch.equal(ahead, _end_points(norm, images))
     assert not torch.equal(ahead, images)
     assert bool(ThreatModel(norm, EPS[norm]).contains(ahead, images).all())

@@ -9,18 +9,17 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from dataset_files import Files, build
 
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.data import DATASETS, Dataset, ImageSet, load_dataset, to_unit, train_validation_split
-from robustbench_gkl.data.base import Split, one_line
+from robustbench_gkl.data.facts import SPLITS, Split
 
-SPLITS: tuple[Split, ...] = get_args(Split)
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 

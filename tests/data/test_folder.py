@@ -10,7 +10,7 @@ from PIL import Image
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.data.base import Split
+from robustbench_gkl.data.facts import Split
 
 PIXELS = random_images(4, 3, 6, 5, seed=0)
 

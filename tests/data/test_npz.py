@@ -9,7 +9,7 @@ from dataset_files import random_images
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.data.base import Split
+from robustbench_gkl.data.facts import Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

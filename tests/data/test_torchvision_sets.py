@@ -18,7 +18,8 @@ from dataset_files import Files, idx, md5, pack_cifar, write_cifar, write_mnist,
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.data.torchvision_sets import CIFAR100, FASHION_MNIST, _alone
+from robustbench_gkl.data.facts import FACTS
+from robustbench_gkl.data.torchvision_sets import downloading_alone
 
 PAGE = b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"
 
@@ -258,11 +259,11 @@ def test_one_process_downloads_at_a_time(tmp_path: Path) -> None:
     entered = threading.Event()
 
     def enter() -> None:
-        with _alone(tmp_path):
+        with downloading_alone(tmp_path):
             entered.set()
 
     thread = threading.Thread(target=enter)
-    with _alone(tmp_path):
+    with downloading_alone(tmp_path):
         thread.start()
         assert not entered.wait(0.2)
     assert entered.wait(10)
@@ -270,6 +271,7 @@ def test_one_process_downloads_at_a_time(tmp_path: Path) -> None:
 
 
 def test_class_names_agree_with_torchvision() -> None:
-    assert list(FASHION_MNIST) == torchvision.datasets.FashionMNIST.classes
-    assert len(CIFAR100) == 100
-    assert sorted(CIFAR100) == list(CIFAR100)
+    assert list(FACTS["fashion-mnist"].classes) == torchvision.datasets.FashionMNIST.classes
+    hundred = FACTS["cifar100"].classes
+    assert len(hundred) == 100
+    assert sorted(hundred) == list(hundred)

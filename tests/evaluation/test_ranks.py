@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytest
-from test_native_engine import CHEAP, THREAT, _data, _Net, measured
+from small_net import CHEAP, THREAT, SmallNet, labelled_images, measured
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
@@ -46,8 +46,8 @@ def together(work: Callable[[Exchange], T], *, size: int = SIZE) -> list[T]:
 
 def _evaluate(exchange: Exchange | None = None, *, n: int = 60, pause: float = 0.0, **options: Any) -> Evaluation:
     with _BUILDING:  # weights are drawn from the process's random state
-        model = _Net()
-    images, labels = _data(n, model=model)
+        model = SmallNet()
+    images, labels = labelled_images(n, model=model)
     if pause:
         model.register_forward_pre_hook(lambda module, inputs: time.sleep(pause))
     attacks = options.pop("attacks", CHEAP)
@@ -161,8 +161,8 @@ def test_a_curve_is_shared(tmp_path: Path) -> None:
 
     def curve(share: Share | None) -> list[Evaluation]:
         with _BUILDING:
-            model = _Net()
-        samples = _data(60, model=model)
+            model = SmallNet()
+        samples = labelled_images(60, model=model)
         journal = Journal(tmp_path / "j") if share is not None and share.exchange.world.leads else None
         return evaluate_curve(model, *samples, THREAT, radii, "pgd:steps=5", journal=journal, share=share)
 

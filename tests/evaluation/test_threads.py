@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_native_engine import CHEAP, THREAT, _data, _Net, _run
+from small_net import CHEAP, THREAT, SmallNet, evaluated, labelled_images
 from torch import Tensor
 
 from robustbench_gkl.attacks.search.threads import driver_count
@@ -25,7 +25,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class _Watched(_Net):
+class _Watched(SmallNet):
     """Keeps the threads in which it was called with a gradient wanted, and may fail at the hundredth such call."""
 
     def __init__(self, *, fails: BaseException | None = None) -> None:
@@ -43,9 +43,9 @@ class _Watched(_Net):
 
 
 def test_two_threads_find_what_one_finds_with_as_many_forward_passes(two_threads: None) -> None:
-    together = _run(N, batch_size=BATCH)
+    together = evaluated(N, batch_size=BATCH)
     torch.set_num_threads(1)
-    alone = _run(N, batch_size=BATCH)
+    alone = evaluated(N, batch_size=BATCH)
     assert together.verdicts().drop(columns="distance").equals(alone.verdicts().drop(columns="distance"))
     for attack, other in zip(together.attacks, alone.attacks, strict=True):
         for stage, same in zip(attack.stages, other.stages, strict=True):
@@ -54,7 +54,7 @@ def test_two_threads_find_what_one_finds_with_as_many_forward_passes(two_threads
 
 def test_each_thread_has_its_part_and_torch_has_its_threads_back(two_threads: None) -> None:
     model = _Watched()
-    images, labels = _data(N, model=model)
+    images, labels = labelled_images(N, model=model)
     evaluate(model, images, labels, THREAT, CHEAP[:2], batch_size=BATCH)
     assert len(model.threads) >= 2
     assert threading.get_ident() not in model.threads
@@ -64,7 +64,7 @@ def test_each_thread_has_its_part_and_torch_has_its_threads_back(two_threads: No
 @pytest.mark.parametrize("error", [UserError("bad"), KeyboardInterrupt()])
 def test_an_error_in_one_thread_ends_all(two_threads: None, error: BaseException) -> None:
     model = _Watched(fails=error)
-    images, labels = _data(N, model=model)
+    images, labels = labelled_images(N, model=model)
     with pytest.raises(type(error)):
         evaluate(model, images, labels, THREAT, "apgd-t:steps=50", batch_size=BATCH)
     assert model.calls < 110

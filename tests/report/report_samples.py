@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from synthetic_records import save_verdicts
+from synthetic_records import save_verdicts, trained_model
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.schema import ThreatConfig, TrainConfig
 from robustbench_gkl.core.exact import parse_fraction
-from robustbench_gkl.results.record import Check, CheckVerdict, ModelInfo, Record, canonical_hash, model_sha256
+from robustbench_gkl.results.record import Check, CheckVerdict, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
 
 LOSSES = ("standard", "pgd-at", "trades", "mart", "gkl")
@@ -82,20 +82,12 @@ def save_record(
     attacks = [parse_attack(spec) for spec in ("pgd:steps=20", *(["autoattack"] if with_autoattack else []))]
     stages = ["pgd-20", *(MEMBERS if with_autoattack else ())]
     survival = [(stage, strength * 0.97**i) for i, stage in enumerate(stages)]
-    weights = canonical_hash([name])
     config = TrainConfig.model_validate({"loss": loss, "seed": seed, "recipe": None}) if loss else None
     return save_verdicts(
         store,
         sample_verdicts(rng, n=n, clean=clean, survival=survival),
-        model=ModelInfo(
-            name=name,
-            arch="preact-resnet18",
-            loss=loss,
-            params=11_171_146,
-            weights="best",
-            weights_sha256=weights,
-            model_sha256=model_sha256(weights_sha256=weights, arch="preact-resnet18"),
-            train_config=config.model_dump(mode="json") if config else None,
+        model=trained_model(
+            name, weights_sha256=canonical_hash([name]), arch="preact-resnet18", params=11_171_146, config=config
         ),
         attacks=attacks,
         dataset="cifar10",

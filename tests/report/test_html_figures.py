@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from report_samples import HOSTILE, save_many
 
-from robustbench_gkl.report import content, curves, figures
+from robustbench_gkl.report import class_figures, content, curves, figures
 from robustbench_gkl.report.figures import COLOURS, Figure
 from robustbench_gkl.results import Record, ResultStore, leaderboard
 from robustbench_gkl.results.statistics import wilson_interval
@@ -41,12 +41,12 @@ def records(store: ResultStore) -> list[Record]:
 def all_figures(store: ResultStore, records: list[Record]) -> Iterator[Figure]:
     classes = content.per_class(store.verdicts(records[0]))
     yield from figures.clean_against_robust(leaderboard(store.folder), links={})
-    for setting, lines in content.over_radii(records).items():
+    for setting, lines in content.by_radius(records).items():
         yield figures.accuracy_against_eps(setting.label, lines)
     yield figures.who_fell_to_what("x", {record.model.name: content.falls(record) for record in records})
     yield figures.waterfall("x", content.falls(records[0]))
-    yield figures.accuracy_per_class("x", classes)
-    yield figures.classes_of_models("x", {"a": classes, "b": classes[2:]})
+    yield class_figures.accuracy_per_class("x", classes)
+    yield class_figures.classes_of_models("x", {"a": classes, "b": classes[2:]})
     for figure in (curves.accuracy_curves(METRICS), curves.loss_curves(METRICS)):
         assert figure is not None
         yield figure

@@ -18,7 +18,7 @@ from synthetic_records import make_record, outcome
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.report import assets
-from robustbench_gkl.report.content import by_setting, falls, headline, over_radii, per_class, read_metrics
+from robustbench_gkl.report.content import by_radius, by_setting, falls, headline, per_class, read_metrics
 from robustbench_gkl.report.html import leaderboard_page, page_names, write_report
 from robustbench_gkl.report.tables import table_view, threat_order
 from robustbench_gkl.results import ResultStore, leaderboard
@@ -208,7 +208,7 @@ def test_pictures_join_only_what_is_comparable(store: ResultStore) -> None:
         assert len(found) == len({record.model.name for record in found}) == 10
         assert {record.threat.eps for record in found} == {setting.eps}
         assert [record.worst_case_acc for record in found] == sorted((r.worst_case_acc for r in found), reverse=True)
-    for curves in over_radii(records).values():
+    for curves in by_radius(records).values():
         assert len(curves) == 10
         for curve in curves:
             assert [float(eps * 255) for eps in curve.eps] == [0, 4, 8]
@@ -325,7 +325,7 @@ def test_verdicts_that_are_not_the_recorded_ones_are_told_of(tmp_path: Path) -> 
     assert "is not the file that its record was written with" in page
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "plotly", "itables"])
+@pytest.mark.parametrize("missing", ["plotly", "itables"])
 def test_without_the_extra_one_line_says_how_to_get_it(
     missing: str, store: ResultStore, tmp_path: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

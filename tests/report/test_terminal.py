@@ -12,7 +12,8 @@ from rich.console import Console
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.config.schema import TrainConfig
-from robustbench_gkl.report.terminal import LiveProgress, leaderboard_table, make_console, settings_lines
+from robustbench_gkl.report.live import LiveProgress
+from robustbench_gkl.report.terminal import leaderboard_table, make_console, settings_lines
 from robustbench_gkl.results import ResultStore, leaderboard
 
 
@@ -131,39 +132,3 @@ class TestConsole:
             progress.update("pgd", 1, 2)
             progress.line("nothing")
         assert capsys.readouterr() == ("", "")
-
-
-class TestProgress:
-    def test_plain_lines_off_a_terminal(self) -> None:
-        buffer = io.StringIO()
-        with LiveProgress(Console(file=buffer, width=200), interval=0) as progress:
-            progress.update("pgd-20", 250, 1000, note="at most 51.20 %")
-            progress.update("epoch [1/2]", 3, 8)
-            progress.line("epoch 1 [done]")
-        assert buffer.getvalue().splitlines() == [
-            "pgd-20: 250/1000 at most 51.20 %",
-            "epoch [1/2]: 3/8",
-            "epoch 1 [done]",
-        ]
-
-    def test_plain_lines_are_an_interval_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        now = 0.0
-        monkeypatch.setattr("robustbench_gkl.report.terminal.time.monotonic", lambda: now)
-        buffer = io.StringIO()
-        with LiveProgress(Console(file=buffer, width=200), interval=10) as progress:
-            for second in range(25):
-                now = float(second)
-                progress.update("pgd", second, 25)
-        assert buffer.getvalue().splitlines() == ["pgd: 10/25", "pgd: 20/25"]
-
-    def test_a_bar_on_a_terminal(self) -> None:
-        buffer = io.StringIO()
-        with LiveProgress(Console(file=buffer, force_terminal=True, width=120, legacy_windows=False)) as progress:
-            for done in range(1, 4):
-                progress.update("pgd[20]", done, 3, note="robust [x]")
-            progress.line("a line that stays")
-        text = buffer.getvalue()
-        assert "pgd[20]" in text
-        assert "robust [x]" in text
-        assert "3/3" in text
-        assert "a line that stays" in text

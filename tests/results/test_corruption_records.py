@@ -9,8 +9,14 @@ import pytest
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.results import ResultStore
-from robustbench_gkl.results.corruption_board import COLUMNS, corruption_leaderboard
-from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
+from robustbench_gkl.results.corruptions import (
+    COLUMNS,
+    CorruptionData,
+    CorruptionRecord,
+    Counts,
+    corruption_id,
+    corruption_leaderboard,
+)
 from robustbench_gkl.results.record import ModelInfo
 
 FOG: Counts = (100, 90, 80, 50, 10)

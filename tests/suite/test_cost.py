@@ -18,9 +18,7 @@ from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import LOSSES, create_loss
 from robustbench_gkl.models import create_model
-from robustbench_gkl.suite.cost import LossPasses, PassTimes, Work, makespan, training_calls
-from robustbench_gkl.suite.cost import training_images as images_of
-from robustbench_gkl.suite.sizes import dataset_size
+from robustbench_gkl.suite.cost import LossPasses, PassTimes, Work, images_per_epoch, makespan, training_calls
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.optimizer import build_optimizer
 from robustbench_gkl.training.step import Stepper
@@ -85,18 +83,12 @@ def test_steps_of_the_attack_change_over_the_epochs() -> None:
 
 
 def test_images_of_an_epoch() -> None:
-    assert images_of(TrainConfig(dataset="digits", validation_fraction=0.1, batch_size=64)) == (1280, 144)
-    assert images_of(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (64, 100)
-    assert images_of(TrainConfig(dataset="folder:nowhere")) is None
-
-
-def test_the_size_of_an_npz_is_read_from_its_header(tmp_path: Path) -> None:
-    import numpy as np
-
-    np.savez(tmp_path / "a.npz", y_train=np.zeros(7), y_test=np.zeros(3))
-    assert dataset_size(f"npz:{tmp_path / 'a.npz'}", "train") == 7
-    assert dataset_size(f"npz:{tmp_path / 'a.npz'}", "test") == 3
-    assert dataset_size(f"npz:{tmp_path / 'b.npz'}", "test") is None
+    assert images_per_epoch(TrainConfig(dataset="digits", validation_fraction=0.1, batch_size=64)) == (1280, 144)
+    assert images_per_epoch(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (
+        64,
+        100,
+    )
+    assert images_per_epoch(TrainConfig(dataset="folder:nowhere")) is None
 
 
 @pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)

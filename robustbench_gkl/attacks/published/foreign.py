@@ -1,6 +1,6 @@
-"""The model, the noise and torch's global state as other people's attacks expect them.
+"""The model and torch's global state for the attacks of other packages.
 
-Their attacks draw from torch's global generator, seeded here for each batch, so that their results depend on the batch
+They draw from torch's global generator, which is seeded here for each batch, so that their results depend on the batch
 size; the record names the implementation.
 """
 
@@ -19,7 +19,7 @@ from robustbench_gkl.core.noise import Noise
 
 
 class Contiguous(nn.Module):
-    """The model as other people's code expects it: a module that takes and gives contiguous tensors."""
+    """The model as a module for other packages' attacks; it gets contiguous images."""
 
     def __init__(self, model: Model, device: torch.device) -> None:
         super().__init__()
@@ -27,13 +27,17 @@ class Contiguous(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(0, device=device), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) in float32."""
+        """Return the logits (B, K) in float32 of ``images`` (B, C, H, W)."""
         return self._model[0](images.contiguous()).float()
 
 
 @contextlib.contextmanager
 def quiet_and_seeded(noise: Noise, device: torch.device) -> Iterator[int]:
-    """Keep prints and log lines of the block away, and torch's global random state as it was."""
+    """Seed torch for the block and restore its state afterwards; discard what the block prints and logs.
+
+    Yields:
+        The seed, a function of ``noise``.
+    """
     seed = int(noise.at("external").bits()[0]) & 0x7FFFFFFF
     logger = logging.getLogger("auto-attack")
     disabled, logger.disabled = logger.disabled, True

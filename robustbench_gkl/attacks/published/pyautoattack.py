@@ -11,16 +11,24 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
 from robustbench_gkl.attacks.specs.pyautoattack import PyAutoAttack
+from robustbench_gkl.core.exact import PUBLISHED_NORMS
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-
-_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 def propose(
     spec: PyAutoAttack, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
 ) -> Tensor:
-    """Return pyautoattack's images (B, C, H, W); those that it could not break come back unchanged."""
+    """Return pyautoattack's images (B, C, H, W): the originals, unchanged, where it found nothing.
+
+    Args:
+        spec: the member of its ensemble.
+        model: images (B, C, H, W) in [0, 1] to logits (B, K).
+        images: (B, C, H, W) in [0, 1], the originals.
+        labels: (B,) int64.
+        threat: gives norm and eps.
+        noise: the samples' random numbers, of which only the seed is used.
+    """
     from pyautoattack import AutoAttack
 
     device = images.device
@@ -29,7 +37,7 @@ def propose(
     with quiet_and_seeded(noise.at(spec.member), device) as seed:
         published = AutoAttack(
             Contiguous(model, device),
-            norm=_NORMS[threat.norm],
+            norm=PUBLISHED_NORMS[threat.norm],
             eps=threat.radius,
             seed=seed,
             version=spec.version,

@@ -15,16 +15,24 @@ from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
 _THEIRS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, RuntimeError, TypeError, ValueError)
-"""What bad options or sizes lead to in the package's code."""
+"""The errors that the package raises for bad options or sizes."""
 
 
 def propose(
     spec: TorchAttack, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
 ) -> Tensor:
-    """Return torchattacks' images (B, C, H, W); ``eps`` and ``norm`` are the threat's wherever the class takes them.
+    """Return torchattacks' images (B, C, H, W).
+
+    Args:
+        spec: the class and its options.
+        model: images (B, C, H, W) in [0, 1] to logits (B, K).
+        images: (B, C, H, W) in [0, 1], the originals.
+        labels: (B,) int64.
+        threat: gives ``eps`` and ``norm`` where the class has such options.
+        noise: the samples' random numbers, of which only the seed is used.
 
     Raises:
-        UserError: its code ends in an error, as some classes do for some options, norms or image sizes.
+        UserError: the package raises an error, as some classes do for some options, norms or image sizes.
     """
     cls = getattr(importlib.import_module("torchattacks"), spec.cls)
     with quiet_and_seeded(noise.at(spec.name), images.device):

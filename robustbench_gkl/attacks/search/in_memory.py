@@ -11,8 +11,9 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.objectives import runners_up
-from robustbench_gkl.attacks.search.driver import Driver, Load, Task, Waiting
+from robustbench_gkl.attacks.search.driver import Driver
 from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.tasks import Load, Task, Waiting
 from robustbench_gkl.attacks.search.threads import driver_count, run_together
 from robustbench_gkl.attacks.specs.base import SearchSpec
 from robustbench_gkl.core.noise import Noise
@@ -22,25 +23,34 @@ from robustbench_gkl.core.threat import ThreatModel
 def propose(
     spec: SearchSpec, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, *, noise: Noise
 ) -> Tensor:
-    """Return the first success of each sample (B, C, H, W), or the last point of its last run."""
+    """Return the first success of each sample, or the last point of its last run, (B, C, H, W).
+
+    Args:
+        spec: the attack.
+        model: images (B, C, H, W) in [0, 1] to logits (B, K).
+        images: (B, C, H, W) in [0, 1], the originals.
+        labels: (B,) int64.
+        threat: the threat model.
+        noise: the samples' random numbers.
+    """
     with torch.no_grad():
         logits = model(images).float()
     shape = (images.shape[1], images.shape[2], images.shape[3])
     count = driver_count(images.device, len(labels))
     space = Space(-(-len(labels) // count), shape, logits.shape[1], threat, images.device)
-    batch = _InMemory(model, images, labels, threat, noise, logits)
+    samples = _InMemory(model, images, labels, threat, noise, logits)
     runs = spec.runs(threat, num_classes=logits.shape[1])
     drivers = [
-        Driver(spec.search(space), model, batch, batch, runs=runs, name=spec.name, targeted=spec.targeted)
+        Driver(spec.search(space), model, samples, samples, runs=runs, name=spec.name, targeted=spec.targeted)
         for _ in range(count)
     ]
     tasks = Waiting(Task(0, position) for position in range(len(labels)))
-    run_together(drivers, tasks, samples=len(labels), stop=batch.stopped.set)
-    return batch.candidates
+    run_together(drivers, tasks, samples=len(labels), stop=samples.stopped.set)
+    return samples.candidates
 
 
 class _InMemory:
-    """A batch of samples and what is found for them; bears calls from several threads, each about its own samples."""
+    """A batch of samples and the candidates found for them; threads may call it at once, each for its own samples."""
 
     def __init__(
         self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, noise: Noise, logits: Tensor

@@ -1,7 +1,7 @@
 """Several drivers of one process, each in a thread of its own.
 
-On a CPU a small network keeps one thread busy better than several that share each of its layers, and what an attack
-does between two calls of the network has little to share out at all.
+On a CPU several threads that run a small network each are faster than several that share each of its layers, and the
+work of an attack between two calls of the network can hardly be divided.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from robustbench_gkl.attacks.search.driver import Driver, Source, Task
+from robustbench_gkl.attacks.search.driver import Driver
+from robustbench_gkl.attacks.search.tasks import Source, Task
 
 _FEWEST = 48
-"""Samples in the batch of one thread, below which threads had better share a batch."""
+"""Samples in the batch of one thread; with fewer it is faster to share a batch."""
 
 
 def driver_count(device: torch.device, samples: int) -> int:
-    """Return how many drivers are to share ``samples`` that fit into one batch: on the CPU up to one a thread."""
+    """Return how many drivers are to share ``samples`` that fit into one batch: on the CPU at most one per thread."""
     return max(1, min(torch.get_num_threads(), samples // _FEWEST)) if device.type == "cpu" else 1
 
 
 class _Shared:
-    """A source that drivers in several threads share; it is exhausted when all samples are through."""
+    """A source for drivers in several threads; it is exhausted when no sample has a run left."""
 
     def __init__(self, source: Source, *, samples: int) -> None:
         self._source, self._left = source, samples
@@ -45,16 +46,16 @@ class _Shared:
 
 
 def run_together(drivers: Sequence[Driver], source: Source, *, samples: int, stop: Callable[[], None]) -> bool:
-    """Do the runs of ``source`` with all ``drivers`` at once; torch's threads are shared out among them.
+    """Do the tasks of ``source`` with all ``drivers`` at once; torch's threads are divided between them.
 
     Args:
-        drivers: their referee must bear calls from several threads.
-        source: where the runs are.
-        samples: how many the runs belong to.
-        stop: called where one driver fails or the call is interrupted, so that the referee lets the others stop.
+        drivers: their referee must be safe to call from several threads.
+        source: of the tasks.
+        samples: how many samples the tasks belong to.
+        stop: called where one driver fails or the call is interrupted; the referee is then to stop the others.
 
     Returns:
-        Whether all is done; False where the referee wanted to stop.
+        Whether all are done; False where the referee stopped the drivers.
     """
     if len(drivers) == 1:
         return drivers[0].run(source)

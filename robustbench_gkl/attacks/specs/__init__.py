@@ -1,4 +1,4 @@
-"""Attack specs: values that say what an attack is and what it costs. Imports no torch; each file registers a family."""
+"""Attack specs: values with an attack's options and cost. Imports no torch; each file registers a family."""
 
 from robustbench_gkl.attacks.specs.base import (
     ATTACKS,

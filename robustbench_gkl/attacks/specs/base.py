@@ -20,7 +20,8 @@ from robustbench_gkl.core.validation import bind_options
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from robustbench_gkl.attacks.search.slots import Search, Space
+    from robustbench_gkl.attacks.search.base import Search
+    from robustbench_gkl.attacks.search.slots import Space
     from robustbench_gkl.core.noise import Noise
     from robustbench_gkl.core.threat import ThreatModel
 
@@ -242,7 +243,7 @@ def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:
 
 
 def protocol_of(attacks: Sequence[AttackSpec], threat: Ball, *, num_classes: int) -> list[dict[str, Any]]:
-    """Return the settings of each attack and of its stages, which together say what was measured."""
+    """Return the settings of each attack and of its stages, which together define what was measured."""
     return [
         {
             "label": attack.label,

@@ -1,4 +1,4 @@
-"""The names of what attacks maximise, and which stand in where a model has too few classes."""
+"""The names of the objectives, and their substitutes where a model has too few classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ ObjectiveName = Literal["ce", "margin", "prob-margin", "dlr"]
 
 
 def substitution(name: ObjectiveName, *, num_classes: int) -> dict[str, str]:
-    """Return what the protocol says where another objective than ``name`` is used, else nothing."""
+    """Return the protocol's entry where another objective than ``name`` is used, else nothing."""
     few = name == "dlr" and num_classes < 3
     return {"objective": "margin, since the DLR loss needs three classes"} if few else {}

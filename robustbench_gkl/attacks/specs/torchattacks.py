@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.core.exact import format_fraction
+from robustbench_gkl.core.exact import PUBLISHED_NORMS, format_fraction
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of a class without asking torchattacks.
+class TorchAttackClass:
+    """The facts about a class of torchattacks, known without importing it.
 
     Attributes:
         norms: the norms that it searches in.
@@ -37,20 +37,20 @@ _LINF = (
     *("PIFGSMPP", "RFGSM", "SINIFGSM", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM"),
 )
 
-CLASSES: dict[str, Facts] = {
-    **dict.fromkeys(_LINF, Facts(("linf",))),
-    "SPSA": Facts(("linf",), gradients=False),
-    "PGDL2": Facts(("l2",)),
-    "PGDRSL2": Facts(("l2",)),
-    "CW": Facts(("l2",), minimal=True),
-    "DeepFool": Facts(("l2",), minimal=True),
-    "EADL1": Facts(("l1",), minimal=True),
-    "EADEN": Facts(("l1", "l2"), minimal=True),
-    "APGD": Facts(("linf", "l2")),
-    "APGDT": Facts(("linf", "l2"), targeted=True),
-    "AutoAttack": Facts(("linf", "l2"), targeted=True),
-    "Square": Facts(("linf", "l2"), gradients=False),
-    "FAB": Facts(("linf", "l2"), minimal=True),  # its l1 form ends in an error
+CLASSES: dict[str, TorchAttackClass] = {
+    **dict.fromkeys(_LINF, TorchAttackClass(("linf",))),
+    "SPSA": TorchAttackClass(("linf",), gradients=False),
+    "PGDL2": TorchAttackClass(("l2",)),
+    "PGDRSL2": TorchAttackClass(("l2",)),
+    "CW": TorchAttackClass(("l2",), minimal=True),
+    "DeepFool": TorchAttackClass(("l2",), minimal=True),
+    "EADL1": TorchAttackClass(("l1",), minimal=True),
+    "EADEN": TorchAttackClass(("l1", "l2"), minimal=True),
+    "APGD": TorchAttackClass(("linf", "l2")),
+    "APGDT": TorchAttackClass(("linf", "l2"), targeted=True),
+    "AutoAttack": TorchAttackClass(("linf", "l2"), targeted=True),
+    "Square": TorchAttackClass(("linf", "l2"), gradients=False),
+    "FAB": TorchAttackClass(("linf", "l2"), minimal=True),  # its l1 form ends in an error
 }
 """The classes that can be evaluated."""
 
@@ -65,7 +65,6 @@ _REFUSED = {
 
 _FROM_THREAT = {"eps": "eps", "max_epsilon": "eps", "norm": "norm"}
 """Options that the threat model gives, and the option of the command line that asks for them."""
-_PUBLISHED_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 @dataclass(frozen=True)
@@ -136,13 +135,13 @@ class TorchAttack(AttackSpec):
         """Return the class and all arguments, defaults included, as text."""
         defaults = _parameters(self.cls)
         values = {key: str(value) for key, value in (defaults | dict(self.arguments)).items()}
-        given = {"eps": format_fraction(threat.eps), "norm": _PUBLISHED_NORM[threat.norm]}
+        given = {"eps": format_fraction(threat.eps), "norm": PUBLISHED_NORMS[threat.norm]}
         values |= {key: given[option] for key, option in _FROM_THREAT.items() if key in defaults}
         return {"attack": self.name, "implementation": self.implementation, **values}
 
     def keywords(self, threat: Ball) -> dict[str, Any]:
         """Return the keyword arguments of the class, with those that the threat model gives."""
-        given = {"eps": float(threat.eps), "norm": _PUBLISHED_NORM[threat.norm]}
+        given = {"eps": float(threat.eps), "norm": PUBLISHED_NORMS[threat.norm]}
         known = _parameters(self.cls)
         return dict(self.arguments) | {key: given[option] for key, option in _FROM_THREAT.items() if key in known}
 

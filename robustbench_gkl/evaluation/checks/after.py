@@ -1,8 +1,7 @@
-"""Checks after the attacks: whether what fell has fallen, and whether what stands would fall to a sound attack."""
+"""Checks after the attacks: successes are verified again, and survivors tested for attacks that were too weak."""
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.checks.attacked import Attacked
 from robustbench_gkl.evaluation.checks.black_box import black_box
@@ -107,9 +106,8 @@ def _more_steps(after: Attacked) -> Finding | None:
 def _large_eps(after: Attacked) -> Finding | None:
     if not len(after.attacked):
         return None
-    rows, pixels = after.attacked, math.prod(after.images.shape[1:])
-    radius = {"linf": 0.5, "l2": 0.5 * math.sqrt(pixels), "l1": 0.5 * pixels}[after.threat.norm]
-    large = after.threat.with_eps(max(radius, after.threat.radius))
+    rows = after.attacked
+    large = after.threat.with_eps(max(after.threat.grey_radius(after.images.shape[1:]), after.threat.radius))
     n, left = len(rows), int(after.survivors(rows, large, steps=2 * STEPS).sum())
     chance = 1 / after.result.num_classes
     return Finding.graded(
@@ -150,7 +148,7 @@ A model that has no finite gradients to speak of fails the check ``gradients`` b
 """
 
 
-def verify(
+def check_evaluation(
     result: Evaluation,
     model: nn.Module,
     images: Tensor,
@@ -172,17 +170,15 @@ def verify(
         result: what :func:`~robustbench_gkl.evaluation.evaluate` returned, best with ``keep_adversarial=True``.
         model, images, labels, threat: what it was called with.
         seed: of the random numbers, which are not those of the attacks.
-        randomised: the attacks averaged over random answers, so that a success need not come about each time.
+        randomised: the attacks averaged over random answers, so that a success need not repeat each time.
         batch_size: images at a time.
         device: where to run; None for where the model's parameters are.
 
     Returns:
         The checks that apply, in a fixed order; a black-box check, for one, needs attacks with gradients.
     """
-    parameter = next(model.parameters(), None)
-    where = device if device is not None else parameter.device if parameter is not None else "cpu"
+    where = device_of(model) if device is None else torch.device(device)
     with attack_mode(model), full_precision():
-        where = torch.device(where)
         after = Attacked(model, images, labels.cpu().long(), threat, result, seed, batch_size, where, randomised)
         return judge(CHECKS, after, of_attacks=OF_ATTACKS)
 

@@ -1,4 +1,4 @@
-"""Checks that model and data speak the same language: the scale of the images, and the numbers of the classes."""
+"""Checks that model and data fit each other: the scale of the images, and the numbers of the classes."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ _READINGS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
 """What may be wrong with the scale of the input: how to undo it, and what to do."""
 
 
-def input_scale(probe: Answers) -> Finding:
-    """Ask whether the model does clearly better on images of another scale, that is, whether it was meant for one."""
+def input_scale(answers: Answers) -> Finding:
+    """Check whether the model does clearly better on images of another scale, such as that of its training."""
     axes = (0, 2, 3)
-    mean = probe.images.mean(axes, keepdim=True)
-    std = probe.images.std(axes, keepdim=True).clamp_min(1e-6)
-    labels = probe.labels.cpu().numpy()
+    mean = answers.images.mean(axes, keepdim=True)
+    std = answers.images.std(axes, keepdim=True).clamp_min(1e-6)
+    labels = answers.labels.cpu().numpy()
     right = {
-        name: probe.look(change(probe.images, mean, std)).argmax(1).cpu().numpy() == labels
+        name: answers.look(change(answers.images, mean, std)).argmax(1).cpu().numpy() == labels
         for name, (change, _) in _READINGS.items()
     }
     best = max(right, key=lambda name: float(right[name].mean()))
-    figure = f"accuracy {_percent(probe.right)}, {_percent(right[best])} on images {best}"
-    better = _clearly_better(right[best], probe.right)
+    figure = f"accuracy {_percent(answers.right)}, {_percent(right[best])} on images {best}"
+    better = _clearly_better(right[best], answers.right)
     # A random model may have drawn worse for one pass than for another: the test counts on equal conditions.
-    return Finding.graded(figure, _READINGS[best][1], fail=better and not probe.random, warn=better)
+    return Finding.graded(figure, _READINGS[best][1], fail=better and not answers.random, warn=better)
 
 
-def label_order(probe: Answers) -> Finding:
-    """Ask whether accuracy is above chance, and whether other numbers for the classes would explain the labels."""
-    labels, prediction, classes = probe.labels.cpu().numpy(), probe.prediction, probe.logits.shape[1]
-    n, hits = len(labels), int(probe.right.sum())
-    figure = f"accuracy {_percent(probe.right)}"
+def label_order(answers: Answers) -> Finding:
+    """Check whether accuracy is above chance, and whether other numbers for the classes would explain the labels."""
+    labels, prediction, classes = answers.labels.cpu().numpy(), answers.prediction, answers.logits.shape[1]
+    n, hits = len(labels), int(answers.right.sum())
+    figure = f"accuracy {_percent(answers.right)}"
     for shift in (1, -1):
         shifted = prediction == (labels + shift) % classes
-        if _clearly_better(shifted, probe.right):
+        if _clearly_better(shifted, answers.right):
             figure += f", {_percent(shifted)} with {shift:+d} added to the labels"
             return Finding("FAIL", figure, "Number the classes as the model does: the labels are shifted by one.")
     held_out, permuted = _permuted(prediction, labels, classes)
-    if _clearly_better(permuted, probe.right[held_out]):
+    if _clearly_better(permuted, answers.right[held_out]):
         figure += f", {_percent(permuted)} with the classes in another order"
         return Finding("FAIL", figure, "Put the classes into the order that the model was trained with.")
     # What predictions with these shares of classes would score if they knew nothing of the image.
@@ -73,7 +73,7 @@ def label_order(probe: Answers) -> Finding:
     return Finding.graded(
         f"{figure} where chance is {100 * chance:.1f} %",
         "See that weights, classes and data belong together, and look at more images if there were few.",
-        fail=not above and ceiling < chance + 0.1 < 1,  # samples of one class alone say nothing
+        fail=not above and ceiling < chance + 0.1 < 1,  # with samples of one class alone nothing can be tested
         warn=not above,
     )
 
@@ -81,7 +81,7 @@ def label_order(probe: Answers) -> Finding:
 def _permuted(
     prediction: NDArray[np.int64], labels: NDArray[np.int64], classes: int
 ) -> tuple[slice, NDArray[np.bool_]]:
-    """Fit the best one-to-one renaming of the classes on every other sample; return the rest, and who is right there.
+    """Fit the best one-to-one renaming of the classes on every other sample; return the others, and which are right.
 
     On the samples that it was fitted to, even the best renaming of a coin's predictions would look good.
     """
@@ -93,9 +93,9 @@ def _permuted(
     return held_out, prediction[held_out] == renamed[labels[held_out]]
 
 
-def few_classes(probe: Answers) -> Finding:
-    """Say what AutoAttack's losses and targets become where there are few classes."""
-    classes = probe.logits.shape[1]
+def few_classes(answers: Answers) -> Finding:
+    """Report what AutoAttack's losses and targets become where there are few classes."""
+    classes = answers.logits.shape[1]
     return Finding.graded(
         f"{classes} classes: {min(9, classes - 1)} targets for targeted attacks, "
         + ("DLR losses replaced by margins" if classes < 4 else "DLR losses as published"),

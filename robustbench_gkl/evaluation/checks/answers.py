@@ -1,4 +1,4 @@
-"""What a model says about a few samples, for the checks before the attacks."""
+"""The outputs of a model on a few samples, for the checks before the attacks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from robustbench_gkl.evaluation.checks.finding import ROUNDING
 
 
 class Answers:
-    """A model and what it says about a few samples, each thing computed once.
+    """A model and its outputs on a few samples, each computed once.
 
     Args:
         model: in eval mode; a callable that is no module has no modes to be checked.
         images: (B, C, H, W) float32 in [0, 1], on the model's device.
         labels: (B,) int64, there too.
-        randomised: the attacks to come are meant for models that answer at random.
+        randomised: the attacks to come are those for randomised models.
         batch_size: images at a time.
     """
 

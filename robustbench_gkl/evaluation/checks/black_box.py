@@ -20,10 +20,10 @@ from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.results.record import StageResult, unpack_standing
 
-MOST_PROBED = 100
+MOST_TESTED = 100
 """Samples that Square, or APGD, is run on."""
-FEWEST_PROBED = 10
-"""Samples below which a probe could tell nothing."""
+FEWEST_TESTED = 10
+"""Samples below which the test has no power."""
 QUERIES = (40, 200)
 """Of Square, at least and at most. Misleading gradients show early. After many queries Square also finds some of what
 APGD misses on a sound model: on a net for 8x8 digits 2 of 64 survivors of FGSM within 1,000, and 1 within 200."""
@@ -38,10 +38,10 @@ on the cross-entropy alone left on sound nets most of the few samples that Squar
 is the second chance for those whose margin leads into a corner.
 """
 EVALUATIONS = 20
-"""Gradients averaged per step where the attacks were meant for a model that answers at random."""
+"""Gradients averaged per step where the attacks are those for randomised models."""
 AGAIN = 3
-"""Predictions of each image found. For a success, Square must fool all of them, and APGD one: the benefit of the doubt,
-where answers are random, goes to the model."""
+"""Predictions of each image found. For a success, Square must fool all of them, and APGD one: where logits
+are random, doubt favours the model."""
 SHORT, LONG = (2 * RARE, 2 * RARE), (RARE, 5 * RARE)
 """Shares of the samples above which, beyond chance, there is a warning and a failure: for Square as short as here, and
 for an attack of the protocol, which may have had thousands of queries."""
@@ -70,20 +70,20 @@ class _Plan:
         least, most = QUERIES
         beside = 2 + AGAIN  # the image itself, the first stripes, and the answers to what was found
         calls = int(SQUARES_PART * budget)
-        samples = min(MOST_PROBED, left, calls // (least + beside))
+        samples = min(MOST_TESTED, left, calls // (least + beside))
         return cls(samples, min(most, calls // max(samples, 1) - beside))
 
 
 def black_box(after: Attacked) -> Finding | None:
     """Compare Square, or the protocol's own attack without gradients, with APGD on what attacks with gradients left.
 
-    A protocol of gradient attacks alone is probed. With B the model calls that it took, forwards and backwards, Square
+    A protocol of gradient attacks alone is tested by Square. With B its model calls, forwards and backwards, Square
     takes at most 0.6 B: 40 queries on each of up to 100 survivors, or up to 200 queries on each of 100. On those that
     it broke, as many as the rest of B allows, APGD is run with 100 steps on the margin and, on what that leaves, on the
-    cross-entropy, which costs at most 422 calls a sample. So the probe never takes more than B.
+    cross-entropy, which costs at most 422 calls a sample. So the check never takes more than B.
 
-    Where the protocol attacked the survivors without gradients, as long as the probe would, APGD is run on what that
-    broke.
+    Where the protocol itself attacked the survivors without gradients, and for as many queries, APGD is run on what
+    that broke.
 
     Returns:
         None where no attack with gradients left anything, where there are no survivors, or where B is too small for ten
@@ -102,7 +102,7 @@ def black_box(after: Attacked) -> Finding | None:
         attacked, names = max(stage.attacked for stage in black), " and ".join(dict.fromkeys(s.name for s in black))
         fell = _still_fooling(counted, _shuffled(after, broken))
         thresholds, what = LONG, names
-    elif plan.samples >= FEWEST_PROBED:
+    elif plan.samples >= FEWEST_TESTED:
         rows = _shuffled(after, np.concatenate([standing, broken]))[: plan.samples]
         attacked, fell = len(rows), _square(counted, rows, plan.queries)
         thresholds, what = SHORT, f"Square with {plan.queries} queries"
@@ -130,7 +130,7 @@ def _without_gradients(result: Evaluation) -> tuple[list[StageResult], np.ndarra
 
 
 def _shuffled(after: Attacked, rows: np.ndarray) -> Tensor:
-    """Return ``rows`` in an order that says nothing of the samples."""
+    """Return ``rows`` in an order that is independent of the samples."""
     return torch.from_numpy(np.sort(rows))[permutation(after.seed, "verify", "black-box", n=len(rows))]
 
 
@@ -163,7 +163,7 @@ def _left_by_apgd(after: Attacked, rows: Tensor, meter: Meter, budget: int) -> t
     # For l1 a run asks three times more; the image itself is asked about first, and what was found at the end.
     most = len(OBJECTIVES) * (2 * evaluations * (STEPS + 3) + 2 + AGAIN)
     left = checked = 0
-    while (room := min(MOST_PROBED - checked, (budget - meter.forwards - meter.backwards) // most)) > 0:
+    while (room := min(MOST_TESTED - checked, (budget - meter.forwards - meter.backwards) // most)) > 0:
         part = rows[checked:][: min(room, after.batch_size)]
         if not len(part):
             break

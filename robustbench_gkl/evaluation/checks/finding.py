@@ -25,7 +25,7 @@ RARE = 0.01
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: its verdict, a figure that says why, and what to do about it."""
+    """What one check found: its verdict, the figure behind it, and advice."""
 
     verdict: CheckVerdict
     figure: str
@@ -66,7 +66,7 @@ def judge(
 def sample_rows(rows: torch.Tensor, most: int, *purpose: str) -> torch.Tensor:
     """Return at most ``most`` of ``rows`` (n,), drawn at random and sorted, on the CPU.
 
-    The first so many would not do: the images of a folder come class by class.
+    Not the first ones: folders list their images class by class.
     """
     return rows[permutation(0, *purpose, n=len(rows))[:most]].sort().values
 

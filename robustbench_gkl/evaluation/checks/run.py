@@ -8,8 +8,8 @@ import torch
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
-from robustbench_gkl.evaluation.checks.after import verify
-from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, preflight
+from robustbench_gkl.evaluation.checks.after import check_evaluation
+from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.checks.finding import sample_rows
 from robustbench_gkl.evaluation.engine import evaluate
 from robustbench_gkl.evaluation.job import load_samples
@@ -45,8 +45,8 @@ def check_run(
     if config.n is None:
         samples = samples.take(sample_rows(torch.arange(len(samples)), MOST_IMAGES, "check"))
     images, labels = samples.images, samples.labels
-    checks = preflight(model, images, labels)
+    checks = check_model(model, images, labels)
     if any(check.name == "finite" and check.verdict == "FAIL" for check in checks):
         return checks
     result = evaluate(model, images, labels, threat, config.attacks, seed=config.seed, keep_adversarial=True)
-    return checks + verify(result, model, images, labels, threat, seed=config.seed)
+    return checks + check_evaluation(result, model, images, labels, threat, seed=config.seed)

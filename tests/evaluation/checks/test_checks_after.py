@@ -16,9 +16,9 @@ from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.evaluation import Evaluation, evaluate
-from robustbench_gkl.evaluation.checks.after import CHECKS, verify
+from robustbench_gkl.evaluation.checks.after import CHECKS, check_evaluation
 from robustbench_gkl.evaluation.checks.attacked import Attacked
-from robustbench_gkl.evaluation.checks.before import preflight
+from robustbench_gkl.evaluation.checks.before import check_model
 from robustbench_gkl.evaluation.checks.black_box import LONG, black_box, judged
 from robustbench_gkl.evaluation.engine import measure
 from robustbench_gkl.results.journal import Journal
@@ -39,7 +39,7 @@ def evaluated(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         result = evaluate(model, samples.images, samples.labels, threat, attacks, keep_adversarial=True)
-        return result, verdicts(verify(result, model, samples.images, samples.labels, threat))
+        return result, verdicts(check_evaluation(result, model, samples.images, samples.labels, threat))
 
 
 @pytest.mark.parametrize("name", ["standard", "trades", "gkl", "wrn"])
@@ -56,7 +56,7 @@ def test_sound_evaluations_of_a_real_model_pass(shared: Path) -> None:
     images, labels = samples.images[:500], samples.labels[:500]
     result = evaluate(model, images, labels, threat, "pgd:steps=10", keep_adversarial=True)
     counted = Counted(model)
-    found = preflight(counted, images, labels) + verify(result, counted, images, labels, threat)
+    found = check_model(counted, images, labels) + check_evaluation(result, counted, images, labels, threat)
     assert set(verdicts(found).values()) == {"PASS"}, found
     # AutoAttack spends on each sample that stands 100 steps of APGD, 9 x 100 of targeted APGD, a forward and a backward
     # pass each, and 5,000 queries of Square; FAB, which costs about as much as targeted APGD, is not even counted.
@@ -180,7 +180,7 @@ def test_gradients_that_are_not_finite_are_found(tmp_path: Path) -> None:
         pgd, targeted = (attack.stages[0] for attack in result.attacks)
         assert 0 < pgd.nonfinite < pgd.backwards
         assert 0 < targeted.nonfinite < targeted.backwards
-    checks = {check.name: check for check in verify(result, model, samples.images, samples.labels, LINF)}
+    checks = {check.name: check for check in check_evaluation(result, model, samples.images, samples.labels, LINF)}
     assert checks["finite-gradients"].verdict == "FAIL"
     assert checks["finite-gradients"].scope == "attack"
     assert str(pgd.nonfinite + targeted.nonfinite) in checks["finite-gradients"].figure
@@ -205,7 +205,7 @@ def test_successes_of_a_random_model_are_not_believed() -> None:
     result, found = evaluated(model, "pgd:steps=5")
     assert found["reverified"] == "FAIL"
     samples = digits(64)
-    mild = verdicts(verify(result, model, samples.images, samples.labels, LINF, randomised=True))
+    mild = verdicts(check_evaluation(result, model, samples.images, samples.labels, LINF, randomised=True))
     assert mild["reverified"] == "WARN"
 
 
@@ -239,14 +239,14 @@ def test_images_that_were_changed_are_found(shift: float) -> None:
     result = evaluate(model, samples.images, samples.labels, LINF, "pgd:steps=5", keep_adversarial=True)
     assert result.adversarial is not None
     changed = replace(result, adversarial=(result.adversarial.flip(3) if not shift else result.adversarial + shift))
-    found = verdicts(verify(changed, model, samples.images, samples.labels, LINF))
+    found = verdicts(check_evaluation(changed, model, samples.images, samples.labels, LINF))
     assert found["reverified"] == found["stored"] == "FAIL"
 
 
 def test_images_that_were_not_kept_are_a_warning() -> None:
     model, samples = digits_model("standard"), digits(64)
     result = evaluate(model, samples.images, samples.labels, LINF, "pgd:steps=5")
-    found = verdicts(verify(result, model, samples.images, samples.labels, LINF))
+    found = verdicts(check_evaluation(result, model, samples.images, samples.labels, LINF))
     assert found["reverified"] == "WARN"
     assert "stored" not in found
 
@@ -265,7 +265,7 @@ def test_more_steps_that_break_fewer_are_found() -> None:
     images, labels = torch.full((80, 1, 16, 16), 0.5), torch.zeros(80, dtype=torch.long)
     result = evaluate(Trap(), images, labels, LINF, "pgd:steps=40", keep_adversarial=True)
     assert result.robust_acc == 100
-    assert verdicts(verify(result, Trap(), images, labels, LINF))["more-steps"] == "FAIL"
+    assert verdicts(check_evaluation(result, Trap(), images, labels, LINF))["more-steps"] == "FAIL"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_an_evaluation_without_a_right_answer_is_left_alone() -> None:
     with torch.no_grad():
         wrong = (model(samples.images / 255).argmax(1) + 1) % 10
     result = evaluate(model, samples.images, wrong, LINF, "fgsm", keep_adversarial=True)
-    assert verify(result, model, samples.images, wrong, LINF) == []
+    assert check_evaluation(result, model, samples.images, wrong, LINF) == []
 
 
 def test_verdicts_do_not_hang_on_the_batch_size() -> None:
@@ -310,7 +310,9 @@ def test_verdicts_do_not_hang_on_the_batch_size() -> None:
     result = evaluate(model, samples.images, samples.labels, LINF, "pgd:steps=5", keep_adversarial=True)
     assert result.adversarial is not None
     before = result.adversarial.clone()
-    found = [verify(result, model, samples.images, samples.labels, LINF, batch_size=size) for size in (7, 250)]
+    found = [
+        check_evaluation(result, model, samples.images, samples.labels, LINF, batch_size=size) for size in (7, 250)
+    ]
     assert found[0] == found[1]
     assert torch.equal(result.adversarial, before)
     assert np.array_equal(result.index, np.arange(64))

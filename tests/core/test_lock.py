@@ -20,7 +20,7 @@ import pytest
 from robustbench_gkl.core import lock
 from robustbench_gkl.core.lock import HeldError, locked
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 HOLD = """
 import sys

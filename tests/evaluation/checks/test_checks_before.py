@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation.checks.before import FIRST, REST, preflight
+from robustbench_gkl.evaluation.checks.before import FIRST, REST, check_model
 from robustbench_gkl.results.record import Check
 
 
@@ -96,7 +96,7 @@ def test_broken_models_fail_the_check_meant_for_them(case: Case) -> None:
     model = case.build()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        checks = preflight(model, samples.images, case.labels(samples.labels))
+        checks = check_model(model, samples.images, case.labels(samples.labels))
     assert failing(checks) >= case.fails, checks
     # What else fails follows from the same defect: garbage has no accuracy and a cache no gradient.
     assert failing(checks) - case.fails <= {"labels", "gradients"}, checks
@@ -110,7 +110,7 @@ def test_broken_models_fail_the_check_meant_for_them(case: Case) -> None:
 @pytest.mark.parametrize("n", [360, 64, 16])
 def test_sound_models_pass(name: str, n: int) -> None:
     samples = digits(n)
-    checks = preflight(digits_model(name), samples.images, samples.labels)
+    checks = check_model(digits_model(name), samples.images, samples.labels)
     assert [check.name for check in checks] == [*FIRST, *REST]
     assert failing(checks) | failing(checks, "WARN") == set(), checks
 
@@ -118,28 +118,28 @@ def test_sound_models_pass(name: str, n: int) -> None:
 def test_sound_real_models_pass(shared: Path) -> None:
     samples = cifar(shared)
     for model, n in ((cnn_a(shared), 2000), (resnet18(), 16)):
-        checks = preflight(model, samples.images[:n], samples.labels[:n])
+        checks = check_model(model, samples.images[:n], samples.labels[:n])
         assert failing(checks) | failing(checks, "WARN") == set(), checks
-    shifted = preflight(cnn_a(shared), samples.images, (samples.labels + 1) % 10)
+    shifted = check_model(cnn_a(shared), samples.images, (samples.labels + 1) % 10)
     assert failing(shifted) == {"labels"}
 
 
 def test_the_resnet_normalised_twice_is_flagged(shared: Path) -> None:
     samples = cifar(shared)
     model = NormalisedOnceMore(resnet18(), 0.473, 0.251)
-    checks = preflight(model, samples.images[:24], samples.labels[:24])
+    checks = check_model(model, samples.images[:24], samples.labels[:24])
     assert "input-scale" in failing(checks), checks
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 5.0])
 def test_moderate_logits_are_no_failure(factor: float) -> None:
     samples = digits()
-    assert not failing(preflight(Scaled(digits_model("gkl"), factor), samples.images, samples.labels))
+    assert not failing(check_model(Scaled(digits_model("gkl"), factor), samples.images, samples.labels))
 
 
 def test_log_probabilities_are_as_good_as_logits() -> None:
     samples = digits()
-    checks = preflight(LogSoftmax(digits_model("trades")), samples.images, samples.labels)
+    checks = check_model(LogSoftmax(digits_model("trades")), samples.images, samples.labels)
     (check,) = [check for check in checks if check.name == "logits"]
     assert check.verdict == "PASS"
     assert "log-probabilities" in check.figure
@@ -147,7 +147,7 @@ def test_log_probabilities_are_as_good_as_logits() -> None:
 
 def test_attacks_for_random_models_make_randomness_a_warning() -> None:
     samples = digits()
-    checks = preflight(Dropout(digits_model("trades")), samples.images, samples.labels, randomised=True)
+    checks = check_model(Dropout(digits_model("trades")), samples.images, samples.labels, randomised=True)
     assert "deterministic" in failing(checks, "WARN")
     assert not failing(checks)
 
@@ -169,7 +169,7 @@ class Linear(nn.Module):
 def test_few_classes_are_said(classes: int, verdict: str) -> None:
     labels = torch.arange(60) % classes
     images = (labels / (classes - 1))[:, None, None, None].expand(60, 1, 4, 4).contiguous()
-    checks = {check.name: check for check in preflight(Linear(classes), images, labels)}
+    checks = {check.name: check for check in check_model(Linear(classes), images, labels)}
     assert checks["classes"].verdict == verdict
     assert f"{min(9, classes - 1)} targets" in checks["classes"].figure
     assert checks["labels"].verdict == "PASS"
@@ -180,7 +180,7 @@ def test_a_single_class_is_a_warning_and_no_failure() -> None:
     with torch.no_grad():
         zeros = (samples.labels == 0) & (model(samples.images / 255).argmax(1) == 0)
     assert zeros.sum() > 8
-    checks = preflight(model, samples.images[zeros], samples.labels[zeros])
+    checks = check_model(model, samples.images[zeros], samples.labels[zeros])
     assert failing(checks, "WARN") == {"labels"}, checks
     assert not failing(checks)
 
@@ -188,14 +188,14 @@ def test_a_single_class_is_a_warning_and_no_failure() -> None:
 @pytest.mark.parametrize("size", [1, 50])
 def test_small_batches_hide_nothing(size: int) -> None:
     samples = digits()
-    checks = preflight(PaddedByTheBatch(digits_model("trades")), samples.images, samples.labels, batch_size=size)
+    checks = check_model(PaddedByTheBatch(digits_model("trades")), samples.images, samples.labels, batch_size=size)
     assert "batch-independent" in failing(checks)
 
 
 def test_too_few_samples_are_a_warning_and_no_failure() -> None:
     samples = digits(1)
     wrong = (samples.labels + 5) % 10
-    checks = preflight(digits_model("trades"), samples.images, wrong)
+    checks = check_model(digits_model("trades"), samples.images, wrong)
     assert "labels" in failing(checks, "WARN"), checks
     assert "labels" not in failing(checks)
 
@@ -205,12 +205,12 @@ def test_models_are_left_as_they_were() -> None:
     model = digits_model("wrn")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     model.train()
-    first = preflight(model, samples.images, samples.labels)
+    first = check_model(model, samples.images, samples.labels)
     assert all(module.training for module in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.eval()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert first == preflight(model, samples.images, samples.labels)
+    assert first == check_model(model, samples.images, samples.labels)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -218,11 +218,11 @@ def test_bad_input_is_refused() -> None:
     samples = digits(8)
     model = digits_model("trades")
     with pytest.raises(UserError, match=r"logits \(B, K\)"):
-        preflight(nn.Sequential(model, nn.Unflatten(1, (2, 5))), samples.images, samples.labels)
+        check_model(nn.Sequential(model, nn.Unflatten(1, (2, 5))), samples.images, samples.labels)
     with pytest.raises(UserError, match=r"0\.\.9"):
-        preflight(model, samples.images, samples.labels + 10)
+        check_model(model, samples.images, samples.labels + 10)
     with pytest.raises(UserError, match="as many labels"):
-        preflight(model, samples.images, samples.labels[:3])
+        check_model(model, samples.images, samples.labels[:3])
 
 
 def test_eps_in_grey_levels_is_refused() -> None:
@@ -235,7 +235,7 @@ def test_eps_in_grey_levels_is_refused() -> None:
 def test_verdicts_are_the_same_on_cuda() -> None:
     samples = digits()
     for model in (digits_model("trades"), Rounded(digits_model("trades"))):
-        here = preflight(model, samples.images, samples.labels)
-        there = preflight(model.cuda(), samples.images, samples.labels)
+        here = check_model(model, samples.images, samples.labels)
+        there = check_model(model.cuda(), samples.images, samples.labels)
         model.cpu()
         assert [(check.name, check.verdict) for check in here] == [(check.name, check.verdict) for check in there]

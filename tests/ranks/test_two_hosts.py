@@ -57,7 +57,7 @@ def _on_both(
     program: tuple[str, ...] = ("-m", "--", "robustbench_gkl"),
 ) -> list[Result]:
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "eth0",
     }

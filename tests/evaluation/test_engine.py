@@ -9,77 +9,34 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_net import CHEAP, THREAT, SmallNet, evaluated, labelled_images, measured
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation import Evaluation, Progress, evaluate
+from robustbench_gkl.evaluation import Progress, evaluate
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball
-from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.results.journal import Journal
-
-CHEAP = ("pgd:steps=5", "apgd-ce:steps=12,restarts=2", "apgd-t:steps=8,targets=2", "fab-t:steps=6", "square:queries=40")
-THREAT = ThreatModel("linf", "6/255")
-
-
-class _Net(nn.Module):
-    """A small random convolutional net."""
-
-    def __init__(self, *, classes: int = 5, channels: int = 1, size: int = 8) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.features = nn.Conv2d(channels, 6, 3, stride=max(1, size // 8), padding=1)
-            side = -(-size // max(1, size // 8))
-            self.head = nn.Linear(6 * side * side, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(torch.relu(self.features(images - 0.5)).flatten(1))
-        return 3 * logits
-
-
-def _data(n: int, *, channels: int = 1, size: int = 8, model: nn.Module) -> tuple[Tensor, Tensor]:
-    images = torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(4))
-    with torch.no_grad():
-        labels = model(images).argmax(1)
-    labels[::7] = (labels[::7] + 1) % 5 if n > 7 else labels[::7]  # some are wrong without an attack
-    return images, labels
-
-
-def measured(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, attacks: Any, **options: Any
-) -> Evaluation:
-    """Evaluate with a journal and other ranks; ``options`` are those of ``measure`` and of the engine's settings."""
-    names = {field.name for field in fields(EngineSettings)} & options.keys()
-    settings = EngineSettings(**{name: options.pop(name) for name in names})
-    return measure(model, images, labels, threat, attacks, settings, **options)
-
-
-def _run(n: int = 60, *, attacks: tuple[str, ...] = CHEAP, batch_size: int = 16, **options: Any) -> Evaluation:
-    model = _Net()
-    images, labels = _data(n, model=model)
-    return measured(model, images, labels, THREAT, attacks, batch_size=batch_size, **options)
 
 
 def test_each_attack_breaks_some_and_leaves_some() -> None:
     for spec in CHEAP:
-        result = _run(attacks=(spec,))
+        result = evaluated(attacks=(spec,))
         assert 0 < result.robust_acc < result.clean_acc, spec
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 0.15), ("l1", 0.8)])
 def test_other_norms_break_some_too(norm: str, eps: float) -> None:
-    model = _Net()
-    images, labels = _data(40, model=model)
+    model = SmallNet()
+    images, labels = labelled_images(40, model=model)
     for spec in CHEAP:
         result = evaluate(model, images, labels, ThreatModel(norm, eps), spec, batch_size=16)
         assert 0 < result.robust_acc < result.clean_acc, spec
@@ -87,7 +44,7 @@ def test_other_norms_break_some_too(norm: str, eps: float) -> None:
 
 @pytest.mark.parametrize("spec", CHEAP)
 def test_batch_size_changes_no_verdict(spec: str) -> None:
-    results = [_run(attacks=(spec,), batch_size=size).verdicts() for size in (7, 64, 500)]
+    results = [evaluated(attacks=(spec,), batch_size=size).verdicts() for size in (7, 64, 500)]
     for other in results[1:]:
         assert results[0]["broken_by"].equals(other["broken_by"])
         np.testing.assert_allclose(results[0]["distance"], other["distance"], rtol=1e-4)
@@ -98,19 +55,19 @@ class _KilledError(Exception):
 
 
 def test_killed_at_any_step_it_goes_on_to_the_same_verdicts(tmp_path: Path) -> None:
-    expected = _run().verdicts()
+    expected = evaluated().verdicts()
     for steps in (0, 11, 40, 90):
         path = tmp_path / f"{steps}.jsonl"
         _kill_after(steps, path)
-        result = _run(journal=Journal(path)).verdicts()
+        result = evaluated(journal=Journal(path)).verdicts()
         assert result.drop(columns="distance").equals(expected.drop(columns="distance"))
         np.testing.assert_allclose(result["distance"], expected["distance"], rtol=1e-5)
 
 
 def _kill_after(steps: int, path: Path) -> None:
     """Evaluate, and stop dead at the model's call number ``steps`` under attack."""
-    model = _Net()
-    images, labels = _data(60, model=model)
+    model = SmallNet()
+    images, labels = labelled_images(60, model=model)
     calls = iter(range(10**9))
 
     def hook(module: nn.Module, inputs: object) -> None:
@@ -144,8 +101,8 @@ class _Astray(AttackSpec):
 
 @pytest.mark.parametrize(("minimal", "verdict"), [(False, "FAIL"), (True, "WARN")])
 def test_an_attack_most_of_whose_candidates_are_refused_has_not_attacked(minimal: bool, verdict: str) -> None:
-    model = _Net()
-    images, labels = _data(40, model=model)
+    model = SmallNet()
+    images, labels = labelled_images(40, model=model)
     result = evaluate(model, images, labels, THREAT, [_Astray(minimal=minimal)], batch_size=16)
     (check,) = candidates_in_ball(result)
     assert (check.verdict, check.scope) == (verdict, "attack")
@@ -156,8 +113,8 @@ def test_an_attack_most_of_whose_candidates_are_refused_has_not_attacked(minimal
 
 def test_nothing_is_run_again(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    first = _run(journal=Journal(path))
-    again = _run(journal=Journal(path))
+    first = evaluated(journal=Journal(path))
+    again = evaluated(journal=Journal(path))
     assert again.verdicts().equals(first.verdicts())
     for one, other in zip(first.attacks, again.attacks, strict=True):
         assert one == other
@@ -165,17 +122,17 @@ def test_nothing_is_run_again(tmp_path: Path) -> None:
 
 def test_a_time_limit_leaves_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    stopped = _run(time_limit=1e-9, journal=Journal(path))
+    stopped = evaluated(time_limit=1e-9, journal=Journal(path))
     assert stopped.partial
     assert stopped.robust_acc == stopped.clean_acc
-    whole = _run(journal=Journal(path))
+    whole = evaluated(journal=Journal(path))
     assert not whole.partial
-    assert whole.verdicts().equals(_run().verdicts())
+    assert whole.verdicts().equals(evaluated().verdicts())
 
 
 def test_progress_bounds_the_outcome_at_every_moment() -> None:
     seen: list[Progress] = []
-    result = _run(on_progress=seen.append)
+    result = evaluated(on_progress=seen.append)
     assert {event.stage for event in seen} >= {"clean", "pgd-5"}
     assert all(100 * event.standing / event.n >= result.robust_acc for event in seen)
     assert all(0 <= event.done <= event.total for event in seen)
@@ -185,8 +142,8 @@ def test_progress_bounds_the_outcome_at_every_moment() -> None:
     ("classes", "channels", "size", "n"), [(2, 1, 8, 5), (4, 1, 8, 1), (10, 3, 32, 3), (5, 3, 224, 1)]
 )
 def test_any_number_of_classes_and_any_size(classes: int, channels: int, size: int, n: int) -> None:
-    model = _Net(classes=classes, channels=channels, size=size)
-    images, labels = _data(n, channels=channels, size=size, model=model)
+    model = SmallNet(classes=classes, channels=channels, size=size)
+    images, labels = labelled_images(n, channels=channels, size=size, model=model)
     attacks = ("apgd-ce:steps=3", "apgd-dlr:steps=3", "apgd-t:steps=3", "fab:steps=2,restarts=2", "fab-t:steps=2")
     for norm, eps in (("linf", 0.5), ("l2", 20.0), ("l1", 1e4)):
         threat = ThreatModel(norm, eps)
@@ -195,7 +152,7 @@ def test_any_number_of_classes_and_any_size(classes: int, channels: int, size: i
 
 
 def test_nan_under_attack_is_an_error() -> None:
-    class Fragile(_Net):
+    class Fragile(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
             return logits + torch.where(images.flatten(1)[:, :1] > 0.5, torch.nan, 0.0)
@@ -208,12 +165,12 @@ def test_nan_under_attack_is_an_error() -> None:
 
 
 def test_square_sees_through_a_model_without_gradients() -> None:
-    class Quantised(_Net):
+    class Quantised(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
             return super().forward(images).mul(20).round().div(20) + 0 * images.sum()
 
     model = Quantised()
-    images, labels = _data(20, model=model)
+    images, labels = labelled_images(20, model=model)
     masked = evaluate(model, images, labels, THREAT, "apgd-ce")
     found = evaluate(model, images, labels, THREAT, ["apgd-ce:steps=5", "fab-t:steps=5", "square:queries=500"])
     assert found.robust_acc < masked.robust_acc
@@ -223,28 +180,28 @@ def test_square_sees_through_a_model_without_gradients() -> None:
 def test_a_random_model_does_not_fall_by_luck() -> None:
     generator = torch.Generator().manual_seed(0)
 
-    class Coin(_Net):
+    class Coin(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
             lucky = torch.rand(len(images), 1, generator=generator) < 0.1
             return torch.where(lucky, -logits, logits)
 
-    images, labels = _data(40, model=_Net())
+    images, labels = labelled_images(40, model=SmallNet())
     attack = "apgd-ce:evaluations=2,steps=40"
     result = evaluate(Coin(), images, labels, ThreatModel("linf", 1e-6), attack, batch_size=16)
     assert result.clean_acc - result.robust_acc <= 10  # judged at each step, some 30 points would fall
     assert (
-        evaluate(_Net(), images, labels, THREAT, attack).robust_acc
-        == _run(40, attacks=("apgd-ce:steps=40",)).robust_acc
+        evaluate(SmallNet(), images, labels, THREAT, attack).robust_acc
+        == evaluated(40, attacks=("apgd-ce:steps=40",)).robust_acc
     )
 
 
 def test_low_precision_finds_nothing_that_float32_does_not_confirm() -> None:
-    plain, rough = _run(), _run(search_precision="bf16")
+    plain, rough = evaluated(), evaluated(search_precision="bf16")
     assert abs(plain.robust_acc - rough.robust_acc) <= 5
-    model = _Net()
-    images, labels = _data(60, model=model)
-    kept = _run(search_precision="bf16", keep_adversarial=True)
+    model = SmallNet()
+    images, labels = labelled_images(60, model=model)
+    kept = evaluated(search_precision="bf16", keep_adversarial=True)
     assert kept.adversarial is not None
     with torch.no_grad():
         wrong = (model(kept.adversarial).argmax(1) != labels).numpy()
@@ -253,8 +210,8 @@ def test_low_precision_finds_nothing_that_float32_does_not_confirm() -> None:
 
 
 def test_parameters_collect_no_gradients() -> None:
-    model = _Net()
-    images, labels = _data(10, model=model)
+    model = SmallNet()
+    images, labels = labelled_images(10, model=model)
     evaluate(model, images, labels, THREAT, ["apgd-ce:steps=2", "fab:steps=2"])
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
@@ -265,12 +222,12 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import torch
 torch.set_num_threads(1)
-import test_native_engine as t
+from small_net import evaluated
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.store import verdict_bytes
-result = t._run(200, journal=Journal(Path({journal!r})), batch_size=32)
+result = evaluated(200, journal=Journal(Path({journal!r})), batch_size=32)
 Path({out!r}).write_bytes(verdict_bytes(result.verdicts()))
 """
 

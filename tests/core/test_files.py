@@ -15,7 +15,7 @@ import pytest
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("content", [b"new", "new", lambda path: path.write_text("new")])

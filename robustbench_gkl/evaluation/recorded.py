@@ -1,24 +1,20 @@
-"""Evaluations that end in a record: of a run, of a shard of it, of parts joined, of a grid of radii."""
+"""Evaluations of a run that end in records: under its attacks, or under one attack at several radii."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.validation import validated
-from robustbench_gkl.evaluation.checks.after import candidates_in_ball, verify
-from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, preflight
+from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
+from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, prepare
-from robustbench_gkl.evaluation.journaling import about, discard_old, open_journal, part_name, unfit_parts
+from robustbench_gkl.evaluation.journaling import about, discard_old, open_journal
 from robustbench_gkl.evaluation.recording import (
     adversarial_bytes,
     from_leader,
@@ -26,13 +22,12 @@ from robustbench_gkl.evaluation.recording import (
     known_records,
     save,
 )
-from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
-from robustbench_gkl.evaluation.sharing import Shard, Share
+from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.results.journal import About, Journal
+from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.runs import Run, find_run, look_for
+from robustbench_gkl.runs import Run
 
 
 @dataclass(frozen=True)
@@ -168,7 +163,7 @@ def check_before(job: Job, workspace: Workspace, batch_size: int) -> list[Check]
     checks: list[Check] = []
     if workspace.exchange.world.leads:
         images, labels = job.samples.images, job.samples.labels
-        checks = preflight(job.model, images, labels, randomised=job.randomised, batch_size=batch_size)
+        checks = check_model(job.model, images, labels, randomised=job.randomised, batch_size=batch_size)
         if workspace.on_checks is not None:
             workspace.on_checks(checks)
     workspace.exchange.gather(None)
@@ -212,7 +207,7 @@ def conclude(
 ) -> Record:
     """Check what was found, and write record and verdicts."""
     images = job.samples.images
-    found = verify(
+    found = check_evaluation(
         result,
         job.model,
         images,
@@ -225,142 +220,3 @@ def conclude(
     if save_adversarial and not kept_instead(result, job, store):
         store.save_adversarial(job.id, adversarial_bytes(result, images, save_adversarial))
     return save(job, result, [*checks, *candidates_in_ball(result), *found], store, processes=parts)
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """What a shard has left for the merge.
-
-    Attributes:
-        record_id: of the record that it is a part of.
-        n: samples in the shard.
-        standing: those that stand.
-        partial: stopped by the time limit.
-    """
-
-    record_id: str
-    n: int
-    standing: int
-    partial: bool
-
-
-def evaluate_shard(
-    config: EvalConfig,
-    run: Run,
-    workspace: Workspace,
-    shard: Shard,
-    *,
-    name: str | None = None,
-    weights: WeightsName | None = None,
-    overwrite: bool = False,
-    time_limit: float | None = None,
-) -> ShardOutcome | Recorded:
-    """Evaluate a run on a fixed share of the samples, and leave what was found for :func:`merge_parts`.
-
-    Args:
-        shard: which samples.
-        config, run, workspace, name, weights, overwrite, time_limit: as for :func:`evaluate_run`.
-
-    Returns:
-        What the shard has come to, or the record of the whole if there is one already.
-
-    Raises:
-        UserError: as :func:`evaluate_run`; fewer samples than shards.
-    """
-    store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange, shard)
-    job = prepare(config, run, workspace, name=name, weights=weights)
-    if len(job.samples) < shard.of:
-        raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
-    store.prepare()
-    this = about(job, overwrite=overwrite)
-    if exchange.from_leader(lambda: bool(unfit_parts(job.id, this, store))):
-        with workspace.holding(job.id):
-            exchange.from_leader(lambda: discard_old(job.id, this, store))
-    with workspace.holding(job.id, shared=True, part=part_name(share)):
-        if not overwrite and (known := known_records([job], store, exchange)):
-            return Recorded(known[0], reused=True)
-        journal = open_journal(job, store, share, overwrite=overwrite)
-        _, result = attack(job, workspace, share, journal, time_limit=time_limit)
-    mine = share.samples(result.n)
-    return ShardOutcome(job.id, int(mine.sum()), int((mine & result.standing).sum()), result.partial)
-
-
-def merge_parts(
-    record_id: str,
-    workspace: Workspace,
-    *,
-    checkpoints_dir: Path = Path("checkpoints"),
-    save_adversarial: int = 0,
-) -> Recorded:
-    """Make a record of the parts that shards, ranks or interrupted evaluations have left; nothing is attacked.
-
-    The run must be in ``checkpoints_dir`` or where it was: the checks before and after the attacks need its model.
-
-    Raises:
-        UserError: there are no parts, another model has the run's name, or samples are missing; the parts stay.
-    """
-    store = workspace.store
-    if not store.parts(record_id):
-        raise UserError(f"there are no parts of {record_id} in {store.folder}; evaluate with --shard first")
-    with workspace.holding(record_id):
-        if not store.parts(record_id) and (record := store.load(record_id)) is not None:
-            return Recorded(record, reused=True)  # another process has joined them, or gone on to the end
-        journal = store.joined_journal(record_id)
-        if (this := journal.about) is None:
-            raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
-        config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
-        job = prepare(config, _run_of(this, checkpoints_dir), workspace, name=this.name, weights=this.weights)
-        if job.id != record_id:
-            raise UserError(
-                f"the parts of {record_id} are about other weights or images than {job.run.name} in {job.run.folder}"
-            )
-        if unfit := unfit_parts(record_id, about(job, overwrite=False), store):
-            names = ", ".join(part or "the first" for part, _ in unfit)
-            raise UserError(
-                f"parts of {record_id} ({names}) were left by another version; give their eval commands again"
-            )
-        result, missing = _joined(job, journal)
-        if missing:
-            raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
-        checks = check_before(job, workspace, batches_before(job))
-        record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
-        journal.delete()
-    return Recorded(record, reused=False)
-
-
-def _run_of(this: About, checkpoints_dir: Path) -> Run:
-    """Return the run that a journal is about: of that name among the runs here, else in the folder where it was."""
-    folder = Path(this.run)
-    named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
-    return named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
-
-
-def _joined(job: Job, journal: Journal) -> tuple[Evaluation, list[int]]:
-    """Return the outcome that the parts tell, and the positions of the samples that lack something."""
-    result, missing = replayed(
-        job.attacks,
-        job.config.threat.threat(),
-        journal.entries,
-        index=np.arange(len(job.samples)),
-        label=job.samples.labels.numpy(),
-        num_classes=job.model.num_classes,
-    )
-    size = job.config.batch_size
-    result.batch_size = (noted_batch_size(journal.entries) or MOST_IMAGES) if size == "auto" else size
-    if keeps_images(job):
-        result.keep_images(job.samples.images)
-        kept_images(journal, tuple(job.samples.images.shape[1:]), result)
-    return result, missing
-
-
-def _missing_text(missing: Sequence[int], n: int, parts: Iterable[str]) -> str:
-    """Return which samples are missing for a record of ``n``, by the shards whose ``parts`` are there."""
-    known = {Shard(*map(int, part.partition(".")[0].split("of"))) for part in parts if "of" in part}
-    text = f"{len(missing)} of {n} samples are missing"
-    if not known:
-        first = ", ".join(map(str, sorted(missing)[:5]))
-        return f"{text} (the first: {first}); give the eval command again to go on"
-    of = max(shard.of for shard in known)
-    lacking = sorted({Shard(position % of + 1, of) for position in missing}, key=lambda shard: shard.number)
-    said = [f"shard {shard} is {'not finished' if shard in known else 'not there'}" for shard in lacking]
-    return f"{text}: {', '.join(said)}; give its eval command (again)"

@@ -1,0 +1,189 @@
+"""Random searches over square windows of an image, without gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_gkl.attacks.search.base import Search
+from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
+from robustbench_gkl.core.noise import sequence
+
+_AHEAD = 50
+"""Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """Windows written for some slots, to be kept or undone.
+
+    Attributes:
+        slots: the slots, n of them.
+        places: (n, C, m) int64, flat places in the images of all slots.
+        old, new: (n, C, m), the values before and after.
+    """
+
+    slots: slice | Tensor
+    places: Tensor
+    old: Tensor
+    new: Tensor
+
+
+class WindowSearch(Search):
+    """Writes windows at random places into the best image so far, and keeps them if the objective rises.
+
+    The best image is kept in place; only windows are written, and written back where they did not help.
+
+    Args:
+        space: the slots.
+        sides: of the windows of each step, in pixels; as many steps.
+
+    Attributes:
+        point: (slots, C, H, W), the images.
+        origin: (slots, C, H, W), the originals.
+        written: what the current step wrote.
+    """
+
+    corners: ClassVar[int] = 1
+    """Windows a step, each of which takes two random numbers, for the row and the column of its corner."""
+    extra: ClassVar[int] = 0
+    """Random numbers a step beside those for the corners and for a sign per channel."""
+
+    def __init__(self, space: Space, *, sides: list[int]) -> None:
+        super().__init__(space, length=len(sides))
+        self.sides = np.array(sides)
+        self.point, self.origin = self.image(), self.image()
+        self.best_value = self.scalar()
+        self.written: list[Written] = []
+        self.wants_gradient[:] = False
+        channels, height, width = space.shape
+        self._draws = 2 * self.corners + self.extra + channels
+        self._keys = self.scalar(dtype=torch.int64)
+        self._moves = self.tensor(_AHEAD, self._draws - self.corners, dtype=torch.int64)
+        self._drawn = self.on_host(-1)
+        self._first_pixel = torch.arange(space.slots, device=space.device)[:, None] * (channels * height * width)
+        self._count = 0
+
+    @property
+    def query(self) -> Tensor:
+        """The images with the windows of the current step, (slots, C, H, W)."""
+        return self.point
+
+    @abstractmethod
+    def start(self, starts: Starts) -> Tensor:
+        """Return the first images, (B, C, H, W)."""
+
+    @abstractmethod
+    def propose(self, side: int, slots: slice | Tensor, moves: Tensor) -> None:
+        """Write windows into the images of ``slots`` and note them in ``written``.
+
+        Args:
+            side: of the windows.
+            slots: n of them.
+            moves: (n, corners + extra + C) int64: the corners' flat places in a channel, ``extra`` numbers of 0 or 1,
+                and for each channel -1 or 1.
+        """
+
+    def settle(self, better: Tensor) -> None:
+        """Undo what was written where ``better`` (B,) bool does not hold."""
+        for window in self.written:
+            keep = better[window.slots][:, None, None]
+            self.point.view(-1).put_(window.places, torch.where(keep, window.new, window.old))
+
+    def begin(self, rows: Rows, starts: Starts) -> None:
+        """Set the first images; their windows are drawn when they are due."""
+        self._drawn[rows.host] = -1
+        self._keys[rows.device] = starts.noise.keys()
+        self.best_value[rows.device] = -torch.inf
+        self.step[rows.host] = 0
+        self.origin[rows.device] = starts.images
+        self.point[rows.device] = self.start(starts)
+
+    def prepare(self, rows: Rows) -> None:
+        """Write windows into each image but the first one of a run; windows of one size at a time."""
+        step = self.step[rows.host]
+        self._count, self.written = len(step), []
+        moving = step.nonzero()[0]
+        if not len(moving):
+            return
+        block, place = np.divmod(step[moving] - 1, _AHEAD)
+        stale = block != self._drawn[moving]
+        if stale.any():
+            self._draw(moving[stale], block[stale])
+        sides = self.sides[step[moving] - 1]
+        for side in np.unique(sides) if (sides != sides[0]).any() else sides[:1]:
+            chosen = sides == side
+            self._propose_at(int(side), moving[chosen], place[chosen])
+
+    def advance(self, rows: Rows, answer: Answer) -> None:
+        """Keep the windows that raised the objective, undo the others."""
+        assert isinstance(rows.device, slice)
+        count = len(answer.wrong)
+        value = self.objective(answer.logits, self.labels[:count], self.targets[:count])
+        best = self.best_value[:count]
+        self.settle(value > best)
+        torch.maximum(best, value, out=best)
+        self.finished[:count] = self.step[:count] == self.length
+        self.step[:count] += 1
+
+    def places(self, side: int, slots: slice | Tensor, corner: Tensor) -> Tensor:
+        """Return (n, C, side * side) int64: flat places of the windows of ``slots`` with ``corner`` (n, 1) int64."""
+        first = self._first_pixel[slots] + corner
+        return first[:, :, None] + _template(side, self.space.shape, self.space.device)
+
+    def _propose_at(self, side: int, slots: np.ndarray, place: np.ndarray) -> None:
+        """Propose the windows of ``slots`` (n,) drawn at ``place`` (n,); all slots at one place need no gathering."""
+        device = self.space.device
+        if len(slots) == self._count and (place == place[0]).all():
+            self.propose(side, slice(0, self._count), self._moves[: self._count, int(place[0])])
+        else:
+            at = torch.from_numpy(slots).to(device)
+            self.propose(side, at, self._moves[at, torch.from_numpy(place).to(device)])
+
+    def _draw(self, slots: np.ndarray, block: np.ndarray) -> None:
+        """Draw the moves of the ``block``-th ``_AHEAD`` steps of each of ``slots``, (n,) int64 both."""
+        device, at = self.space.device, torch.from_numpy(slots).to(self.space.device)
+        first = torch.from_numpy(block * (_AHEAD * self._draws)).to(device)
+        bits = sequence(self._keys[at], count=_AHEAD * self._draws, first=first).view(-1, _AHEAD, self._draws)
+        steps = np.minimum(block[:, None] * _AHEAD + np.arange(_AHEAD), self.length - 1)
+        self._moves[at] = self._moves_of(bits, torch.from_numpy(self.sides[steps]).to(device))
+        self._drawn[slots] = block
+
+    def _moves_of(self, bits: Tensor, sides: Tensor) -> Tensor:
+        """Return the moves, see :meth:`propose`, of ``bits`` (n, steps, draws) for windows of ``sides`` (n, steps)."""
+        pairs, other = bits[:, :, : 2 * self.corners], bits[:, :, 2 * self.corners :]
+        corners = [self._corner(pairs[:, :, k], pairs[:, :, k + 1], sides) for k in range(0, 2 * self.corners, 2)]
+        return torch.cat([*corners, _below(2, other[:, :, : self.extra]), _sign(other[:, :, self.extra :])], 2)
+
+    def _corner(self, row_bits: Tensor, column_bits: Tensor, sides: Tensor) -> Tensor:
+        """Return (n, steps, 1) int64: the flat place in its channel of a window's upper left corner.
+
+        It is drawn from ``row_bits`` and ``column_bits``, for ``sides``, (n, steps) int64 each.
+        """
+        _, height, width = self.space.shape
+        return (_below(height - sides + 1, row_bits) * width + _below(width - sides + 1, column_bits))[:, :, None]
+
+
+def _sign(bits: Tensor) -> Tensor:
+    """Return -1 or 1 from the highest bit of each of ``bits`` (...)."""
+    return torch.where(bits < 0, -1, 1)
+
+
+def _below(high: int | Tensor, bits: Tensor) -> Tensor:
+    """Return integers on {0, ..., high - 1} from the upper 31 of each of ``bits`` (...)."""
+    return (((bits >> 33) & 0x7FFFFFFF) * high) >> 31
+
+
+@cache
+def _template(side: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Return (C, side * side) int64: the places of a window in the upper left corner of a flat image."""
+    channels, height, width = shape
+    steps = torch.arange(side, device=device)
+    plane = (steps[:, None] * width + steps).reshape(1, -1)
+    return torch.arange(channels, device=device)[:, None] * (height * width) + plane

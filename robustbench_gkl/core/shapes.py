@@ -1,0 +1,4 @@
+"""The shape of an image."""
+
+Shape = tuple[int, int, int]
+"""(channels, height, width)."""

@@ -1,0 +1,36 @@
+"""Timing of repeated work on a device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def time_calls(work: Callable[[], object], device: torch.device, *, seconds: float, fewest: int = 1) -> list[float]:
+    """Return the seconds of each call of ``work``, after a first one that is not counted.
+
+    A first call that takes ``seconds`` by itself is counted where one suffices: there is no time to warm up.
+
+    Args:
+        work: what is timed; its work on ``device`` is waited for.
+        device: where it computes.
+        seconds: how long to go on.
+        fewest: calls to count at least.
+    """
+
+    def once() -> float:
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    first = once()
+    if fewest == 1 and first >= seconds:
+        return [first]
+    times: list[float] = []
+    while len(times) < fewest or sum(times) < seconds:
+        times.append(once())
+    return times

@@ -1,0 +1,53 @@
+"""Reading of files that may be damaged or hostile."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from robustbench_gkl.core.errors import UserError
+
+_WRITTEN_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
+"""How JSON in UTF-8 writes control characters other than tabs and line ends."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def read_table(content: bytes, *, what: str) -> dict[str, Any]:
+    """Return the table in a JSON file's content, which ``what`` names in messages.
+
+    Raises:
+        UserError: it is no JSON, holds a number that is none, or no table.
+    """
+    try:
+        values = json.loads(content, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{what} is broken: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{what} is broken: it holds no table")
+    return values
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
+
+
+def without_control_characters(values: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """Return ``values`` with the control characters of their texts replaced, which could write anything to a terminal.
+
+    Args:
+        values: read from ``content``.
+        content: the file's; searched first, since nearly no file has any.
+    """
+    if _WRITTEN_CONTROL.search(content) is None:
+        return values
+    return {_visible(key): _visible(value) for key, value in values.items()}
+
+
+def _visible(value: Any) -> Any:
+    """Return ``value`` with the control characters of its texts replaced."""
+    if isinstance(value, str):
+        return _CONTROL.sub("�", value)
+    if isinstance(value, list):
+        return [_visible(item) for item in value]
+    return {_visible(key): _visible(item) for key, item in value.items()} if isinstance(value, dict) else value
