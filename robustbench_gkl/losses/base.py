@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_gkl.core.registry import Registry
 from robustbench_gkl.core.validation import bind_options
+
+Weight = Annotated[float, Field(ge=0)]
+"""An option that weighs a term, or an exponent of weights: a negative one would reward what is to be avoided."""
+Temperature = Annotated[float, Field(gt=0)]
+"""An option that divides logits."""
 
 
 class Loss(nn.Module):

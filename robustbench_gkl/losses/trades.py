@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Loss, kl_divergence
+from robustbench_gkl.losses.base import LOSSES, Loss, Weight, kl_divergence
 
 
 @LOSSES.register("trades")
@@ -20,7 +20,7 @@ class TRADES(Loss):
     inner_needs_clean: ClassVar[bool] = True
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
 
-    def __init__(self, *, num_classes: int, beta: float = 6.0) -> None:
+    def __init__(self, *, num_classes: int, beta: Weight = 6.0) -> None:
         super().__init__()
         self.beta = beta
 
