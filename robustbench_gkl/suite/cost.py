@@ -40,7 +40,7 @@ class LossPasses:
 
 
 def training_images(config: TrainConfig) -> tuple[int, int] | None:
-    """Return the images trained on in an epoch and those held out; None where the data set's size is not known."""
+    """Return the images trained on in an epoch and those measured on; None where the data set's size is not known."""
     size = config.train_size or dataset_size(config.dataset, "train")
     if size is None:
         return None
@@ -48,7 +48,7 @@ def training_images(config: TrainConfig) -> tuple[int, int] | None:
     real = size - held_out
     batch = min(config.batch_size, real)
     steps = -(-real // batch) if config.synthetic.fraction else real // batch
-    return steps * batch, held_out or size
+    return steps * batch, min(held_out, config.probe.n or held_out)
 
 
 def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held_out: float) -> Calls:
@@ -56,15 +56,16 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
 
     A step crafts (a forward pass on the clean images where the loss asks for it, then forward and backward for each
     step of the attack), perturbs the weights where AWP is on, and updates them: a forward pass on the adversarial and
-    on the clean images, as the loss asks, and a backward pass on each. After each epoch the images held out are
-    attacked by the probe.
+    on the clean images, as the loss asks, and a backward pass on each. After each epoch that is due the validation
+    images are attacked.
 
     Args:
         config: the recipe.
         loss: the passes of its loss.
         images: trained on in an epoch.
-        held_out: images that the probe attacks.
+        held_out: validation images that are attacked.
     """
+    measured = Calls(forwards=config.probe.steps + 1 + bool(config.probe.steps), backwards=config.probe.steps)
     views = 1 if config.second_view.augment is None else 2
     seen = int(loss.crafts) + int(loss.outer_needs_clean or not loss.crafts)
     update = Calls(forwards=seen, updates=seen)
@@ -77,7 +78,8 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
         if config.awp.gamma and epoch + 1 >= config.awp.start_epoch:
             step += update
         total += step * (views * images)
-        total += Calls(forwards=config.probe.steps + 2, backwards=config.probe.steps) * held_out
+        if config.probe.due(epoch, config.epochs):
+            total += measured * held_out
     return total
 
 

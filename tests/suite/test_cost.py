@@ -87,7 +87,7 @@ def test_steps_of_the_attack_change_over_the_epochs() -> None:
 
 def test_images_of_an_epoch() -> None:
     assert images_of(TrainConfig(dataset="digits", validation_fraction=0.1, batch_size=64)) == (1280, 144)
-    assert images_of(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (64, 100)
+    assert images_of(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (64, 0)
     assert images_of(TrainConfig(dataset="folder:nowhere")) is None
 
 
