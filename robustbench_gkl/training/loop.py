@@ -27,10 +27,11 @@ from robustbench_gkl.ranks.collectives import ALONE, World, agreed, bytes_from_l
 from robustbench_gkl.runs import STATE_VERSION, Draft, Run, writing
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
-from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport, StepReport
+from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport
 from robustbench_gkl.training.metrics import Means
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
-from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
+from robustbench_gkl.training.progress import Progress
+from robustbench_gkl.training.schedule import epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
     TrainingData,
     batch_notes,
@@ -129,7 +130,6 @@ class _Trainer:
             fraction=config.synthetic.fraction,
         )
         self.batches.check_shared(world.size)
-        self.steps = self.batches.steps
         self.loss = create_loss(
             config.loss,
             num_classes=len(data.images.classes),
@@ -143,11 +143,10 @@ class _Trainer:
         )
         self.average: WeightAverage | None = None
         if config.averaging.per != "none":
-            self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.steps)
-        self.epoch = self.step = 0
+            self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.batches.steps)
+        self.progress = Progress(config.epochs, self.batches.steps, self.batches.batch_size)
         self.means = Means()
         self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs; random numbers need no state."""
@@ -157,11 +156,11 @@ class _Trainer:
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
-            "epoch": self.epoch,
-            "step": self.step,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
             "totals": self.means.totals,
             "rows": self.rows,
-            "seconds": self.seconds,
+            "seconds": self.progress.seconds,
         }
 
     def restore(self, content: bytes | None, run: Run) -> None:
@@ -181,10 +180,10 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.progress.epoch, self.progress.step = state["epoch"], state["step"]
         self.means.totals = {key: value.to(self.device) for key, value in state["totals"].items()}
-        self.means.count = self.step
-        self.rows, self.seconds = state["rows"], state["seconds"]
+        self.means.count = state["step"]
+        self.rows, self.progress.seconds = state["rows"], state["seconds"]
 
     def fit(
         self, *, save_every: float, on_event: Observer | None, should_stop: Callable[[], bool]
@@ -192,18 +191,18 @@ class _Trainer:
         """Train to the end; the arguments are those of :func:`train`."""
         self.save_every, self.on_event, self.should_stop = save_every, on_event, should_stop
         self._tell(StartReport(batch_notes(self.config, len(self.data.training))))
-        while self.epoch < self.config.epochs:
+        while self.progress.epoch < self.config.epochs:
             self._epoch()
         return self.rows
 
     def _epoch(self) -> None:
         started = saved = time.perf_counter()
-        for batch in self.batches.epoch(self.epoch, first=self.step):
+        for batch in self.batches.epoch(self.progress.epoch, first=self.progress.step):
             self._step(batch)
             asked, clock = self.should_stop(), time.perf_counter()
-            self._tell(StepReport(**self._progress(clock - started), means=self.means.read))
+            self._tell(self.progress.report(running=clock - started, means=self.means.read))
             if on_any_rank(asked or clock - saved > self.save_every, self.world):
-                self.seconds += clock - started
+                self.progress.seconds += clock - started
                 self._check_converging()
                 self._save_state()
                 started = saved = time.perf_counter()
@@ -214,11 +213,11 @@ class _Trainer:
         if self.average is not None:
             self.average.after_epoch(self.model)
         self._check_converging()
-        self.seconds += time.perf_counter() - started
+        self.progress.seconds += time.perf_counter() - started
         self._finish_epoch()
 
     def _step(self, batch: Batch) -> None:
-        config, place = self.config, Place(self.epoch, self.config.epochs, self.step, self.steps)
+        config, place = self.config, self.progress.place
         set_rates(
             self.optimizer,
             lr=learning_rate(config.schedule, base=config.optimizer.lr, place=place),
@@ -227,30 +226,31 @@ class _Trainer:
         rows = self.world.rows
         samples = batch.samples[rows].to(self.device, non_blocking=True)
         measured = self.stepper.step(
-            make_views(batch, config, epoch=self.epoch, step=self.step, rows=rows),
+            make_views(batch, config, epoch=place.epoch, step=place.step, rows=rows),
             threat=self._epoch_threat(),
-            noise=Noise(config.seed, samples).at("train", self.epoch),
-            epoch=self.epoch,
-            generator_seed=_step_seed(config.seed, self.epoch, self.step) + self.world.rank,
+            noise=Noise(config.seed, samples).at("train", place.epoch),
+            epoch=place.epoch,
+            generator_seed=_step_seed(config.seed, place.epoch, place.step) + self.world.rank,
         )
         self.means.add(measured)
-        self.step += 1
+        self.progress.step += 1
         if self.average is not None:
-            self.average.after_step(self.model, step=self.epoch * self.steps + self.step)
+            self.average.after_step(self.model, step=self.progress.taken)
 
     def _finish_epoch(self) -> None:
         judged = self.model if self.average is None else self.average.model
-        self.rows.append(self._row() | self._validated(judged) | self._speed())
+        self.rows.append(self._row() | self._validated(judged) | self.progress.speed())
         if self.world.leads:
             self._save_epoch(judged)
-        left = self._progress(0.0)["seconds_left"]
-        self.epoch, self.step, self.means = self.epoch + 1, 0, Means()
+        left = self.progress.seconds_left()
+        self.progress.next_epoch()
+        self.means = Means()
         self._save_state()
         self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
 
     def _validated(self, judged: Classifier) -> dict[str, float]:
         probe = self.config.probe
-        if not len(self.data.validation) or not probe.due(self.epoch, self.config.epochs):
+        if not len(self.data.validation) or not probe.due(self.progress.epoch, self.config.epochs):
             return {}
         return validate(
             judged,
@@ -287,36 +287,18 @@ class _Trainer:
         """
         with agreed(self.world):
             if (found := divergence(self.means.read(), self.model)) is not None:
+                lr = self.config.optimizer.lr
                 raise UserError(
-                    f"{found} in epoch {self.epoch + 1}; lower optimizer.lr (now {self.config.optimizer.lr:g}) or the "
-                    f"loss's weights; what was saved before is as it was"
+                    f"{found} in epoch {self.progress.epoch + 1}; lower optimizer.lr (now {lr:g}) or the loss's "
+                    f"weights; what was saved before is as it was"
                 )
 
     def _epoch_threat(self) -> ThreatModel:
-        return epoch_threat(self.config.attack, self.threat, epoch=self.epoch, epochs=self.config.epochs)
+        return epoch_threat(self.config.attack, self.threat, epoch=self.progress.epoch, epochs=self.config.epochs)
 
     def _row(self) -> dict[str, float]:
         rate, radius = self.optimizer.param_groups[0]["lr"], self._epoch_threat().radius
-        return {"epoch": self.epoch + 1, "lr": round(rate, 8), "eps": round(radius, 8), **self.means.read()}
-
-    def _speed(self) -> dict[str, float]:
-        shown = self.steps * self.batches.batch_size * (self.epoch + 1)
-        return {
-            "seconds": round(self.seconds, 2),
-            "images_per_second": round(shown / max(self.seconds, 1e-9), 1),
-        }
-
-    def _progress(self, running: float) -> dict[str, Any]:
-        """Return where the run stands and how long it will take; ``running`` seconds are not in ``seconds`` yet."""
-        done = self.epoch * self.steps + self.step
-        left = (self.seconds + running) * (self.config.epochs * self.steps - done) / max(done, 1)
-        return {
-            "epoch": self.epoch,
-            "epochs": self.config.epochs,
-            "step": self.step,
-            "steps": self.steps,
-            "seconds_left": left,
-        }
+        return {"epoch": self.progress.epoch + 1, "lr": round(rate, 8), "eps": round(radius, 8), **self.means.read()}
 
     def _tell(self, event: Event) -> None:
         if self.on_event is not None:
