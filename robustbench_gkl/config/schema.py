@@ -196,9 +196,18 @@ class SecondViewConfig(Frozen):
 
 
 class ProbeConfig(Frozen):
-    """The PGD attack on the validation images after each epoch, which selects ``best``."""
+    """The accuracies on the validation images, which select ``best``. Without such images nothing is measured."""
 
-    steps: int = Field(10, ge=1)
+    steps: int = Field(10, ge=0)
+    """Steps of the PGD attack; 0 measures clean accuracy alone."""
+    every: int = Field(1, ge=1)
+    """Epochs from one measurement to the next; the last epoch is always measured."""
+    n: int | None = Field(None, ge=1)
+    """At most so many of the validation images, drawn by their number alone; None for all of them."""
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Return True if ``epoch`` (from 0) of ``epochs`` ends with a measurement."""
+        return (epoch + 1) % self.every == 0 or epoch + 1 == epochs
 
 
 class TrainConfig(Frozen):
@@ -241,7 +250,7 @@ class TrainConfig(Frozen):
     train_size: int | None = Field(None, ge=2)
     """Train on the first so many training images only; None for all of them."""
     validation_fraction: float = Field(0.05, ge=0, lt=1)
-    """Share of the training images held out for model selection; 0 selects on the training images."""
+    """Share of the training images held out for model selection; 0 holds out none and selects nothing."""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from robustbench_gkl.core.errors import UserError, unknown
@@ -78,16 +80,49 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
         if key not in known:
             raise unknown(f"option of {what}", key, known)
         try:
+            check_number(hints[key], value)
             values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             raise user_error(error, what=f"{what}, option {key}") from None
+        except ValueError as error:
+            raise UserError(f"{what}, option {key}: {error}") from None
     return factory(**fixed, **values)
 
 
+def check_number(annotation: object, value: object) -> None:
+    """Check that true and false, which Python counts as 1 and 0, are not given as numbers.
+
+    Args:
+        annotation: the type that ``value`` is to have.
+        value: what was given; lists are looked into.
+
+    Raises:
+        ValueError: a number is expected.
+    """
+    kinds = _kinds(annotation)
+    numeric = any(kind in (int, float) for kind in kinds) and not any(kind in (bool, Any) for kind in kinds)
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if numeric and any(isinstance(one, bool) for one in given):
+        raise ValueError(f"must be a number, got {value}")
+
+
+def _kinds(annotation: object) -> list[object]:
+    """Return the plain types that a type is made of."""
+    inner = get_args(annotation)
+    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation]
+
+
 class Frozen(BaseModel):
-    """A configuration: frozen, with no keys but its own, defaults checked too."""
+    """A configuration: frozen, with no keys but its own, defaults checked too; true and false are no numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_numbers(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name is not None:
+            check_number(cls.model_fields[info.field_name].annotation, value)
+        return value
 
 
 def validated(model: type[FrozenT], values: Mapping[str, object], *, what: str) -> FrozenT:

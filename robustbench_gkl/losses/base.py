@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from robustbench_gkl.core.registry import Registry
@@ -61,6 +62,11 @@ class Logits:
 
 
 MEMBERS: tuple[Member, ...] = tuple(field.name for field in fields(Logits))  # type: ignore[misc]
+
+Weight = Annotated[float, Field(ge=0)]
+"""An option that weighs a term, or an exponent of weights: a negative one would reward what is to be avoided."""
+Temperature = Annotated[float, Field(gt=0)]
+"""An option that divides logits."""
 
 
 class Loss(nn.Module):

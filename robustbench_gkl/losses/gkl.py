@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Temperature, Weight
 from robustbench_gkl.losses.class_prior import ClassPrior, read_former_names
 
 
@@ -146,10 +146,10 @@ class DKL(_Decoupled):
         self,
         *,
         num_classes: int,
-        alpha: float = 6.0,
-        beta: float = 6.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 0.0,
+        alpha: Weight = 6.0,
+        beta: Weight = 6.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 0.0,
     ) -> None:
         super().__init__(alpha=alpha, beta=beta, inner_alpha=inner_alpha, inner_beta=inner_beta)
 
@@ -207,11 +207,11 @@ class IKL(_ClassWise):
         self,
         *,
         num_classes: int,
-        alpha: float = 4.0,
-        beta: float = 20.0,
-        prior_temperature: float = 4.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 1.0,
+        alpha: Weight = 4.0,
+        beta: Weight = 20.0,
+        prior_temperature: Temperature = 4.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 1.0,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -242,12 +242,12 @@ class GKL(_ClassWise):
         self,
         *,
         num_classes: int,
-        alpha: float = 4.0,
-        beta: float = 20.0,
-        gamma: float = 1.0,
-        prior_temperature: float = 4.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 1.0,
+        alpha: Weight = 4.0,
+        beta: Weight = 20.0,
+        gamma: Weight = 1.0,
+        prior_temperature: Temperature = 4.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 1.0,
     ) -> None:
         super().__init__(
             num_classes=num_classes,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, kl_divergence
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Weight, kl_divergence
 
 
 @LOSSES.register("mart")
@@ -23,7 +23,7 @@ class MART(Loss):
     kinds: ClassVar[Mapping[str, Kind]] = {"robust": "robust", "kl": "robust"}
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
 
-    def __init__(self, *, num_classes: int, beta: float = 5.0) -> None:
+    def __init__(self, *, num_classes: int, beta: Weight = 5.0) -> None:
         super().__init__()
         self.beta = beta
 

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, kl_divergence
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Weight, kl_divergence
 
 
 @LOSSES.register("trades")
@@ -22,7 +22,7 @@ class TRADES(Loss):
     kinds: ClassVar[Mapping[str, Kind]] = {"ce": "clean", "robust": "robust"}
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
 
-    def __init__(self, *, num_classes: int, beta: float = 6.0) -> None:
+    def __init__(self, *, num_classes: int, beta: Weight = 6.0) -> None:
         super().__init__()
         self.beta = beta
 

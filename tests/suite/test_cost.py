@@ -86,7 +86,7 @@ def test_images_of_an_epoch() -> None:
     assert images_per_epoch(TrainConfig(dataset="digits", validation_fraction=0.1, batch_size=64)) == (1280, 144)
     assert images_per_epoch(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (
         64,
-        100,
+        0,
     )
     assert images_per_epoch(TrainConfig(dataset="folder:nowhere")) is None
 

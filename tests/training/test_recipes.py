@@ -20,7 +20,7 @@ from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.runs import Run
-from robustbench_gkl.training import EpochReport, StepReport, train
+from robustbench_gkl.training import Event, StepReport, train
 
 IMAGES = 10
 """The training images in a generated data set."""
@@ -51,7 +51,7 @@ def test_a_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         values["train_size"] = IMAGES
     config = validated(TrainConfig, values, what=name)
     run = Run(tmp_path / "run")
-    events: list[StepReport | EpochReport] = []
+    events: list[Event] = []
     rows = train(config, run, device=torch.device("cpu"), data_dir=tmp_path / "data", on_event=events.append)
     assert [event.step for event in events if isinstance(event, StepReport)] == [1, 2]
     assert all(np.isfinite(value) for value in rows[-1].values())
