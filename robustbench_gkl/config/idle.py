@@ -48,7 +48,7 @@ RULES = (
     ),
     Rule(
         ("schedule.milestones",),
-        lambda config, crafts: bool(config.schedule.milestones) and min(config.schedule.milestones) > config.epochs,
+        lambda config, crafts: bool(config.schedule.milestones) and min(config.schedule.milestones) >= config.epochs,
         "epochs is {epochs}",
     ),
     Rule(
@@ -61,6 +61,7 @@ RULES = (
         lambda config, crafts: config.schedule.name != "one-cycle",
         "schedule.name is {schedule.name}",
     ),
+    Rule(("schedule.warmup_kind",), lambda config, crafts: config.schedule.warmup == 0, "schedule.warmup is 0"),
     Rule(
         ("schedule.per",),
         lambda config, crafts: config.schedule.name not in ("cosine", "one-cycle"),
@@ -72,7 +73,7 @@ RULES = (
         "schedule.momentum_range is {schedule.momentum_range}",
     ),
     Rule(
-        ("optimizer.decay_batchnorm",),
+        ("optimizer.no_decay",),
         lambda config, crafts: config.optimizer.weight_decay == 0,
         "optimizer.weight_decay is 0",
     ),

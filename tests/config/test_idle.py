@@ -42,11 +42,12 @@ CASES: list[tuple[Settings, str, str, Settings]] = [
         {"schedule.momentum_range": None},
     ),
     (
-        {"optimizer.decay_batchnorm": False, "optimizer.weight_decay": 0},
-        "optimizer.decay_batchnorm",
+        {"optimizer.no_decay": "batchnorm", "optimizer.weight_decay": 0},
+        "optimizer.no_decay",
         "optimizer.weight_decay is 0",
         {"optimizer.weight_decay": 0.1},
     ),
+    ({"schedule.warmup_kind": "factor"}, "schedule.warmup_kind", "schedule.warmup is 0", {"schedule.warmup": 2}),
     ({"averaging.decay": 0.5}, "averaging.decay", "averaging.per is none", {"averaging.per": "epoch"}),
     (
         {"averaging.warmup": 0.5, "averaging.per": "epoch"},
