@@ -22,6 +22,7 @@ SMALLER = {
     "suite": [
         *("--set", "train.epochs=1", "--set", "train.train_size=128", "--set", "train.seed=0"),
         *("--set", "train.loss=trades", "--set", "train.attack.steps=1", "--set", "train.probe.steps=1"),
+        *("--set", "train.awp.start_epoch=1"),
         *("--set", 'eval.attacks=["fgsm"]', "--set", "eval.n=4", "--set", "eval.eps=0.1"),
     ],
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.config.changes import difference
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
@@ -178,9 +179,8 @@ class Ledger:
         config = run.trained_with()
         if config is None:
             return "it was imported"
-        ours, theirs = training_content(cell.config), training_content(config)
-        key = next(key for key, value in ours.items() if theirs[key] != value)
-        return f"{key} = {theirs[key]}, here {ours[key]}"
+        found = difference(training_content(config), training_content(cell.config))
+        return "nothing" if found is None else f"{found[0]} = {found[1]}, here {found[2]}"
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that answers the cell; None if there is none."""

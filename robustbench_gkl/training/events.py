@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class StartReport:
+    """Told once, before the first step.
+
+    Attributes:
+        notes: what the settings make of the data, a line each; none if nothing is out of the ordinary.
+    """
+
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StepReport:
     """Told after each step: ``step`` of ``steps`` in ``epoch`` (from 0) of ``epochs`` is done.
 
@@ -38,7 +49,8 @@ class EpochReport:
     warning: str | None = None
 
 
-Observer = Callable[["StepReport | EpochReport"], None]
+Event = StartReport | StepReport | EpochReport
+Observer = Callable[[Event], None]
 
 
 class Interrupted(Exception):  # noqa: N818
