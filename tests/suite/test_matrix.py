@@ -81,6 +81,7 @@ def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
     [[eval]]
     attacks = ["pgd"]
     norm = "l2"
+    eps = 0.5
     """
     suite = suite_of(tmp_path, text)
     assert [cell.run for cell in suite.trainings] == [
