@@ -89,7 +89,7 @@ def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
         "digits-trades-seed1",
         "digits-gkl-seed0",
     ]
-    assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "l2 0.1"]
+    assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "l2 0.5"]
 
 
 def test_assignments_win_over_the_file_and_over_variants(tmp_path: Path) -> None:
