@@ -56,7 +56,7 @@ def ikl_divergence(
 ) -> Tensor:
     """Return the improved KL divergence, a scalar (batch mean), for logits and class weights (B, K).
 
-    Unlike GKL it is normalised by the batch size and knows no smoothing of the weights (arXiv 2305.13948).
+    Unlike GKL it is normalised by the batch size and the weights are not smoothed (arXiv 2305.13948).
     """
     return (
         alpha * soft_cross_entropy(adv_logits, clean_logits).mean()

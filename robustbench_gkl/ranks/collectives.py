@@ -16,7 +16,7 @@ from robustbench_gkl.core.device import resolve_device
 from robustbench_gkl.core.errors import UserError
 
 _TEXT_BYTES = 2000
-"""Of an error message that ranks tell each other."""
+"""Of an error message passed between ranks."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Ledger:
         return self.folder / "logs" / f"{cell.kind}-{self.name_of(cell)}-{cell.key[:8]}.log"
 
     def config_path(self, cell: TrainCell) -> Path:
-        """Return where the recipe of a training cell is written; the name tells its content."""
+        """Return where the recipe of a training cell is written; its name holds the hash of its content."""
         return self._config_path(cell.run, training_content(cell.config))
 
     def _config_path(self, run: str, content: Mapping[str, Any]) -> Path:
@@ -261,5 +261,5 @@ def _answers(record: Record, cell: EvalCell) -> bool:
         return False
     asked = question(cell.config)
     if record.config.engine == "native" and record.config.attacks != asked.attacks:
-        return False  # both in canonical form: nothing has to be imported to tell
+        return False  # both in canonical form: nothing has to be imported to compare them
     return question(record.config) == asked

@@ -64,7 +64,7 @@ def train(
 
     The processes of a ``world`` of several call this together, each on its own device, and share every batch. Rank 0
     alone writes, and ``run`` may be a folder of its own machine. The weights are those of a single process up to
-    rounding, unless layers tell how a batch is shared: batch normalisation without ``sync_batchnorm``, and dropout.
+    rounding, unless a layer depends on how a batch is shared: batch normalisation without ``sync_batchnorm``, and dropout.
     The saved state does not, so that a run can go on in another number of processes. Torch's random state is afterwards
     what it was before.
 
@@ -79,14 +79,14 @@ def train(
         compiled: compile the networks with torch.compile, which changes results in the last digits.
         deterministic: use CUDA kernels that repeat bit for bit, so that a resumed run is exact there too.
         world: the processes that train together, inside :func:`robustbench_gkl.ranks.collectives.joined`.
-        on_event: told before the first step, and after each step and each epoch.
-        should_stop: asked after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
+        on_event: called before the first step, and after each step and each epoch.
+        should_stop: called after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
 
     Raises:
         UserError: the run exists, is being written by another process, or was started with another configuration or
             other data; unknown names; broken data; a run that diverges; processes that were given different
             configurations, or are too many for a batch.
-        Interrupted: ``should_stop`` said so.
+        Interrupted: ``should_stop`` returned True.
     """
     settings = bytes_from_leader(config.model_dump_json().encode(), world)
     with ExitStack() as held:

@@ -45,7 +45,7 @@ class TrainingData:
     synthetic: SyntheticImages | None
 
     def hashes(self, config: TrainConfig) -> DataHashes:
-        """Return what tells the data from other data."""
+        """Return the hashes that identify the data."""
         return DataHashes(
             train=self.images.sha256_of(self.training),
             validation=self.images.sha256_of(self.held_out) if len(self.held_out) else None,
@@ -134,7 +134,7 @@ def opened(
         with begun(run, about, overwrite=overwrite) as draft:
             yield draft
         return
-    before = run.config().data  # runs of earlier versions do not tell
+    before = run.config().data  # absent in runs of earlier versions
     if before is not None and (changed := hashes.changed_from(before)):
         raise UserError(
             f"run {run.name} was started on other data: changed are {', '.join(changed)}; put back what it was, or "
