@@ -64,7 +64,8 @@ def train(
 
     The processes of a ``world`` of several call this together, each on its own device, and share every batch. Rank 0
     alone writes, and ``run`` may be a folder of its own machine. The weights are those of a single process up to
-    rounding, unless a layer depends on how a batch is shared: batch normalisation without ``sync_batchnorm``, and dropout.
+    rounding, unless a layer depends on how a batch is shared: batch normalisation without ``sync_batchnorm``, or
+    dropout.
     The saved state does not, so that a run can go on in another number of processes. Torch's random state is afterwards
     what it was before.
 
