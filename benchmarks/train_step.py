@@ -5,7 +5,8 @@
 The published way: the clean forward pass again at each attack step, with its graph; AWP on a second model that the
 weights are copied to; GKL over (B, K, K) tensors. Each idea is then added in turn, the last line being the package's
 own step. Also shown: how much of our step is bare passes through the network, and how far apart the weights are
-after ten steps from the same start on the same batches.
+after ten steps from the same start on the same batches, in the middle of which an epoch ends and the class prior
+changes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.config.schema import AWPConfig, InnerAttackConfig, OptimizerConfig, TrainConfig
 from robustbench_gkl.core.noise import Noise
-from robustbench_gkl.losses import create_loss
+from robustbench_gkl.losses import Logits, create_loss
 from robustbench_gkl.losses.gkl import GKL, gkl_divergence
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.training.awp import frozen_statistics, perturbed, perturbed_weights, weight_perturbation
@@ -92,13 +93,13 @@ class PublishedStep:
     def outer(self, model: nn.Module, images: Tensor, adversarial: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss and the clean logits."""
         adv, clean = model(adversarial), model(images)
-        robust = self.divergence(adv, clean, self.loss.prior[labels], alpha=4.0, beta=20.0)
+        robust = self.divergence(adv, clean, self.loss.prior(labels, like=images), alpha=4.0, beta=20.0)
         return F.cross_entropy(clean, labels) + robust, clean
 
     def craft(self, images: Tensor, labels: Tensor, start: Tensor, eps: float, steps: int) -> Tensor:
         """Return the adversarial images."""
         self.model.eval()
-        weights = self.loss.prior[labels]
+        weights = self.loss.prior(labels, like=images)
         point = start
         clean = self.model(images).detach() if self.ideas.clean_once else None
         for _ in range(steps):
@@ -138,7 +139,7 @@ class PublishedStep:
             self.optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-        self.loss.observe(clean.detach(), labels)
+        self.loss.observe(Logits(clean=clean.detach()), labels)
         return value.item()
 
 
@@ -147,9 +148,9 @@ class OurStep:
 
     def __init__(self, model: Classifier) -> None:
         self.model = model.to(memory_format=torch.channels_last)
-        loss = create_loss("gkl", num_classes=CLASSES).to(next(model.parameters()).device)
+        self.loss = create_loss("gkl", num_classes=CLASSES).to(next(model.parameters()).device)
         optimizer = build_optimizer(CONFIG.optimizer, self.model)
-        self.stepper = Stepper(CONFIG, model=self.model, loss=loss, optimizer=optimizer)
+        self.stepper = Stepper(CONFIG, model=self.model, loss=self.loss, optimizer=optimizer)
 
     def __call__(self, images: Tensor, labels: Tensor, noise: Noise) -> float:
         """Take a step and return the loss."""
@@ -166,7 +167,7 @@ def bare_passes(model: Classifier, images: Tensor) -> None:
     with attack_mode(model):
         with torch.no_grad():
             folded(images)
-        ascend(folded, images, THREAT, objective=lambda z: z.sum(1), start=images, steps=STEPS, step_size=0.0)
+        ascend(folded, images, THREAT, objective=lambda _, z: z.sum(1), start=images, steps=STEPS, step_size=0.0)
     model.train()
     for _ in range(2):
         with frozen_statistics(model):
@@ -234,7 +235,10 @@ def compare_results(start: Classifier, batches: list[Batch], dtype: torch.dtype,
     other: PublishedStep | OurStep
     other = OurStep(copy.deepcopy(model)) if ours else PublishedStep(copy.deepcopy(model), Ideas(channels_last=True))
     published = PublishedStep(copy.deepcopy(model), Ideas())
-    for images, labels, noise in batches:
+    for number, (images, labels, noise) in enumerate(batches):
+        if number == len(batches) // 2:
+            published.loss.end_epoch()
+            other.loss.end_epoch()
         values = [step(images.to(dtype), labels, noise) for step in (published, other)]
     norm, way = weight_gap(published.model, other.model, model)
     print(
@@ -249,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="wrn-16-2")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of timing; 0: none")
     parser.add_argument("--same", type=int, default=SAME_STEPS, help="steps after which results are compared; 0: none")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
@@ -265,21 +269,8 @@ def main() -> None:
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads; {options.model}, batch "
         f"{options.batch}, {CLASSES} classes, {STEPS} attack steps, AWP, float32"
     )
-    steps = build_steps(start)
-    calls: dict[str, Callable[[], object]] = {
-        name: lambda step=step: step(*batches[0])  # type: ignore[misc]
-        for name, step in steps.items()
-    }
-    ours, bare = list(steps)[-1], "bare passes"
-    calls[bare] = lambda: bare_passes(steps[ours].model, batches[0][0])
-    seconds = time_all(calls, repeats=options.repeats, device=device)
-    before = None
-    for name in steps:
-        gain = "" if before is None else f"  {before / seconds[name]:.2f} x faster than the line above"
-        print(f"{name:28} {seconds[name]:8.3f} s{gain}")
-        before = seconds[name]
-    print(f"ratio {seconds['as published'] / seconds[ours]:.2f}; bare forward and backward passes are ", end="")
-    print(f"{100 * seconds[bare] / seconds[ours]:.0f} % of our step ({seconds[bare]:.3f} s)")
+    if options.repeats:
+        print_times(start, batches[0], repeats=options.repeats)
     if options.same:
         few = [
             (images[:SAME_BATCH], labels[:SAME_BATCH], noise.take(torch.arange(SAME_BATCH, device=device)))
@@ -288,6 +279,26 @@ def main() -> None:
         compare_results(start, few, torch.float64, ours=True)
         compare_results(start, few, torch.float32, ours=True)
         compare_results(start, few, torch.float32, ours=False)
+
+
+def print_times(start: Classifier, batch: Batch, *, repeats: int) -> None:
+    """Print the time of each step on ``batch``, the ratio of the first to ours, and the share of bare passes."""
+    device = batch[0].device
+    steps = build_steps(start)
+    calls: dict[str, Callable[[], object]] = {
+        name: lambda step=step: step(*batch)  # type: ignore[misc]
+        for name, step in steps.items()
+    }
+    ours, bare = list(steps)[-1], "bare passes"
+    calls[bare] = lambda: bare_passes(steps[ours].model, batch[0])
+    seconds = time_all(calls, repeats=repeats, device=device)
+    before = None
+    for name in steps:
+        gain = "" if before is None else f"  {before / seconds[name]:.2f} x faster than the line above"
+        print(f"{name:28} {seconds[name]:8.3f} s{gain}")
+        before = seconds[name]
+    print(f"ratio {seconds['as published'] / seconds[ours]:.2f}; bare forward and backward passes are ", end="")
+    print(f"{100 * seconds[bare] / seconds[ours]:.0f} % of our step ({seconds[bare]:.3f} s)")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ SMALLER = {
     "suite": [
         *("--set", "train.epochs=1", "--set", "train.train_size=128", "--set", "train.seed=0"),
         *("--set", "train.loss=trades", "--set", "train.attack.steps=1", "--set", "train.probe.steps=1"),
+        *("--set", "train.awp.start_epoch=1"),
         *("--set", 'eval.attacks=["fgsm"]', "--set", "eval.n=4", "--set", "eval.eps=0.1"),
     ],
 }
@@ -41,6 +42,8 @@ def test_the_commands_of_the_readme_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(README.parent))  # for the workers of the suite
+    (net, _) = blocks("python")
+    Path("net.py").write_text(net)
     (suite,) = blocks("toml")
     Path("suite.toml").write_text(suite)
     shutil.copytree(README.parent / "results" / "examples", "results/examples")
@@ -62,7 +65,7 @@ def test_the_python_of_the_readme_works(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert gklbench("eval", trained / "tiny", "--attack", "fgsm", "--n", 4).code == 0
-    (code,) = blocks("python")
+    (_, code) = blocks("python")
     code = code.replace('load_model("gkl")', f"load_model({str(trained / 'tiny')!r})")
     code = code.replace("test.images, test.labels", "test.images[:4], test.labels[:4]")
     assert str(trained) in code

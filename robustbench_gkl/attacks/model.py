@@ -34,16 +34,16 @@ def full_logits(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def input_gradient(model: Model, images: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+def input_gradient(model: Model, images: Tensor, objective: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Return the gradient (B, C, H, W) of each sample's objective at ``images``; one forward and one backward pass.
 
     Args:
         model: images to logits (B, K).
         images: (B, C, H, W).
-        objective: :func:`full_logits` to one value per sample, (B,).
+        objective: the images, with a graph, and their :func:`full_logits` to one value per sample, (B,).
     """
     images = images.detach().requires_grad_()
     with torch.enable_grad():
-        value = objective(full_logits(model(images))).sum()
+        value = objective(images, full_logits(model(images))).sum()
     (gradient,) = torch.autograd.grad(value, images)
     return gradient

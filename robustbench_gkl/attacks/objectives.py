@@ -74,10 +74,10 @@ _OBJECTIVES: dict[ObjectiveName, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the objective ``name`` as a function of the logits of the samples that ``labels`` (B,) belong to."""
+def objective_for(name: ObjectiveName, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the objective ``name`` of samples with ``labels`` (B,): from their points and logits to (B,)."""
     function = _OBJECTIVES[name]
-    return lambda logits: function(logits, labels)
+    return lambda _, logits: function(logits, labels)
 
 
 def untargeted(name: ObjectiveName, *, num_classes: int) -> Callable[[Tensor, Tensor], Tensor]:

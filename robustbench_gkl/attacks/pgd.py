@@ -21,7 +21,7 @@ def ascend(
     images: Tensor,
     threat: ThreatModel,
     *,
-    objective: Callable[[Tensor], Tensor],
+    objective: Callable[[Tensor, Tensor], Tensor],
     start: Tensor,
     steps: int,
     step_size: float,
@@ -34,7 +34,7 @@ def ascend(
         model: images (B, C, H, W) in [0, 1] to logits (B, K).
         images: the originals, (B, C, H, W).
         threat: gives step and projection.
-        objective: logits to one value per sample, (B,), which is maximised.
+        objective: points (B, C, H, W) and the logits there to one value per sample, (B,), which is maximised.
         start: (B, C, H, W), inside the threat model.
         steps: at least 1.
         step_size: length of a step in the threat's norm.

@@ -225,7 +225,7 @@ def _report(outcomes: Sequence[Recorded], console: Console, *, grid: bool) -> No
 
 
 def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
-    """Exit with 1 unless a complete evaluation that can be believed reaches the threshold."""
+    """Exit with 1 unless a complete evaluation without failing checks reaches the threshold."""
     record = outcome.record
     failed = [check.name for check in record.checks if check.verdict == "FAIL"]
     if record.partial:

@@ -70,7 +70,7 @@ def command(
     console = make_console(quiet=quiet)
     rates = Rates(Folders(checkpoints_dir, results_dir))
     notes: dict[str, str] = {}
-    assumed = Assumptions(_loss, _times(speeds, device, rates, notes), rates, robust_acc)
+    assumed = Assumptions(loss_passes, _times(speeds, device, rates, notes), rates, robust_acc)
     planned = plan_suite(suite, assumed)
     until = spread(planned, gpus)
     _show(planned, until, gpus, notes, console)
@@ -115,12 +115,14 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.3g}" if seconds < 360000 else f"{seconds / 3600:,.0f}"
 
 
-def _loss(name: str) -> LossPasses:
+def loss_passes(name: str) -> LossPasses:
+    """Return the passes through the network that a step with the loss ``name`` makes."""
     from robustbench_gkl.losses import LOSSES
     from robustbench_gkl.suite.cost import LossPasses
 
     cls, _ = LOSSES.resolve(name)
-    return LossPasses(cls.crafts, cls.inner_needs_clean, cls.outer_needs_clean)
+    outer = sum(member in cls.outer_reads for member in ("clean", "adv"))
+    return LossPasses(crafts=cls.crafts, inner_clean="clean" in cls.inner_reads, outer=outer)
 
 
 def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[str, str]) -> Callable[[Cell], PassTimes]:

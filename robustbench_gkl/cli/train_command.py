@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
-    from robustbench_gkl.training import EpochReport, StepReport
+    from robustbench_gkl.training import Event
     from robustbench_gkl.training.metrics import Logger
 
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace the run of this name once the new one has begun.")
 @click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
+@click.option("--deterministic", is_flag=True, help="Use CUDA kernels that repeat bit for bit; slower.")
 @click.option("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
 @click.option(
     "--export",
@@ -67,6 +68,7 @@ def command(
     overwrite: bool,
     save_every: float,
     compiled: bool,
+    deterministic: bool,
     logger: str | None,
     export: Path | None,
     device: str,
@@ -97,10 +99,13 @@ def command(
         lr=lr,
         seed=seed,
     )
-    base = _base(recipe, Run(checkpoints_dir / name) if resume and name is not None else None)
-    config, name = _resolve(base, assignments, synthetic, asked, name)
+    changes = _changes(assignments, synthetic, asked)
+    started = Run(checkpoints_dir / name) if resume and name is not None else None
+    config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
     world = world_from_environment()
     console = make_console(quiet=quiet or not world.leads)
+    if idle is not None:
+        console.print(f"warning: {idle}", style="yellow", markup=False)
     if export is not None:
         _export(config, export)
         console.print(f"wrote {export}", markup=False)
@@ -126,6 +131,7 @@ def command(
                 overwrite=overwrite,
                 save_every=save_every,
                 compiled=compiled,
+                deterministic=deterministic,
                 world=world,
                 on_event=lambda event: _show(event, display, log),
                 should_stop=should_stop,
@@ -155,8 +161,14 @@ def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]
     return nullcontext() if name is None else TensorBoard(run.folder / "tensorboard")
 
 
-def _base(recipe: str | None, started: Run | None) -> dict[str, Any]:
-    """Return the keys to begin with: the recipe's, or those of the run that is to go on."""
+def _base(recipe: str | None, started: Run | None, *, anew: bool) -> dict[str, Any]:
+    """Return the keys to begin with: the recipe's, or those of the run that is to go on.
+
+    Args:
+        recipe: its name or file.
+        started: the run that is to go on.
+        anew: whether there are other settings, from which a run that has not begun can begin.
+    """
     from robustbench_gkl.config.recipes import read_recipe
     from robustbench_gkl.runs import settled
 
@@ -164,36 +176,53 @@ def _base(recipe: str | None, started: Run | None) -> dict[str, Any]:
         settled(started).load_plugins(exact=True)
     if recipe is not None:
         return {"recipe": Path(recipe).stem} | read_recipe(recipe)
-    if started is None or not settled(started).exists():
+    if started is None:
         return {}
+    if not settled(started).exists():
+        if anew:
+            return {}
+        raise UserError(f"there is no run {started.name} in {started.folder.parent} to resume; give its recipe too")
     trained = started.config().train
     if trained is None:
         raise UserError(f"run {started.name} was imported and cannot be resumed")
     return trained.model_dump(mode="json")
 
 
-def _resolve(
-    base: dict[str, Any],
-    assignments: tuple[str, ...],
-    synthetic: tuple[str, ...],
-    asked: dict[str, object],
-    name: str | None,
-) -> tuple[TrainConfig, str]:
-    """Return the configuration and the run's name: ``base``, then --set, then options."""
-    from robustbench_gkl.config.changes import read_assignment, with_changes
+def _changes(assignments: tuple[str, ...], synthetic: tuple[str, ...], asked: dict[str, object]) -> dict[str, object]:
+    """Return the settings that the user gave: --synthetic, then --set, then options."""
+    from robustbench_gkl.config.changes import read_assignment
+
+    changes: dict[str, object] = {"synthetic.files": list(synthetic)} if synthetic else {}
+    return changes | dict(map(read_assignment, assignments)) | asked
+
+
+def _resolve(base: dict[str, Any], changes: dict[str, object], name: str | None) -> tuple[TrainConfig, str, str | None]:
+    """Return the configuration, the run's name, and a line on the keys of ``base`` that are idle, if any are.
+
+    Raises:
+        UserError: settings that are wrong, or without an effect though the user gave them.
+    """
+    from robustbench_gkl.config.changes import given_keys, with_changes
+    from robustbench_gkl.config.idle import idle_of_recipe, refuse_idle
     from robustbench_gkl.config.names import check_name, run_name
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.core.validation import validated
+    from robustbench_gkl.losses import LOSSES
 
-    changes: dict[str, object] = {"synthetic.files": list(synthetic)} if synthetic else {}
-    changes |= dict(map(read_assignment, assignments))
-    config = validated(TrainConfig, with_changes(base, changes | asked), what="configuration")
-    return config, run_name(config) if name is None else check_name(name)
+    config = validated(TrainConfig, with_changes(base, changes), what="configuration")
+    crafts, given = LOSSES.resolve(config.loss)[0].crafts, given_keys(changes)
+    refuse_idle(config, given, crafts=crafts)
+    named = run_name(config) if name is None else check_name(name)
+    return config, named, idle_of_recipe(config, base, given, crafts=crafts)
 
 
-def _show(event: StepReport | EpochReport, display: TrainingDisplay, logger: Logger | None) -> None:
-    from robustbench_gkl.training import StepReport
+def _show(event: Event, display: TrainingDisplay, logger: Logger | None) -> None:
+    from robustbench_gkl.training import StartReport, StepReport
 
+    if isinstance(event, StartReport):
+        for note in event.notes:
+            display.line(note)
+        return
     if isinstance(event, StepReport):
         display.step(
             epoch=event.epoch,

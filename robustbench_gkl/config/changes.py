@@ -74,5 +74,33 @@ def with_changes(values: Mapping[str, Any], changes: Mapping[str, object]) -> di
     return changed
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested ``values`` under dotted keys; an empty table stays a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def given_keys(changes: Mapping[str, object]) -> set[str]:
+    """Return the dotted keys that ``changes`` (dotted or short key to value, or to a table of them) set."""
+    return set(flat({SHORT_KEYS.get(key, key): value for key, value in changes.items()}))
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, object, object] | None:
+    """Return the first key in which two nested settings differ, with both values; None if there is none.
+
+    A key that only one side has differs from None.
+    """
+    there, here = ({key: value for key, value in flat(side).items() if value != {}} for side in (theirs, ours))
+    for key in here | there:
+        if there.get(key) != here.get(key):
+            return key, there.get(key), here.get(key)
+    return None
+
+
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -10,6 +10,7 @@ from pydantic import (
 )
 
 from robustbench_gkl.config.files import read_mapping
+from robustbench_gkl.config.former import has_former_key, with_todays_meaning
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.plugins import load_installed
 from robustbench_gkl.core.validation import Frozen, validated
@@ -70,19 +71,21 @@ def _recipe_path(name: str) -> Path:
 def read_recipe(name: str) -> dict[str, Any]:
     """Return the training keys of a recipe by its name, or of a file if ``name`` ends in ``.toml`` or ``.json``.
 
-    A run's ``config.json`` is such a file too: its ``train`` table is what is returned. The published figures that
-    a recipe may carry are left out; see :func:`published_figures`.
+    A run's ``config.json`` is such a file too: its ``train`` table is what is returned. Files of version 0.1 that show
+    by their keys keep their meaning. The published figures that a recipe may carry are left out; see
+    :func:`published_figures`.
 
     Raises:
         UserError: no such recipe or file, or one that cannot be read; a run that was imported and not trained.
     """
     values = read_mapping(_recipe_path(name))
-    if "train" in values:
+    saved = "train" in values
+    if saved:
         values = values["train"]
         if not isinstance(values, dict):
             raise UserError(f"{name} belongs to an imported run, which says nothing about its training")
     values.pop("published", None)
-    return values
+    return with_todays_meaning(values) if saved or has_former_key(values) else values
 
 
 def published_figures(name: str) -> PublishedFigures | None:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
+    TypeAdapter,
+    ValidationError,
     model_validator,
 )
 
@@ -58,6 +60,9 @@ class InnerAttackConfig(Frozen):
     ramp: float = Field(0.0, ge=0, le=1)
     """Share of the epochs over which the radius grows linearly to eps: eps_t = eps * epoch / (ramp * epochs) there,
     with epochs counted from 1. 0 trains at eps throughout."""
+    fold: Literal["auto", "off"] = "auto"
+    """``auto``: attack a twin of the network with batch normalisation folded into convolutions, which is faster and
+    equal up to rounding, where the architecture declares that it has one and a first batch agrees."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> InnerAttackConfig:
@@ -85,11 +90,27 @@ class OptimizerConfig(Frozen):
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD; the first of AdamW's two decay rates."""
     weight_decay: float = Field(5e-4, ge=0)
-    decay_batchnorm: bool = True
-    """Whether weight decay acts on scale and shift of batch normalisation too."""
+    no_decay: Literal["none", "batchnorm", "norms-and-biases"] = "none"
+    """What weight decay leaves alone: nothing; scale and shift of batch normalisation; or those of every normalisation,
+    all biases and all other parameters of one dimension, as is usual with AdamW."""
     nesterov: bool = False
     clip: float | None = Field(None, gt=0)
     """Largest Euclidean norm of the whole gradient; None does not clip."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, values: Any) -> Any:
+        """``decay_batchnorm`` was a flag of version 0.1."""
+        if not isinstance(values, Mapping) or "decay_batchnorm" not in values:
+            return values
+        if "no_decay" in values:
+            raise ValueError("decay_batchnorm is the former name of no_decay; give no_decay alone")
+        try:
+            flag = TypeAdapter(bool).validate_python(values["decay_batchnorm"])
+        except ValidationError:
+            raise ValueError("decay_batchnorm was true or false; give no_decay in its place") from None
+        kept = {key: value for key, value in values.items() if key != "decay_batchnorm"}
+        return {**kept, "no_decay": "none" if flag else "batchnorm"}
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> OptimizerConfig:
@@ -107,9 +128,13 @@ class ScheduleConfig(Frozen):
     per: Literal["epoch", "step"] = "epoch"
     """Whether cosine and one-cycle advance after each epoch or after each step."""
     warmup: float = Field(0.0, ge=0)
-    """Number of epochs over which the rate first grows linearly from 0, step by step, as a factor on all the rest."""
+    """Number of epochs over which the rate first grows linearly from 0 to lr, step by step. Milestones count them."""
+    warmup_kind: Literal["before", "factor"] = "before"
+    """``before``: cosine begins at lr when the warm-up ends. ``factor``: cosine and one-cycle are spread over all
+    epochs and multiplied by the warm-up, as in version 0.1, whose runs go on so."""
     milestones: tuple[int, ...] = ()
-    """``multi-step``: the epochs, counted from 1, that begin with a lower rate."""
+    """``multi-step``: the numbers of epochs after which the rate is lower. After 150 it is that of epoch 151 on, as in
+    torch's MultiStepLR; code that lowers it in ``if epoch >= 75`` and counts epochs from 1 does so after 74."""
     factor: float = Field(0.1, gt=0, lt=1)
     """``multi-step``: what a milestone multiplies the rate by."""
     pct_start: float = Field(0.025, gt=0, lt=1)
@@ -124,6 +149,8 @@ class ScheduleConfig(Frozen):
             raise ValueError("milestones and the schedule 'multi-step' go together")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must rise, got {list(self.milestones)}")
+        if self.warmup and self.warmup_kind == "before" and self.name == "one-cycle":
+            raise ValueError("the schedule 'one-cycle' rises by itself; set pct_start in place of warmup")
         if self.momentum_range is not None and self.name != "one-cycle":
             raise ValueError("momentum_range belongs to the schedule 'one-cycle'")
         return self
@@ -170,9 +197,18 @@ class SecondViewConfig(Frozen):
 
 
 class ProbeConfig(Frozen):
-    """The PGD attack on the validation images after each epoch, which selects ``best``."""
+    """The accuracies on the validation images, which select ``best``. Without such images nothing is measured."""
 
-    steps: int = Field(10, ge=1)
+    steps: int = Field(10, ge=0)
+    """Steps of the PGD attack; 0 measures clean accuracy alone."""
+    every: int = Field(1, ge=1)
+    """Epochs from one measurement to the next; the last epoch is always measured."""
+    n: int | None = Field(None, ge=1)
+    """At most so many of the validation images, drawn by their number alone; None for all of them."""
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Return True if ``epoch`` (from 0) of ``epochs`` ends with a measurement."""
+        return (epoch + 1) % self.every == 0 or epoch + 1 == epochs
 
 
 class TrainConfig(Frozen):
@@ -215,7 +251,7 @@ class TrainConfig(Frozen):
     train_size: int | None = Field(None, ge=2)
     """Train on the first so many training images only; None for all of them."""
     validation_fraction: float = Field(0.05, ge=0, lt=1)
-    """Share of the training images held out for model selection; 0 selects on the training images."""
+    """Share of the training images held out for model selection; 0 holds out none and selects nothing."""
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -1,6 +1,10 @@
-"""Devices, and the precision in which CUDA multiplies."""
+"""Devices, and what is global in torch: CUDA's precision and kernels, and the random state."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -51,3 +55,44 @@ class TensorCores:
 def full_precision() -> TensorCores:
     """Return the context in which products and convolutions are true float32."""
     return TensorCores(allowed=False)
+
+
+@contextmanager
+def deterministic_kernels(*, wanted: bool) -> Iterator[None]:
+    """Let CUDA use kernels alone, in the block, that give the same bits each time they are given the same.
+
+    Nothing changes unless they are ``wanted``, and on the CPU, where all kernels in use are such.
+
+    Raises:
+        UserError: something in the block has no such kernel.
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    cudnn = torch.backends.cudnn
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    searched, cudnn.benchmark = cudnn.benchmark, False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        raise UserError(f"deterministic kernels are asked for, but {reason}; leave out --deterministic") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.benchmark = searched
+
+
+@contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Let torch's generators be, after the block, what they were before it.
+
+    Args:
+        device: where the block works; a seed that is set in it is set on all CUDA devices.
+    """
+    started = device.type == "cuda" or torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if started else []):
+        yield

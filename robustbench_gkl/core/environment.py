@@ -15,20 +15,23 @@ from robustbench_gkl.core.version import __version__
 _PACKAGES = ("torch", "torchvision", "pyautoattack", "torchattacks", "numpy")
 
 
-def git_commit(folder: Path = Path(__file__).parent) -> str | None:
-    """Return the commit of the checkout that holds ``folder``, with ``-dirty`` if it was changed; None if none."""
+def git_commit(file: Path = Path(__file__)) -> str | None:
+    """Return the commit of the checkout that tracks ``file``, with ``-dirty`` if it was changed.
+
+    None if no checkout does: a package that was installed somewhere below one is not a part of it.
+    """
+    if _git("ls-files", "--error-unmatch", "--", file.name, folder=file.parent) is None:
+        return None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", folder=file.parent) or None
+
+
+def _git(*arguments: str, folder: Path) -> str | None:
+    """Return what git prints, or None if it is not there or fails."""
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return described.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def environment(device: torch.device) -> dict[str, str]:

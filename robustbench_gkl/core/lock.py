@@ -1,4 +1,4 @@
-"""Locks between processes, of files that say who holds them and that die with their holders (flock)."""
+"""Locks between processes (flock): files that name their holder and are released when it ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Holder:
 
 
 class HeldError(UserError):
-    """Another process holds the lock; ``holder`` is None where its file does not tell which."""
+    """Another process holds the lock; ``holder`` is None where its file names none."""
 
     def __init__(self, path: Path, holder: Holder | None) -> None:
         self.holder = holder
@@ -137,7 +137,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _sign(descriptor: int) -> None:
-    """Write into the lock's file who holds it."""
+    """Write the holder into the lock's file."""
     program = Path(sys.argv[0])
     words = [program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]]
     command = textwrap.shorten(" ".join(words), _COMMAND_LETTERS, placeholder=" ...")
@@ -162,7 +162,7 @@ def _alive(holder: Holder) -> bool:
 
 
 def _holder(path: Path) -> Holder | None:
-    """Return who holds the lock, as its file tells; None if it does not, also after the moment that writing takes."""
+    """Return the holder named in the lock's file; None if there is none even after the moment that writing takes."""
     for _ in range(5):
         try:
             holder = Holder(**json.loads(path.read_bytes()))

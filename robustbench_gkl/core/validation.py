@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from robustbench_gkl.core.errors import UserError, unknown
@@ -58,13 +60,18 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
     factory with ``**options`` gets those that it does not name as they are.
 
     Raises:
-        UserError: an option that ``factory`` does not have (its options are listed), one of a wrong type or value, or
-            one that is needed and not given.
+        UserError: an option that ``factory`` does not have (its options are listed) or of a wrong type or value; one
+            that it gives no annotation; one that it gives no default and ``options`` no value.
     """
     hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory, include_extras=True)
     parameters = inspect.signature(factory).parameters
     anything = next((name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     known = [name for name in parameters if name not in fixed and name != anything]
+    for name in known:
+        if name not in hints:
+            raise UserError(f"{what}: its option {name} has no annotation to check values by; add one, such as float")
+        if parameters[name].default is inspect.Parameter.empty and name not in options:
+            raise UserError(f"{what} needs a value for its option {name}, which has no default")
     values: dict[str, object] = {}
     for key, value in options.items():
         if key not in known and anything is not None:
@@ -73,19 +80,49 @@ def bind_options(factory: Callable[..., T], options: Mapping[str, object], *, wh
         if key not in known:
             raise unknown(f"option of {what}", key, known)
         try:
+            check_number(hints[key], value)
             values[key] = TypeAdapter(hints[key], config=ConfigDict(allow_inf_nan=False)).validate_python(value)
         except ValidationError as error:
             raise user_error(error, what=f"{what}, option {key}") from None
-    missing = [name for name in known if parameters[name].default is parameters[name].empty and name not in values]
-    if missing:
-        raise UserError(f"{what} needs {', '.join(f'{name}=...' for name in missing)}")
+        except ValueError as error:
+            raise UserError(f"{what}, option {key}: {error}") from None
     return factory(**fixed, **values)
 
 
+def check_number(annotation: object, value: object) -> None:
+    """Check that true and false, which Python counts as 1 and 0, are not given as numbers.
+
+    Args:
+        annotation: the type that ``value`` is to have.
+        value: what was given; lists are looked into.
+
+    Raises:
+        ValueError: a number is expected.
+    """
+    kinds = _kinds(annotation)
+    numeric = any(kind in (int, float) for kind in kinds) and not any(kind in (bool, Any) for kind in kinds)
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if numeric and any(isinstance(one, bool) for one in given):
+        raise ValueError(f"must be a number, got {value}")
+
+
+def _kinds(annotation: object) -> list[object]:
+    """Return the plain types that a type is made of."""
+    inner = get_args(annotation)
+    return [kind for part in inner for kind in _kinds(part)] if inner else [annotation]
+
+
 class Frozen(BaseModel):
-    """A configuration: frozen, with no keys but its own, defaults checked too."""
+    """A configuration: frozen, with no keys but its own, defaults checked too; true and false are no numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_numbers(cls, value: object, info: ValidationInfo) -> object:
+        if info.field_name is not None:
+            check_number(cls.model_fields[info.field_name].annotation, value)
+        return value
 
 
 def validated(model: type[FrozenT], values: Mapping[str, object], *, what: str) -> FrozenT:

@@ -18,6 +18,9 @@ from robustbench_gkl.core.registry import Registry, check_keywords
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.data.facts import BLOCK, Split
 
+_ROWS_AT_ONCE = 1024
+"""Images that are copied at a time while a set is hashed."""
+
 
 def to_unit(images: Tensor) -> Tensor:
     """Return images (...) as float32 in [0, 1]: uint8 is divided by 255, floats are taken as they are."""
@@ -64,9 +67,14 @@ class ImageSet:
     @cached_property
     def sha256(self) -> str:
         """The hash of shape, pixels and labels."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.cpu().contiguous().numpy().data)
-        digest.update(self.labels.cpu().contiguous().numpy().data)
+        return self.sha256_of(torch.arange(len(self)))
+
+    def sha256_of(self, rows: Tensor) -> str:
+        """Return the hash of the images at the positions ``rows`` (n,): that of the set which holds them alone."""
+        digest = hashlib.sha256(repr((len(rows), *self.shape)).encode())
+        for some in rows.split(_ROWS_AT_ONCE):  # type: ignore[no-untyped-call]
+            digest.update(self.images[some].cpu().contiguous().numpy().data)
+        digest.update(self.labels[rows].cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     @cached_property
@@ -131,17 +139,18 @@ def load_dataset(name: str, *, data_dir: Path = Path("data")) -> Dataset:
     return factory(data_dir=data_dir.expanduser(), **parameters)
 
 
-def train_validation_split(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """Hold out a validation part of the training images.
+def train_validation_split(count: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """Hold out a validation part of ``count`` training images.
 
     Which images are held out depends on their number alone, so all runs on a data set select on the same ones.
 
     Args:
-        images: the training images.
-        fraction: share held out, 0 <= fraction < 1; at least one image is held out and at least one is left.
+        count: the number of training images.
+        fraction: share held out, 0 <= fraction < 1; if it is not 0, at least one image is held out and one is left.
 
     Returns:
-        (training part, validation part), disjoint; with fraction 0 both are all of ``images``.
+        The positions (n,) int64 of the training part and of the validation part, both rising; with fraction 0 the
+        latter is empty.
 
     Raises:
         UserError: a fraction out of range, or a single image to split.
@@ -149,9 +158,9 @@ def train_validation_split(images: ImageSet, fraction: float) -> tuple[ImageSet,
     if not 0 <= fraction < 1:
         raise UserError(f"the validation fraction must lie in [0, 1), got {fraction}")
     if fraction == 0:
-        return images, images
-    if len(images) == 1:
+        return torch.arange(count), torch.arange(0)
+    if count == 1:
         raise UserError("a single training image cannot be split; use a validation fraction of 0")
-    held = min(max(1, round(len(images) * fraction)), len(images) - 1)
-    order = permutation(0, "validation", n=len(images))
-    return images.take(order[held:].sort().values), images.take(order[:held].sort().values)
+    held = min(max(1, round(count * fraction)), count - 1)
+    order = permutation(0, "validation", n=count)
+    return order[held:].sort().values, order[:held].sort().values

@@ -10,7 +10,7 @@ from robustbench_gkl.data.npz_arrays import NpzArrays
 
 
 def dataset_classes(dataset: str) -> int | None:
-    """Return the number of classes of a data set, or None where only loading it would tell."""
+    """Return the number of classes of a data set, or None where it has to be loaded to be counted."""
     if dataset in FACTS:
         return len(FACTS[dataset].classes)
     kind, _, path = dataset.partition(":")
@@ -25,7 +25,7 @@ def dataset_classes(dataset: str) -> int | None:
 
 
 def dataset_size(dataset: str, split: Split) -> int | None:
-    """Return the number of images in a split, or None where only loading them would tell."""
+    """Return the number of images in a split, or None where they have to be loaded to be counted."""
     if dataset in FACTS:
         return FACTS[dataset].size(split)
     kind, _, path = dataset.partition(":")

@@ -100,6 +100,12 @@ class SyntheticImages:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
 
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that hold generated images: ``path`` itself, or those in such a folder."""
+    found = Path(path).expanduser()
+    return [found / f"{name}.npy" for name in (IMAGE, LABEL)] if found.is_dir() else [found]
+
+
 def _open_part(path: Path, shape: Shape) -> _File:
     images, labels = _open_array(path, IMAGE), _open_array(path, LABEL)
     channels, height, width = shape

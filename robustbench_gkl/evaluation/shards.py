@@ -140,7 +140,7 @@ def merge_parts(
 
 
 def _joined(job: Job, journal: Journal) -> tuple[Evaluation, list[int]]:
-    """Return the outcome that the parts tell, and the positions of the samples that lack something."""
+    """Return the outcome that the parts amount to, and the positions of samples that lack a verdict."""
     result, missing = replayed(
         job.attacks,
         job.config.threat.threat(),

@@ -199,7 +199,7 @@ class OutsideSource:
         return self.outside.argument
 
     def native(self) -> Native:
-        """Return what the model's own package knows of it."""
+        """Return the data set and threat in the model's own package."""
         facts = self.outside.facts()
         known = facts.norm is not None and facts.eps is not None
         return Native(facts.dataset, ThreatConfig(norm=facts.norm, eps=facts.eps) if known else None)

@@ -14,13 +14,14 @@ which needs O(B K) time and memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Loss
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Temperature, Weight
+from robustbench_gkl.losses.class_prior import ClassPrior, read_former_names
 
 
 def soft_cross_entropy(adv_logits: Tensor, clean_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -55,7 +56,7 @@ def ikl_divergence(
 ) -> Tensor:
     """Return the improved KL divergence, a scalar (batch mean), for logits and class weights (B, K).
 
-    Unlike GKL it is normalised by the batch size and knows no smoothing of the weights (arXiv 2305.13948).
+    Unlike GKL it is normalised by the batch size and the weights are not smoothed (arXiv 2305.13948).
     """
     return (
         alpha * soft_cross_entropy(adv_logits, clean_logits).mean()
@@ -95,7 +96,8 @@ def gkl_divergence(
 class _Decoupled(Loss):
     """CE(z, y) + a divergence of the family; the training attack maximises GKL with its own two weights."""
 
-    inner_needs_clean: ClassVar[bool] = True
+    inner_reads: ClassVar[tuple[Member, ...]] = ("clean", "adv")
+    kinds: ClassVar[Mapping[str, Kind]] = {"ce": "clean", "robust": "robust"}
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
 
     def __init__(self, *, alpha: float, beta: float, inner_alpha: float, inner_beta: float) -> None:
@@ -104,27 +106,30 @@ class _Decoupled(Loss):
         self.inner_alpha, self.inner_beta = inner_alpha, inner_beta
 
     def weights(self, clean_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the weights (B, K) of the classes in each sample's mean square error; their rows sum to 1."""
+        """Return the weights (B, K) of the classes in each sample's mean square error; their rows sum to 1.
+
+        Shapes: ``clean_logits`` (B, K), ``labels`` (B,).
+        """
         raise NotImplementedError
 
     def divergence(self, adv_logits: Tensor, clean_logits: Tensor, weights: Tensor) -> Tensor:
-        """Return the scalar that is added to the cross-entropy."""
+        """Return the scalar that is added to the cross-entropy, for logits and weights (B, K)."""
         raise NotImplementedError
 
-    def inner(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> Tensor:
+    def inner(self, logits: Logits, labels: Tensor) -> Tensor:
         """Return inner_alpha sCE + inner_beta wMSE, (B,); the smoothing of the weights is left out (gamma 1)."""
-        value = self.inner_alpha * soft_cross_entropy(adv_logits, clean_logits)
+        value = self.inner_alpha * soft_cross_entropy(logits.adv, logits.clean)
         if self.inner_beta:
-            weights = self.weights(clean_logits, labels)
-            value = value + self.inner_beta * weighted_mse(adv_logits, clean_logits, weights)
+            weights = self.weights(logits.clean, labels)
+            value = value + self.inner_beta * weighted_mse(logits.adv, logits.clean, weights)
         return value
 
-    def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
         """Return the clean and the robust term."""
-        weights = self.weights(clean_logits, labels)
+        weights = self.weights(logits.clean, labels)
         return {
-            "ce": self.cross_entropy(clean_logits, labels),
-            "robust": self.divergence(adv_logits, clean_logits, weights),
+            "ce": self.cross_entropy(logits.clean, labels),
+            "robust": self.divergence(logits.adv, logits.clean, weights),
         }
 
 
@@ -141,28 +146,56 @@ class DKL(_Decoupled):
         self,
         *,
         num_classes: int,
-        alpha: float = 6.0,
-        beta: float = 6.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 0.0,
+        alpha: Weight = 6.0,
+        beta: Weight = 6.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 0.0,
     ) -> None:
         super().__init__(alpha=alpha, beta=beta, inner_alpha=inner_alpha, inner_beta=inner_beta)
 
     def weights(self, clean_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return softmax(z), without a gradient."""
+        """Return softmax(z) (B, K), without a gradient."""
         return F.softmax(clean_logits.detach(), 1)
 
     def divergence(self, adv_logits: Tensor, clean_logits: Tensor, weights: Tensor) -> Tensor:
-        """Return DKL; ``weights`` are its own."""
+        """Return DKL, a scalar; ``weights`` are its own."""
         return dkl_divergence(adv_logits, clean_logits, alpha=self.alpha, beta=self.beta)
 
 
-@LOSSES.register("ikl")
-class IKL(_Decoupled):
-    """CE(z, y) + the improved KL divergence, with class-wise weights (arXiv 2305.13948).
+class _ClassWise(_Decoupled):
+    """A divergence whose weights are the rows of a class prior, that of the clean logits of the last epoch."""
 
-    The row ``prior[y]`` (K,) is the mean of softmax(z / prior_temperature) over the last epoch's training samples
-    of class y; it starts uniform.
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        alpha: float,
+        beta: float,
+        prior_temperature: float,
+        inner_alpha: float,
+        inner_beta: float,
+    ) -> None:
+        super().__init__(alpha=alpha, beta=beta, inner_alpha=inner_alpha, inner_beta=inner_beta)
+        self.prior = ClassPrior(num_classes, temperature=prior_temperature)
+        self.register_load_state_dict_pre_hook(read_former_names)  # type: ignore[no-untyped-call]
+
+    def weights(self, clean_logits: Tensor, labels: Tensor) -> Tensor:
+        """Return prior[y], (B, K)."""
+        rows: Tensor = self.prior(labels, like=clean_logits)
+        return rows
+
+    def observe(self, logits: Logits, labels: Tensor) -> None:
+        """Add the batch to the next epoch's prior."""
+        self.prior.observe(logits.clean, labels)
+
+    def end_epoch(self) -> None:
+        """Make the epoch's means the prior."""
+        self.prior.end_epoch()
+
+
+@LOSSES.register("ikl")
+class IKL(_ClassWise):
+    """CE(z, y) + the improved KL divergence, with class-wise weights (arXiv 2305.13948).
 
     Args:
         alpha, beta: weights of the soft cross-entropy and of the mean square error.
@@ -170,48 +203,32 @@ class IKL(_Decoupled):
         inner_alpha, inner_beta: weights of the two parts in the training attack.
     """
 
-    prior: Tensor
-    observed: Tensor
-
     def __init__(
         self,
         *,
         num_classes: int,
-        alpha: float = 4.0,
-        beta: float = 20.0,
-        prior_temperature: float = 4.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 1.0,
+        alpha: Weight = 4.0,
+        beta: Weight = 20.0,
+        prior_temperature: Temperature = 4.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 1.0,
     ) -> None:
-        super().__init__(alpha=alpha, beta=beta, inner_alpha=inner_alpha, inner_beta=inner_beta)
-        self.prior_temperature = prior_temperature
-        self.register_buffer("prior", torch.full((num_classes, num_classes), 1 / num_classes))
-        self.register_buffer("observed", torch.zeros(num_classes, num_classes))
-
-    def weights(self, clean_logits: Tensor, labels: Tensor) -> Tensor:
-        """Return prior[y]."""
-        return self.prior[labels]
+        super().__init__(
+            num_classes=num_classes,
+            alpha=alpha,
+            beta=beta,
+            prior_temperature=prior_temperature,
+            inner_alpha=inner_alpha,
+            inner_beta=inner_beta,
+        )
 
     def divergence(self, adv_logits: Tensor, clean_logits: Tensor, weights: Tensor) -> Tensor:
-        """Return IKL."""
+        """Return IKL, a scalar."""
         return ikl_divergence(adv_logits, clean_logits, weights, alpha=self.alpha, beta=self.beta)
-
-    @torch.no_grad()
-    def observe(self, clean_logits: Tensor, labels: Tensor) -> None:
-        """Add each sample's softmax(z / T) to its class's row."""
-        probabilities = F.softmax(clean_logits.to(self.observed.dtype) / self.prior_temperature, 1)
-        self.observed.index_add_(0, labels, probabilities)
-
-    @torch.no_grad()
-    def end_epoch(self) -> None:
-        """Make the observed means the prior; a class that was not seen keeps its row."""
-        total = self.observed.sum(1, keepdim=True)
-        self.prior.copy_(torch.where(total > 0, self.observed / total.clamp_min(1e-12), self.prior))
-        self.observed.zero_()
 
 
 @LOSSES.register("gkl")
-class GKL(IKL):
+class GKL(_ClassWise):
     """CE(z, y) + the generalized KL divergence, with smoothed class-wise weights (arXiv 2503.08038).
 
     Args:
@@ -225,12 +242,12 @@ class GKL(IKL):
         self,
         *,
         num_classes: int,
-        alpha: float = 4.0,
-        beta: float = 20.0,
-        gamma: float = 1.0,
-        prior_temperature: float = 4.0,
-        inner_alpha: float = 1.0,
-        inner_beta: float = 1.0,
+        alpha: Weight = 4.0,
+        beta: Weight = 20.0,
+        gamma: Weight = 1.0,
+        prior_temperature: Temperature = 4.0,
+        inner_alpha: Weight = 1.0,
+        inner_beta: Weight = 1.0,
     ) -> None:
         super().__init__(
             num_classes=num_classes,
@@ -243,5 +260,5 @@ class GKL(IKL):
         self.gamma = gamma
 
     def divergence(self, adv_logits: Tensor, clean_logits: Tensor, weights: Tensor) -> Tensor:
-        """Return GKL."""
+        """Return GKL, a scalar."""
         return gkl_divergence(adv_logits, clean_logits, weights, alpha=self.alpha, beta=self.beta, gamma=self.gamma)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Loss, kl_divergence
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Weight, kl_divergence
 
 
 @LOSSES.register("trades")
@@ -17,20 +18,21 @@ class TRADES(Loss):
         beta: weight of the robust term (1 / lambda in the paper).
     """
 
-    inner_needs_clean: ClassVar[bool] = True
+    inner_reads: ClassVar[tuple[Member, ...]] = ("clean", "adv")
+    kinds: ClassVar[Mapping[str, Kind]] = {"ce": "clean", "robust": "robust"}
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
 
-    def __init__(self, *, num_classes: int, beta: float = 6.0) -> None:
+    def __init__(self, *, num_classes: int, beta: Weight = 6.0) -> None:
         super().__init__()
         self.beta = beta
 
-    def inner(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> Tensor:
+    def inner(self, logits: Logits, labels: Tensor) -> Tensor:
         """Return KL(softmax(z) || softmax(a)), (B,)."""
-        return kl_divergence(clean_logits, adv_logits)
+        return kl_divergence(logits.clean, logits.adv)
 
-    def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def terms(self, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
         """Return the clean and the robust term; the gradient flows into both logits of the latter."""
         return {
-            "ce": self.cross_entropy(clean_logits, labels),
-            "robust": self.beta * kl_divergence(clean_logits, adv_logits).mean(),
+            "ce": self.cross_entropy(logits.clean, labels),
+            "robust": self.beta * kl_divergence(logits.clean, logits.adv).mean(),
         }

@@ -64,6 +64,10 @@ class Classifier(nn.Module):
 
     published_extras: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the keys that published checkpoints carry without ever using them."""
+    foldable: ClassVar[bool] = False
+    """Whether the training attack may evaluate a twin that is traced once, with batch normalisation folded into
+    convolutions: the eval-mode logits are a function of the images and of the modules' parameters and buffers alone.
+    A class declares it for itself; a subclass, which may compute otherwise, does not inherit it."""
     published_under: ClassVar[str] = ""
     """Prefix under which this class keeps what published checkpoints hold at the top."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,6 +45,8 @@ class PreActResNet18(Classifier):
 
     That last ``bn`` is the variant of the checkpoints trained with generated data (arXiv 2302.04638).
     """
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self,

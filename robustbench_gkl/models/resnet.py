@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +44,8 @@ class ResNet18(Classifier):
 
     Parameter names are those of the CIFAR port that most checkpoints use (``layer1.0.conv1``, ``linear``).
     """
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ def _load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_hash(path: Path, header: dict[str, str], model: nn.Module) -> None:
-    """Check that ``model`` is what was saved; files of earlier versions do not tell."""
+    """Check that ``model`` is what was saved; files of earlier versions hold no hash."""
     saved = header.get(_HASH)
     if saved is not None and saved != weights_sha256(model):
         raise UserError(f"{path} does not hold the weights whose hash is in its header; restore it or save it anew")

@@ -83,6 +83,8 @@ class WideResNet(Classifier):
     # TRADES' code builds this group and never calls it.
     published_extras: ClassVar[tuple[str, ...]] = ("sub_block1.",)
 
+    foldable: ClassVar[bool] = True
+
     def __init__(
         self,
         *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,6 +84,8 @@ class WideResNetSwish(Classifier):
     Raises:
         UserError: a depth or width that no wide ResNet has.
     """
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +16,7 @@ from robustbench_gkl.core.device import resolve_device
 from robustbench_gkl.core.errors import UserError
 
 _TEXT_BYTES = 2000
-"""Of an error message that ranks tell each other."""
+"""Of an error message passed between ranks."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +114,27 @@ def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta
 
 
 def sum_over_ranks(tensors: Sequence[Tensor], world: World) -> None:
-    """Replace each of ``tensors``, of one dtype and device, by its sum over all ranks, with one message."""
-    if world.size == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+    """Replace each of ``tensors``, of any shapes, by its sum over all ranks, with one message a dtype and device."""
+    if world.size > 1:
+        _together(tensors, dist.all_reduce)
 
 
 def copy_from_leader(tensors: Sequence[Tensor], world: World) -> None:
-    """Make each of ``tensors``, of one dtype and device, what it is on rank 0, with one message."""
-    if not world.leads:
-        for tensor in tensors:
-            tensor.zero_()
-    sum_over_ranks(tensors, world)
+    """Make each of ``tensors``, of any shapes, what it is on rank 0, bit for bit; one message a dtype and device."""
+    if world.size > 1:
+        _together(tensors, lambda flat: dist.broadcast(flat.view(torch.uint8), src=0))
+
+
+def _together(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Let ``exchange`` change the values of ``tensors`` in place, those of one dtype and device at a time, flat."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in groups.values():
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        exchange(flat)
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def bytes_from_leader(content: bytes | None, world: World) -> bytes | None:

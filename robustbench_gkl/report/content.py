@@ -10,7 +10,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
+from pydantic import ValidationError
 
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results import Record, ResultStore
@@ -191,6 +193,14 @@ def read_classes(records: Sequence[Record], store: ResultStore) -> dict[str, lis
     return found
 
 
+def _covers(saved: dict[str, object], recorded: dict[str, object]) -> bool:
+    """Return whether the settings of a run are those in a record; keys that are newer than one have their defaults."""
+    try:
+        return TrainConfig.model_validate(saved) == TrainConfig.model_validate(recorded)
+    except (ValidationError, UserError):  # of a version with other keys
+        return all(saved.get(key) == value for key, value in recorded.items())
+
+
 def read_metrics(record: Record, checkpoints_dir: Path) -> pd.DataFrame | str:
     """Return ``metrics.csv`` of the run that a record is about, or a sentence that says why there is none.
 
@@ -210,7 +220,7 @@ def read_metrics(record: Record, checkpoints_dir: Path) -> pd.DataFrame | str:
         return f"{folder} is not there, so there are no training curves; give --checkpoints-dir."
     except (ValueError, KeyError, TypeError):
         return f"{folder} holds no readable metrics.csv and config.json, so there are no training curves."
-    if not isinstance(saved, dict) or any(saved.get(key) != value for key, value in record.model.train_config.items()):
+    if not isinstance(saved, dict) or not _covers(saved, record.model.train_config):
         return f"{folder} holds a run trained with other settings than this model's, so its curves are not shown."
     if "epoch" not in metrics or metrics.empty:
         return f"{folder / 'metrics.csv'} holds no epochs, so there are no training curves."

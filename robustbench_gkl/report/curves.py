@@ -18,11 +18,11 @@ _ACCURACIES = {
 
 def accuracy_curves(metrics: pd.DataFrame) -> Figure | None:
     """Return clean and PGD accuracy on training and validation images over the epochs; None without such columns."""
-    lines = {key: style for key, style in _ACCURACIES.items() if key in metrics}
+    lines = {key: style for key, style in _ACCURACIES.items() if key in metrics and metrics[key].notna().any()}
     traces = [_line(metrics, key, name, colour, dash) for key, (name, colour, dash) in lines.items()]
     if not traces:
         return None
-    last = ", ".join(f"{name} {metrics[key].iloc[-1]:.1f} %" for key, (name, _, _) in lines.items())
+    last = ", ".join(f"{name} {metrics[key].dropna().iloc[-1]:.1f} %" for key, (name, _, _) in lines.items())
     layout = _epochs(metrics) | {"yaxis": percent_axis("Accuracy") | {"range": [0, 102]}}
     return Figure("accuracy", f"Accuracy over {len(metrics)} epochs; at the end {last}.", traces, layout)
 
@@ -48,6 +48,7 @@ def _line(metrics: pd.DataFrame, key: str, name: str, colour: str, dash: str) ->
         "name": escape(name),
         "x": metrics["epoch"].tolist(),
         "y": [None if value != value else round(float(value), 6) for value in values],
+        "connectgaps": True,  # not every epoch is measured
         "line": {"color": colour, "dash": dash, "width": 2},
         "marker": {"size": 5},
     }

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.config.changes import set_key
+from robustbench_gkl.config.former import with_todays_meaning
+from robustbench_gkl.config.idle import idle_keys
 from robustbench_gkl.config.options import eval_options
 from robustbench_gkl.config.recipes import read_recipe, recipe_names
 from robustbench_gkl.config.schema import ModelOptions, TrainConfig
@@ -29,13 +31,14 @@ def shell_text(command: Command) -> str:
 def train_command(record: Record, *, name: str | None = None) -> Command | None:
     """Return the command that trains the model of a record.
 
-    Settings that the recipe does not give are given by ``--set``, so the command means the same whatever the
-    defaults of options are. None for a model trained elsewhere or by a version with other settings.
+    Settings that the recipe does not give are given by ``--set``, but for those without an effect, which are refused:
+    the command trains the same model whatever the defaults of options are. None for a model trained elsewhere or by a
+    version with other settings.
     """
     if record.model.train_config is None:
         return None
     try:
-        config = TrainConfig.model_validate(record.model.train_config)
+        config = TrainConfig.model_validate(with_todays_meaning(record.model.train_config))
     except (ValidationError, UserError):
         return None
     wanted = _flat(config.model_dump(mode="json", exclude={"recipe"}))
@@ -43,6 +46,8 @@ def train_command(record: Record, *, name: str | None = None) -> Command | None:
     for recipe in (*recipes, None):
         changed = _changes(wanted, recipe)
         if changed is not None:
+            idle = idle_keys(config)
+            changed = {key: value for key, value in changed.items() if key not in idle}
             head = ["gklbench", "train", *([recipe] if recipe else []), "--name", name or record.model.name]
             return [head, *(["--set", f"{key}={_toml(value)}"] for key, value in changed.items())]
     return None

@@ -61,7 +61,7 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
     table = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in columns:
         numeric = pd.api.types.is_numeric_dtype(frame[name])
-        # What does not fit goes on in the next line: an ellipsis could hide what tells two rows apart.
+        # What does not fit goes on in the next line: an ellipsis could hide the difference between two rows.
         table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     if _total(widths) <= width:
         # Rich lays out cell by cell, a second for a thousand rows; where no line breaks, a column can be one cell.
@@ -75,7 +75,7 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
 def _dispensable(frame: pd.DataFrame) -> list[str]:
     """Return what a narrow terminal does without, in the order in which it goes.
 
-    A tier that all rows share goes first; attacks after others, and what tells boards apart, go last.
+    A tier that all rows share goes first; attacks after others, and the columns of the board itself go last.
     """
     alike = ["tier"] if "tier" in frame and frame["tier"].nunique() <= 1 else []
     apart = [name for name in _BOARD_COLUMNS if name in frame and frame[name].nunique() > 1]

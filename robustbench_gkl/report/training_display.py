@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from robustbench_gkl.report.live import LiveDisplay, duration
+from robustbench_gkl.runs.metrics import columns
 
 _SHOWN_EPOCHS = 12
 _TITLES = {
@@ -92,7 +93,7 @@ class TrainingDisplay(LiveDisplay[Live]):
         table = Table(header_style="bold", box=None, pad_edge=False)
         if not self._rows:
             return table
-        names = [name for name in self._rows[-1] if name not in _HIDDEN]
+        names = [name for name in columns(self._rows) if name not in _HIDDEN]
         for name in names:
             table.add_column(_title(name), justify="right", no_wrap=True)
         for row in self._rows[-_SHOWN_EPOCHS:]:

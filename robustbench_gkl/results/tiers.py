@@ -122,7 +122,7 @@ def answers_at_random(record: Record) -> bool | None:
 def standing_after(record: Record, place: int, store: ResultStore) -> NDArray[np.bool_] | None:
     """Return (n,) bool: which samples stand after the attack at ``place`` of a record and those before it.
 
-    None where the record does not say and its verdicts do not tell: where a stage after the attack has the name of one
+    None where neither the record nor its verdicts show it: where a stage after the attack has the name of one
     up to it.
     """
     attack = record.attacks[place]

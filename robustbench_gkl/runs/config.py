@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from robustbench_gkl.config.former import with_todays_meaning
 from robustbench_gkl.config.schema import TrainConfig
+
+
+class DataHashes(BaseModel):
+    """The data that a run was started with, as hashes (SHA-256).
+
+    Attributes:
+        train: of shape, pixels and labels of the real images that are trained on.
+        validation: of those held out; None if there are none.
+        synthetic: of each file of generated images, by the path in ``train.synthetic.files``; of a folder the hashes of
+            its files.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: str
+    validation: str | None = None
+    synthetic: dict[str, tuple[str, ...]] = {}
+
+    def changed_from(self, before: DataHashes) -> list[str]:
+        """Return what is not as it was, in words."""
+        found = []
+        if self.train != before.train:
+            found.append("its training images")
+        if self.validation != before.validation:
+            found.append("its validation images")
+        paths = self.synthetic | before.synthetic
+        found += [f"the generated images in {path}" for path in paths if self._of(path) != before._of(path)]
+        return found
+
+    def _of(self, path: str) -> tuple[str, ...] | None:
+        return self.synthetic.get(path)
 
 
 class RunConfig(BaseModel):
@@ -23,12 +56,19 @@ class RunConfig(BaseModel):
     dataset: str
     train: TrainConfig | None = None
     """None for imported models."""
+    data: DataHashes | None = None
+    """None for imported models, and for runs that earlier versions started."""
     source: dict[str, str] | None = None
     """Where an imported model came from."""
     created: str
     environment: dict[str, str]
     plugins: dict[str, str] = {}
     """Argument and hash of each plugin that it was made with, see :mod:`robustbench_gkl.core.plugins`."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _former_meaning(cls, train: Any) -> Any:
+        return with_todays_meaning(train) if isinstance(train, Mapping) else train
 
 
 def now() -> str:

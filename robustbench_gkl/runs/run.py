@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import pickle
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,15 @@ from robustbench_gkl.core.plugins import load_again
 from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.models.weights import file_weights_sha256, load_saved, save_weights
 from robustbench_gkl.runs.config import RunConfig
+from robustbench_gkl.runs.metrics import csv_text
 
 if TYPE_CHECKING:
     import torch
 
     from robustbench_gkl.models import Classifier
 
+STATE_VERSION = 2
+"""The schema of ``state.pt``."""
 _TRIES = 3
 """How often a run is read anew that was replaced while it was read."""
 
@@ -95,7 +99,7 @@ class Run:
         return self.config().train if self.exists() else None
 
     def last_row(self) -> dict[str, float]:
-        """Return the newest row of ``metrics.csv``; empty before the end of the first epoch.
+        """Return the newest row of ``metrics.csv``, without columns that it lacks; empty before the first epoch's end.
 
         Raises:
             UserError: the file is broken.
@@ -189,9 +193,13 @@ class Run:
         )
         return model.to(device).eval()
 
-    def save_metrics(self, text: str) -> None:
+    def drop_weights(self, which: WeightsName) -> None:
+        """Delete weights if there are any."""
+        self.weights_path(which).unlink(missing_ok=True)
+
+    def save_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write ``metrics.csv``."""
-        write_atomically(self.folder / "metrics.csv", text)
+        write_atomically(self.folder / "metrics.csv", csv_text(rows))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write the training state."""
@@ -206,14 +214,15 @@ class Run:
         path = self.folder / "state.pt"
         return path.read_bytes() if path.exists() else None
 
-    def load_state(self, content: bytes | None = None) -> dict[str, Any] | None:
+    def load_state(self, content: bytes | None = None, *, keys: Collection[str] = ()) -> dict[str, Any] | None:
         """Return the training state on the CPU, or None if there is none yet.
 
         Args:
             content: the bytes of the file; None to read it.
+            keys: that it must have.
 
         Raises:
-            UserError: the file is broken.
+            UserError: the file is broken, of another version, or lacks one of ``keys``.
         """
         import torch
 
@@ -223,6 +232,16 @@ class Run:
         try:
             state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):
-            path = self.folder / "state.pt"
-            raise UserError(f"{path} is broken, so the run cannot go on; start it again with --overwrite") from None
+            raise self.useless_state("is broken") from None
+        version = state.get("schema_version") if isinstance(state, dict) else None
+        if version != STATE_VERSION:
+            has = "no schema version" if version is None else f"schema version {version}"
+            raise self.useless_state(f"has {has}, and this gklbench reads {STATE_VERSION}")
+        if lacking := sorted(set(keys) - set(state)):
+            raise self.useless_state(f"lacks {', '.join(lacking)}")
         return state
+
+    def useless_state(self, problem: str) -> UserError:
+        """Return the error for a training state with a ``problem``, such as "is broken"."""
+        path = self.folder / "state.pt"
+        return UserError(f"{path} {problem}, so the run cannot go on; start it again with --overwrite")

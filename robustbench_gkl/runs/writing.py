@@ -1,8 +1,8 @@
-"""Writing runs: one process at a time, and an old run makes way only for one that has begun.
+"""Writing runs: one process at a time, and a run takes its place only once it has begun.
 
-A run that replaces another is written into ``.NAME.new`` beside it. Once it has something to go on from, the old folder
-becomes ``.NAME.old``, the new one ``NAME``, and what is left of the old one goes. A kill between two of these steps
-leaves the old or the new run whole, and the next command that looks for either takes the remaining steps.
+A run is written into ``.NAME.new``. Once it has something to go on from, it becomes ``NAME``; an old folder of the name
+becomes ``.NAME.old`` before, and what is left of it goes afterwards. A kill between two of these steps leaves the
+old or the new run whole, and the next command that looks for either takes the remaining steps.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def writing(run: Run) -> Iterator[None]:
 
 
 class Draft:
-    """Where a run is written: in its folder, or beside it until it replaces what is there.
+    """Where a run is written: in its folder, or beside it until it takes its place there.
 
     Attributes:
         run: the folder to write into now.
@@ -56,8 +56,12 @@ class Draft:
         """
         if self.run == self._target:
             return
-        self._target.folder.rename(_beside(self._target, "old"))
-        _finish(self._target)
+        if self._target.folder.exists():
+            self._target.folder.rename(_beside(self._target, "old"))
+            _finish(self._target)
+        else:
+            self.run.folder.rename(self._target.folder)
+            sync_folder(self._target.folder.parent)
         self.run = self._target
 
     def discard(self) -> None:
@@ -72,8 +76,6 @@ class Draft:
 def begun(run: Run, config: RunConfig, *, overwrite: bool = False) -> Iterator[Draft]:
     """Begin to write a run, inside :func:`writing`; what has not been kept at the end of the block is discarded.
 
-    Where there is no run yet, its folder is written into at once.
-
     Args:
         run: where to.
         config: what ``config.json`` is to say.
@@ -85,7 +87,7 @@ def begun(run: Run, config: RunConfig, *, overwrite: bool = False) -> Iterator[D
     there = [path.name for path in run.files() if not path.name.startswith(".")]
     if there and not overwrite:
         raise UserError(f"{run.folder} holds {there[0]} of a run; give --overwrite or another --name")
-    draft = Draft(run, beside=bool(there))
+    draft = Draft(run, beside=True)
     draft.discard()  # what a killed process has left
     draft.run.create(config)
     try:

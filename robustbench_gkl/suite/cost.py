@@ -32,15 +32,21 @@ class PassTimes:
 
 @dataclass(frozen=True)
 class LossPasses:
-    """The passes that a loss needs, see :class:`robustbench_gkl.losses.Loss`."""
+    """The passes through the network that a loss needs, see :class:`robustbench_gkl.losses.Loss`.
+
+    Attributes:
+        crafts: whether adversarial images are crafted.
+        inner_clean: whether the training attack reads the clean logits.
+        outer: how many of the clean and the adversarial logits the outer loss reads.
+    """
 
     crafts: bool = True
-    inner_needs_clean: bool = True
-    outer_needs_clean: bool = True
+    inner_clean: bool = True
+    outer: int = 2
 
 
 def images_per_epoch(config: TrainConfig) -> tuple[int, int] | None:
-    """Return the images trained on in an epoch and those held out; None where the data set's size is not known."""
+    """Return the images trained on in an epoch and those measured on; None where the data set's size is not known."""
     size = config.train_size or dataset_size(config.dataset, "train")
     if size is None:
         return None
@@ -48,7 +54,7 @@ def images_per_epoch(config: TrainConfig) -> tuple[int, int] | None:
     real = size - held_out
     batch = min(config.batch_size, real)
     steps = -(-real // batch) if config.synthetic.fraction else real // batch
-    return steps * batch, held_out or size
+    return steps * batch, min(held_out, config.probe.n or held_out)
 
 
 def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held_out: float) -> Calls:
@@ -56,28 +62,29 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
 
     A step crafts (a forward pass on the clean images where the loss reads it, then forward and backward for each
     step of the attack), perturbs the weights where AWP is on, and updates them: a forward pass on the adversarial and
-    on the clean images, as the loss reads them, and a backward pass on each. After each epoch the images held out are
-    attacked by PGD.
+    on the clean images, as the loss reads them, and a backward pass on each. After each epoch that is due the
+    validation images are attacked.
 
     Args:
         config: the recipe.
         loss: the passes of its loss.
         images: trained on in an epoch.
-        held_out: images attacked after each epoch.
+        held_out: validation images that are attacked.
     """
+    measured = Calls(forwards=config.probe.steps + 1 + bool(config.probe.steps), backwards=config.probe.steps)
     views = 1 if config.second_view.augment is None else 2
-    seen = int(loss.crafts) + int(loss.outer_needs_clean or not loss.crafts)
-    update = Calls(forwards=seen, updates=seen)
+    update = Calls(forwards=loss.outer, updates=loss.outer)
     total = Calls()
     for epoch in range(config.epochs):
         step = update
         if loss.crafts:
             steps = config.attack.steps_in(epoch, config.epochs)
-            step += Calls(forwards=steps + int(loss.inner_needs_clean), backwards=steps)
+            step += Calls(forwards=steps + int(loss.inner_clean), backwards=steps)
         if config.awp.gamma and epoch + 1 >= config.awp.start_epoch:
             step += update
         total += step * (views * images)
-        total += Calls(forwards=config.probe.steps + 2, backwards=config.probe.steps) * held_out
+        if config.probe.due(epoch, config.epochs):
+            total += measured * held_out
     return total
 
 

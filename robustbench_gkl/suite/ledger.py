@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.config.changes import difference
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
@@ -94,7 +95,7 @@ class Ledger:
         return self.folder / "logs" / f"{cell.kind}-{self.name_of(cell)}-{cell.key[:8]}.log"
 
     def config_path(self, cell: TrainCell) -> Path:
-        """Return where the recipe of a training cell is written; the name tells its content."""
+        """Return where the recipe of a training cell is written; its name holds the hash of its content."""
         return self._config_path(cell.run, training_content(cell.config))
 
     def _config_path(self, run: str, content: Mapping[str, Any]) -> Path:
@@ -178,9 +179,8 @@ class Ledger:
         config = run.trained_with()
         if config is None:
             return "it was imported"
-        ours, theirs = training_content(cell.config), training_content(config)
-        key = next(key for key, value in ours.items() if theirs[key] != value)
-        return f"{key} = {theirs[key]}, here {ours[key]}"
+        found = difference(training_content(config), training_content(cell.config))
+        return "nothing" if found is None else f"{found[0]} = {found[1]}, here {found[2]}"
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that answers the cell; None if there is none."""
@@ -261,5 +261,5 @@ def _answers(record: Record, cell: EvalCell) -> bool:
         return False
     asked = question(cell.config)
     if record.config.engine == "native" and record.config.attacks != asked.attacks:
-        return False  # both in canonical form: nothing has to be imported to tell
+        return False  # both in canonical form: nothing has to be imported to compare them
     return question(record.config) == asked

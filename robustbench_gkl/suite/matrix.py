@@ -16,8 +16,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from robustbench_gkl.attacks import attacks_to_run
-from robustbench_gkl.config.changes import SHORT_KEYS, put_key, read_assignment, with_changes
+from robustbench_gkl.config.changes import SHORT_KEYS, flat, given_keys, put_key, read_assignment, with_changes
 from robustbench_gkl.config.files import read_mapping
+from robustbench_gkl.config.idle import idle_keys, without_effect
 from robustbench_gkl.config.names import WEIGHTS, check_name, run_name, word
 from robustbench_gkl.config.options import Native, evaluation_config
 from robustbench_gkl.config.recipes import read_recipe
@@ -90,7 +91,7 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
     name = check_name(str(values.get("name", path.stem)))
     changes = _changes(assignments)
     trainings = _trainings(values, changes["train"], suite=name)
-    tables = [_flat(table) | changes["eval"] for table in _tables(values, "eval")]
+    tables = [flat(table) | changes["eval"] for table in _tables(values, "eval")]
     questions = [chosen for table in tables for chosen, _ in _expand(table, EvalConfig)]
     models = _models(values)
     if not trainings and not models:
@@ -112,7 +113,7 @@ def _changes(assignments: Sequence[str]) -> dict[str, Flat]:
         table, dot, rest = key.partition(".")
         if table not in changes or not dot:
             raise UserError(f"--set of a suite needs train.KEY=VALUE or eval.KEY=VALUE, got {key}")
-        changes[table] |= _flat({rest: value})
+        changes[table] |= flat({rest: value})
     return changes
 
 
@@ -166,17 +167,32 @@ def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[
     if not isinstance(variants, dict) or not all(isinstance(table, dict) for table in variants.values()):
         raise UserError("variants must be tables of training keys, such as [variants.awp]")
     found: dict[str, _Named] = {}
+    effects: dict[str, list[str | None]] = {}
     for table in _tables(values, "train"):
         for variant, more in (variants or {"": {}}).items():
-            flat = _flat(table) | _flat(more) | changes
-            for chosen, axes in _expand(flat, TrainConfig):
+            for chosen, axes in _expand(flat(table) | flat(more) | changes, TrainConfig):
                 one = _training(chosen, axes, suite=suite, variant=variant)
+                for key, line in _effects(one.cell.config, chosen).items():
+                    effects.setdefault(key, []).append(line)
                 other = found.setdefault(one.cell.run, one)
                 if other.cell.config != one.cell.config:
                     raise UserError(_clash(one, other))
     if variants and "train" not in values:
         raise UserError("variants are variants of a [train] table, which is missing")
+    for lines in effects.values():
+        if (line := lines[0]) is not None and None not in lines:
+            raise UserError(f"train: {line}")
     return [one.cell for one in found.values()]
+
+
+def _effects(config: TrainConfig, chosen: Flat) -> dict[str, str | None]:
+    """Return for each key that a run was given a line that says that it has no effect; None where it has.
+
+    A suite's key is refused if it has none in any run: an axis may well leave it idle in some.
+    """
+    idle, values = idle_keys(config), flat(config.model_dump(mode="json"))
+    given = given_keys(chosen) & values.keys()
+    return {key: without_effect(key, values[key], idle[key]) if key in idle else None for key in sorted(given)}
 
 
 @dataclass(frozen=True)
@@ -199,7 +215,7 @@ def _training(chosen: Flat, axes: Sequence[str], *, suite: str, variant: str) ->
     recipe = chosen.pop("recipe", None)
     values = {} if recipe is None else read_recipe(str(recipe)) | {"recipe": Path(str(recipe)).stem}
     config = validated(TrainConfig, with_changes(values, chosen), what="train")
-    fields = _flat(config.model_dump(mode="json")) | {"variant": variant, "suite": suite}
+    fields = flat(config.model_dump(mode="json")) | {"variant": variant, "suite": suite}
     fields |= {short: fields[key] for short, key in SHORT_KEYS.items()}
     if template is not None:
         return _Named(TrainCell(check_name(_filled(str(template), fields)), config), fields)
@@ -242,27 +258,17 @@ def _evaluation(model: ModelEntry, training: TrainCell | None, native: Native, c
     return EvalCell(model.model, config, weights, training, name=model.name, options=model.options)
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Flat:
-    flat: Flat = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _expand(flat: Flat, model: type[BaseModel]) -> Iterator[tuple[Flat, list[str]]]:
+def _expand(keys: Flat, model: type[BaseModel]) -> Iterator[tuple[Flat, list[str]]]:
     """Yield each combination of the axes' values, and the names of the axes."""
     axes: dict[str, list[Any]] = {}
-    for key, value in flat.items():
+    for key, value in keys.items():
         whole = _is_list(model, SHORT_KEYS.get(key, key))
         if isinstance(value, list) and (not whole or (value and all(isinstance(item, list) for item in value))):
             if not value:
                 raise UserError(f"{key} is an axis without a value; give it at least one")
             axes[key] = value
     for values in itertools.product(*axes.values()):
-        yield flat | dict(zip(axes, values, strict=True)), [key for key, choices in axes.items() if len(choices) > 1]
+        yield keys | dict(zip(axes, values, strict=True)), [key for key, choices in axes.items() if len(choices) > 1]
 
 
 def _is_list(model: type[BaseModel], key: str) -> bool:

@@ -25,7 +25,7 @@ from robustbench_gkl.suite.matrix import Suite
 from robustbench_gkl.suite.rates import Rates, same_attacks
 
 _USUAL_CLASSES = 10
-"""Assumed of data sets that tell their number only when they are loaded."""
+"""Assumed of data sets whose classes are counted only when they are loaded."""
 
 
 @dataclass(frozen=True)

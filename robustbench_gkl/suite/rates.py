@@ -68,7 +68,7 @@ class Rates:
             return None
         if same:
             return float(median(same) * n)
-        # The same attacks on another model tell the calls, and other attacks on the same model what a call takes.
+        # The same attacks on another model give the calls, and other attacks on the same model the cost of a call.
         calls = [sum(_passes(record)) / record.data.n for record in self.records if same_attacks(record, cell)]
         if not calls:
             return None

@@ -46,6 +46,8 @@ def weight_perturbation(
 ) -> list[Tensor]:
     """Return by how much each of :func:`perturbed_weights` is to be moved; costs one forward and backward pass.
 
+    Each change has the shape of its weight. A weight that the loss does not depend on stays where it is.
+
     Args:
         model: in the mode in which it is trained.
         loss: computes the scalar to be raised, with ``model``.
@@ -54,7 +56,7 @@ def weight_perturbation(
     """
     weights = perturbed_weights(model)
     with frozen_statistics(model):
-        gradients = torch.autograd.grad(loss(), weights)
+        gradients = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
     sum_over_ranks(gradients, world)
     with torch.no_grad():
         lengths = torch._foreach_norm(list(weights))

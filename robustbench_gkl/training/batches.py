@@ -23,7 +23,7 @@ class Batch:
     """One step's samples.
 
     Attributes:
-        samples: (B,) int64 on the CPU, which sample each is: real images come first in the numbering.
+        samples: (B,) int64 on the CPU, which sample each is: those trained on in order, then the generated ones.
         images: (B, C, H, W) uint8 on the device.
         labels: (B,) int64 on the device.
     """
@@ -41,7 +41,8 @@ class Batches:
     epoch then has as many images as there are real ones, so that it shows only a part of these.
 
     Args:
-        real: the training images.
+        real: the images of the data set.
+        rows: (n,) int64, the positions of those that are trained on, which are not copied; None for all.
         batch_size: images a step; no more than there are.
         seed: of the order.
         device: where batches are wanted.
@@ -53,24 +54,38 @@ class Batches:
         self,
         real: ImageSet,
         *,
+        rows: Tensor | None = None,
         batch_size: int,
         seed: int,
         device: torch.device,
         synthetic: SyntheticImages | None = None,
         fraction: float = 0.0,
     ) -> None:
-        self.batch_size = min(batch_size, len(real))
+        self._rows = torch.arange(len(real)) if rows is None else rows
+        self.batch_size = min(batch_size, len(self._rows))
         self._seed, self._device, self._synthetic = seed, device, synthetic
         self._generated = int(self.batch_size * fraction) if synthetic is not None else 0
         if synthetic is not None and self._generated == 0:
             raise UserError(
                 f"a batch of {self.batch_size} has no generated image at synthetic.fraction {fraction:g}; enlarge one"
             )
-        self.steps = -(-len(real) // self.batch_size) if self._generated else len(real) // self.batch_size
+        self.steps = -(-len(self._rows) // self.batch_size) if self._generated else len(self._rows) // self.batch_size
         small = real.images.nbytes <= RESIDENT_BYTES
         self._resident = small and self._generated == 0
         self._images = real.images.to(device) if self._resident else real.images
         self._labels = real.labels.to(device) if self._resident else real.labels
+
+    def check_shared(self, ranks: int) -> None:
+        """Check that each of so many processes gets its share of a batch.
+
+        Raises:
+            UserError: some get less than two images.
+        """
+        if self.batch_size < 2 * ranks:
+            raise UserError(
+                f"a batch of {self.batch_size} images gives some of {ranks} ranks less than the two that each needs; "
+                f"start fewer, or set a larger batch_size"
+            )
 
     def epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """Yield the batches of ``epoch`` from step ``first`` on.
@@ -78,9 +93,9 @@ class Batches:
         Those of a set that is not resident on the device are put together one ahead in a second thread, and
         copied without waiting for the device.
         """
-        order = permutation(self._seed, "order", epoch, n=len(self._labels))
+        order = permutation(self._seed, "order", epoch, n=len(self._rows))
         if self._resident:
-            places = order.to(self._device, non_blocking=True)
+            places = self._rows[order].to(self._device, non_blocking=True)
             for step in range(first, self.steps):
                 rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield Batch(order[rows], self._images[places[rows]], self._labels[places[rows]])
@@ -97,7 +112,7 @@ class Batches:
         """Return the batch on the CPU, in pinned memory if it goes to CUDA."""
         count = self.batch_size - self._generated
         rows = order[torch.arange(step * count, (step + 1) * count) % len(order)]
-        images, labels, samples = self._images[rows], self._labels[rows], rows
+        images, labels, samples = self._images[self._rows[rows]], self._labels[self._rows[rows]], rows
         if self._synthetic is not None:
             noise = Noise(self._seed, torch.arange(self._generated)).at("synthetic", epoch, step)
             drawn = noise.integers(len(self._synthetic))

@@ -1,9 +1,20 @@
-"""What training tells about itself while it runs."""
+"""What training reports while it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StartReport:
+    """Told once, before the first step.
+
+    Attributes:
+        notes: what the settings make of the data, a line each; none if nothing is out of the ordinary.
+    """
+
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,8 @@ class EpochReport:
     warning: str | None = None
 
 
-Observer = Callable[["StepReport | EpochReport"], None]
+Event = StartReport | StepReport | EpochReport
+Observer = Callable[[Event], None]
 
 
 class Interrupted(Exception):  # noqa: N818

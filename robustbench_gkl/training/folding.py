@@ -7,34 +7,51 @@ how the logits are computed changes, not what they are, up to rounding.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor, fx, nn
 
+from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.core.device import full_precision
+from robustbench_gkl.models import Classifier
 from robustbench_gkl.training.sync_batchnorm import SyncBatchNorm2d
+
+_LOGGER = logging.getLogger("robustbench_gkl")
 
 
 class FoldedModel:
     """Computes the eval-mode logits of ``model`` with batch normalisation folded into convolutions where possible.
 
-    All other layers, and the parameters of a network that cannot be traced, are the model's own. The model has to be
-    in eval mode while this is called, and :meth:`refresh` has to be called after its weights have changed.
+    Only a network whose class declares itself ``foldable`` is folded, and only if its twin gives the same logits for
+    one batch of random images; a twin that does not is left out with a warning. All other layers are the model's own,
+    and all layers of a network that is not folded. The model has to be in eval mode while this is called, and
+    :meth:`refresh` has to be called after its weights have changed.
 
     Args:
         model: any network; it is traced once, on the device where it is to stay.
+        fold: whether to fold at all.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, fold: bool = True) -> None:
         self._pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d]] = []
         self.network: nn.Module = model
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            self.network = self._rewritten(model)
-        except Exception:  # tracing runs the network's own code, which can fail in any way; it is an optimisation only
-            self.network = model
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        if not fold or not isinstance(model, Classifier) or not vars(type(model)).get("foldable", False):
+            return
+        with attack_mode(model), full_precision():
+            try:
+                self.network = self._rewritten(model)
+                failure = self._difference(model)
+            except Exception as error:  # tracing runs the network's own code, which can fail in any way
+                failure = str(error).partition("\n")[0] or type(error).__name__
+        if failure:
+            self._pairs, self.network = [], model
+            _LOGGER.warning(
+                "the training attack evaluates %s as it is, for its twin with folded batch normalisation fails: %s; "
+                "attack.fold=off leaves the twin out",
+                type(model).__name__,
+                failure,
+            )
 
     @property
     def folded(self) -> int:
@@ -58,6 +75,16 @@ class FoldedModel:
             offset = -norm.running_mean if source.bias is None else source.bias - norm.running_mean
             torch.mul(source.weight, scale[:, None, None, None], out=target.weight)
             target.bias.copy_(offset * scale if norm.bias is None else offset * scale + norm.bias)
+
+    @torch.no_grad()
+    def _difference(self, model: Classifier) -> str:
+        """Return how the twin's logits differ from those of ``model`` for two images; empty within rounding."""
+        self.refresh()
+        weight = next(model.parameters())
+        images = torch.rand(2, *model.input_shape, generator=torch.Generator().manual_seed(0)).to(weight)
+        expected, found = model(images), self.network(images)
+        gap = float((found - expected).abs().max() / expected.abs().max())
+        return "" if gap <= torch.finfo(weight.dtype).eps ** 0.5 else f"its logits differ by {gap:.1g} of the largest"
 
     def _rewritten(self, model: nn.Module) -> nn.Module:
         graph = _Tracer().trace(model)

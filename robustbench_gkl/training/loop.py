@@ -16,29 +16,32 @@ from typing import Any
 import torch
 
 from robustbench_gkl.config.schema import TrainConfig
-from robustbench_gkl.core.device import TensorCores
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.device import TensorCores, deterministic_kernels, own_random_state
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.noise import Noise
-from robustbench_gkl.data import ImageSet, train_validation_split
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.ranks.collectives import ALONE, World, agreed, bytes_from_leader, copy_from_leader, on_any_rank
-from robustbench_gkl.runs import Draft, Run, begun, writing
+from robustbench_gkl.runs import STATE_VERSION, Draft, Run, writing
 from robustbench_gkl.training.averaging import WeightAverage
 from robustbench_gkl.training.batches import Batch, Batches
-from robustbench_gkl.training.events import EpochReport, Interrupted, Observer, StepReport
-from robustbench_gkl.training.metrics import Means, csv_text
+from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport
+from robustbench_gkl.training.metrics import Means
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
-from robustbench_gkl.training.schedule import Place, epoch_threat, learning_rate, momentum
+from robustbench_gkl.training.progress import Progress
+from robustbench_gkl.training.schedule import epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
+    TrainingData,
+    batch_notes,
     check_startable,
     fresh_model,
-    run_config,
-    synthetic_images,
-    training_images,
+    load_data,
+    opened,
+    same_settings,
 )
 from robustbench_gkl.training.step import Stepper
-from robustbench_gkl.training.validation import overfitting, validate
+from robustbench_gkl.training.validation import divergence, newest_is_best, overfitting, validate
 from robustbench_gkl.training.views import make_views
 
 
@@ -52,163 +55,170 @@ def train(
     overwrite: bool = False,
     save_every: float = 300.0,
     compiled: bool = False,
+    deterministic: bool = False,
     world: World = ALONE,
     on_event: Observer | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, float]]:
-    """Train a model as ``config`` says into the folder ``run``.
+    """Train a model as ``config`` says into the folder ``run``; return the rows of ``metrics.csv``, one an epoch.
 
     The processes of a ``world`` of several call this together, each on its own device, and share every batch. Rank 0
     alone writes, and ``run`` may be a folder of its own machine. The weights are those of a single process up to
-    rounding, unless layers tell how a batch is shared: batch normalisation without ``sync_batchnorm``, and dropout.
-    The saved state does not, so that a run can go on in another number of processes.
+    rounding, unless a layer depends on how a batch is shared: batch normalisation without ``sync_batchnorm``, or
+    dropout.
+    The saved state does not, so that a run can go on in another number of processes. Torch's random state is afterwards
+    what it was before.
 
     Args:
         config: the resolved recipe.
-        run: must not exist, unless ``resume`` or ``overwrite`` is given. No other process may write it meanwhile.
+        run: must not exist, unless ``resume`` or ``overwrite`` is given; it appears with its first saved state.
         device: where to train.
         data_dir: where downloaded data sets are kept.
-        resume: go on from the saved state of this run; starts from the beginning if none was saved.
+        resume: go on from the saved state of this run; begins anew if there is none.
         overwrite: replace the run that is there; it stays as it is until the new one has saved its first state.
         save_every: seconds between states saved in mid-epoch; one is saved after each epoch anyway.
         compiled: compile the networks with torch.compile, which changes results in the last digits.
+        deterministic: use CUDA kernels that repeat bit for bit, so that a resumed run is exact there too.
         world: the processes that train together, inside :func:`robustbench_gkl.ranks.collectives.joined`.
-        on_event: told after each step and each epoch.
-        should_stop: asked after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
-
-    Returns:
-        The rows of ``metrics.csv``, one an epoch.
+        on_event: called before the first step, and after each step and each epoch.
+        should_stop: called after each step; True on any rank saves the state and raises :class:`Interrupted` on all.
 
     Raises:
-        UserError: the run exists, is being written by another process, or was started with another configuration;
-            unknown names; broken data; processes that were given different configurations, or are too many for a
-            batch.
-        Interrupted: ``should_stop`` said so.
+        UserError: the run exists, is being written by another process, or was started with another configuration or
+            other data; unknown names; broken data; a run that diverges; processes that were given different
+            configurations, or are too many for a batch.
+        Interrupted: ``should_stop`` returned True.
     """
-    settings = config.model_dump_json().encode()
-    leaders = bytes_from_leader(settings, world)
+    settings = bytes_from_leader(config.model_dump_json().encode(), world)
     with ExitStack() as held:
+        held.enter_context(own_random_state(device))
+        held.enter_context(deterministic_kernels(wanted=deterministic))
+        held.enter_context(TensorCores(allowed=config.precision != "float32"))
         with agreed(world):
-            if leaders != settings:
-                raise UserError(f"rank {world.rank} has other settings than rank 0; give all ranks the same options")
+            same_settings(config, settings, world)
             if world.leads:
                 held.enter_context(writing(run))
                 check_startable(run, config, resume=resume, overwrite=overwrite)
-            images = training_images(config, data_dir)
-            trainer = _Trainer(config, Draft(run), images, device, compiled=compiled, world=world)
-            if world.leads and (overwrite or not run.exists()):
-                about = run_config(config, run, images, device, world=world)
-                trainer.draft = held.enter_context(begun(run, about, overwrite=overwrite))
-        trainer.restore(bytes_from_leader(trainer.draft.run.state_bytes() if world.leads else None, world))
-        trainer.save_every, trainer.on_event, trainer.should_stop = save_every, on_event, should_stop
-        with TensorCores(allowed=config.precision != "float32"):
-            return trainer.fit()
+            data = load_data(config, data_dir)
+            trainer = _Trainer(config, data, device, compiled=compiled, world=world)
+            if world.leads:
+                writer = opened(run, config, data, device, overwrite=overwrite, world=world)
+                trainer.draft = held.enter_context(writer)
+                state = trainer.draft.run.state_bytes()
+        trainer.restore(bytes_from_leader(state if world.leads else None, world), run)
+        return trainer.fit(save_every=save_every, on_event=on_event, should_stop=should_stop)
 
 
 class _Trainer:
     """A run under way; everything that changes in training is in :meth:`state`."""
 
-    save_every: float = 300.0
-    on_event: Observer | None = None
+    draft: Draft
+    """Where rank 0 writes; the others have none."""
 
     def __init__(
-        self, config: TrainConfig, draft: Draft, images: ImageSet, device: torch.device, *, compiled: bool, world: World
+        self, config: TrainConfig, data: TrainingData, device: torch.device, *, compiled: bool, world: World
     ) -> None:
-        self.config, self.draft, self.device, self.world = config, draft, device, world
+        self.config, self.data, self.device, self.world = config, data, device, world
         self.threat = config.threat.threat()
-        training, self.validation = train_validation_split(images, config.validation_fraction)
         self.batches = Batches(
-            training,
+            data.images,
+            rows=data.training,
             batch_size=config.batch_size,
             seed=config.seed,
             device=device,
-            synthetic=synthetic_images(config, images),
+            synthetic=data.synthetic,
             fraction=config.synthetic.fraction,
         )
-        if self.batches.batch_size < 2 * world.size:
-            raise UserError(
-                f"a batch of {self.batches.batch_size} images gives some of {world.size} ranks less than the two that "
-                f"each needs; start fewer, or set a larger batch_size"
-            )
-        self.steps = self.batches.steps
+        self.batches.check_shared(world.size)
         self.loss = create_loss(
             config.loss,
-            num_classes=len(images.classes),
+            num_classes=len(data.images.classes),
             options=config.loss_options,
             label_smoothing=config.label_smoothing,
         ).to(device)
-        self.model = fresh_model(config, images, device, world=world)
-        self.optimizer = build_optimizer(config.optimizer, self.model)
+        self.model = fresh_model(config, data.images, device, world=world)
+        self.optimizer = build_optimizer(config.optimizer, self.model, self.loss)
         self.stepper = Stepper(
             config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled, world=world
         )
         self.average: WeightAverage | None = None
         if config.averaging.per != "none":
-            self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.steps)
-        self.epoch = self.step = 0
+            self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.batches.steps)
+        self.progress = Progress(config.epochs, self.batches.steps, self.batches.batch_size)
         self.means = Means()
         self.rows: list[dict[str, float]] = []
-        self.seconds = 0.0
-        self.should_stop: Callable[[], bool] = lambda: False
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed run needs; random numbers need no state."""
         return {
-            "schema_version": 2,
+            "schema_version": STATE_VERSION,
             "model": self.model.state_dict(),
             "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
-            "epoch": self.epoch,
-            "step": self.step,
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
             "totals": self.means.totals,
             "rows": self.rows,
-            "seconds": self.seconds,
+            "seconds": self.progress.seconds,
         }
 
-    def restore(self, content: bytes | None) -> None:
-        """Go on from the saved state, whose file this is, if there is one."""
-        state = None if content is None else self.draft.run.load_state(content)
-        if state is None:
+    def restore(self, content: bytes | None, run: Run) -> None:
+        """Go on from the saved state of ``run``, whose file this is, if there is one."""
+        if content is None:
             return
+        state = run.load_state(content, keys=self.state())
+        assert state is not None
+        try:
+            self._put_back(state)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            raise run.useless_state(f"holds other tensors than these settings make ({one_line(error)})") from error
+
+    def _put_back(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.progress.epoch, self.progress.step = state["epoch"], state["step"]
         self.means.totals = {key: value.to(self.device) for key, value in state["totals"].items()}
-        self.means.count = self.step
-        self.rows, self.seconds = state["rows"], state["seconds"]
+        self.means.count = state["step"]
+        self.rows, self.progress.seconds = state["rows"], state["seconds"]
 
-    def fit(self) -> list[dict[str, float]]:
-        while self.epoch < self.config.epochs:
+    def fit(
+        self, *, save_every: float, on_event: Observer | None, should_stop: Callable[[], bool]
+    ) -> list[dict[str, float]]:
+        """Train to the end; the arguments are those of :func:`train`."""
+        self.save_every, self.on_event, self.should_stop = save_every, on_event, should_stop
+        self._tell(StartReport(batch_notes(self.config, len(self.data.training))))
+        while self.progress.epoch < self.config.epochs:
             self._epoch()
         return self.rows
 
     def _epoch(self) -> None:
+        self.loss.start_epoch(self.progress.epoch)
         started = saved = time.perf_counter()
-        for batch in self.batches.epoch(self.epoch, first=self.step):
+        for batch in self.batches.epoch(self.progress.epoch, first=self.progress.step):
             self._step(batch)
-            stop, clock = on_any_rank(self.should_stop(), self.world), time.perf_counter()
-            self._tell(StepReport(**self._progress(clock - started), means=self.means.read))
-            if stop or clock - saved > self.save_every:
-                self.seconds += clock - started
+            asked, clock = self.should_stop(), time.perf_counter()
+            self._tell(self.progress.report(running=clock - started, means=self.means.read))
+            if on_any_rank(asked or clock - saved > self.save_every, self.world):
+                self.progress.seconds += clock - started
+                self._check_converging()
                 self._save_state()
                 started = saved = time.perf_counter()
-            if stop:
-                on_any_rank(True, self.world)  # waits: a rank that leaves early may take the writing one with it
-                raise Interrupted
+                if on_any_rank(asked, self.world):  # waits: a rank that leaves early may take the writing one with it
+                    raise Interrupted
         self.loss.end_epoch()
         copy_from_leader(list(self.loss.buffers()), self.world)
         if self.average is not None:
             self.average.after_epoch(self.model)
-        means = self.means.read()
-        self.seconds += time.perf_counter() - started
-        self._finish_epoch(means)
+        self._check_converging()
+        self.progress.seconds += time.perf_counter() - started
+        self._finish_epoch()
 
     def _step(self, batch: Batch) -> None:
-        config, place = self.config, self._place()
+        config, place = self.config, self.progress.place
         set_rates(
             self.optimizer,
             lr=learning_rate(config.schedule, base=config.optimizer.lr, place=place),
@@ -217,89 +227,81 @@ class _Trainer:
         rows = self.world.rows
         samples = batch.samples[rows].to(self.device, non_blocking=True)
         measured = self.stepper.step(
-            make_views(batch, config, epoch=self.epoch, step=self.step, rows=rows),
-            threat=epoch_threat(config.attack, self.threat, epoch=self.epoch, epochs=config.epochs),
-            noise=Noise(config.seed, samples).at("train", self.epoch),
-            epoch=self.epoch,
-            generator_seed=_step_seed(config.seed, self.epoch, self.step) + self.world.rank,
+            make_views(batch, config, epoch=place.epoch, step=place.step, rows=rows),
+            threat=self._epoch_threat(),
+            noise=Noise(config.seed, samples).at("train", place.epoch),
+            epoch=place.epoch,
+            generator_seed=_step_seed(config.seed, place.epoch, place.step) + self.world.rank,
         )
         self.means.add(measured)
-        self.step += 1
+        self.progress.step += 1
         if self.average is not None:
-            self.average.after_step(self.model, step=self.epoch * self.steps + self.step)
+            self.average.after_step(self.model, step=self.progress.taken)
 
-    def _finish_epoch(self, means: dict[str, float]) -> None:
-        if means["loss"] != means["loss"]:
-            raise UserError(
-                f"the loss became NaN in epoch {self.epoch + 1}; lower optimizer.lr (now {self.config.optimizer.lr:g}) "
-                f"or the loss's weights"
-            )
+    def _finish_epoch(self) -> None:
         judged = self.model if self.average is None else self.average.model
-        clean, robust = validate(
+        self.rows.append(self._row() | self._validated(judged) | self.progress.speed())
+        if self.world.leads:
+            self._save_epoch(judged)
+        left = self.progress.seconds_left()
+        self.progress.next_epoch()
+        self.means = Means()
+        self._save_state()
+        self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
+
+    def _validated(self, judged: Classifier) -> dict[str, float]:
+        probe = self.config.probe
+        if not len(self.data.validation) or not probe.due(self.progress.epoch, self.config.epochs):
+            return {}
+        return validate(
             judged,
-            self.validation,
+            self.data.images,
+            self.data.validation,
             self.threat,
-            steps=self.config.probe.steps,
+            steps=probe.steps,
             seed=self.config.seed,
             batch_size=max(250, self.batches.batch_size),
             world=self.world,
         )
-        best = max(map(self._merit, self.rows), default=(-1.0, -1.0))
-        self.rows.append(self._row(means) | {"val_clean_acc": clean, "val_robust_acc": robust} | self._speed())
-        if self.world.leads:
-            self._save_epoch(judged if self._merit(self.rows[-1]) > best else None)
-        left = self._progress(0.0)["seconds_left"]
-        self.epoch, self.step, self.means = self.epoch + 1, 0, Means()
-        self._save_state()
-        self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
 
-    def _save_epoch(self, best: Classifier | None) -> None:
+    def _save_epoch(self, judged: Classifier) -> None:
         run = self.draft.run
-        if best is not None:
-            run.save_weights("best", best)
+        if newest_is_best(self.rows, adversarial=self.loss.crafts):
+            run.save_weights("best", judged)
+        if not len(self.data.validation):
+            run.drop_weights("best")  # earlier versions selected on training images
         run.save_weights("last", self.model)
         if self.average is not None:
             run.save_weights("average", self.average.model)
-        run.save_metrics(csv_text(self.rows))
+        run.save_metrics(self.rows)
 
     def _save_state(self) -> None:
         if self.world.leads:
             self.draft.run.save_state(self.state())
             self.draft.keep()
 
-    def _merit(self, row: dict[str, float]) -> tuple[float, float]:
-        """Return what selects ``best``: robust accuracy, then clean; the other way round without an adversary."""
-        robust, clean = row["val_robust_acc"], row["val_clean_acc"]
-        return (robust, clean) if self.loss.crafts else (clean, robust)
+    def _check_converging(self) -> None:
+        """Check that what is saved next is worth to go on from; all ranks have to call this together.
 
-    def _row(self, means: dict[str, float]) -> dict[str, float]:
-        threat = epoch_threat(self.config.attack, self.threat, epoch=self.epoch, epochs=self.config.epochs)
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {"epoch": self.epoch + 1, "lr": round(rate, 8), "eps": round(threat.radius, 8), **means}
+        Raises:
+            UserError: the run has diverged.
+        """
+        with agreed(self.world):
+            if (found := divergence(self.means.read(), self.model)) is not None:
+                lr = self.config.optimizer.lr
+                raise UserError(
+                    f"{found} in epoch {self.progress.epoch + 1}; lower optimizer.lr (now {lr:g}) or the loss's "
+                    f"weights; what was saved before is as it was"
+                )
 
-    def _speed(self) -> dict[str, float]:
-        shown = self.steps * self.batches.batch_size * (self.epoch + 1)
-        return {
-            "seconds": round(self.seconds, 2),
-            "images_per_second": round(shown / max(self.seconds, 1e-9), 1),
-        }
+    def _epoch_threat(self) -> ThreatModel:
+        return epoch_threat(self.config.attack, self.threat, epoch=self.progress.epoch, epochs=self.config.epochs)
 
-    def _place(self) -> Place:
-        return Place(self.epoch, self.config.epochs, self.step, self.steps)
+    def _row(self) -> dict[str, float]:
+        rate, radius = self.optimizer.param_groups[0]["lr"], self._epoch_threat().radius
+        return {"epoch": self.progress.epoch + 1, "lr": round(rate, 8), "eps": round(radius, 8), **self.means.read()}
 
-    def _progress(self, running: float) -> dict[str, Any]:
-        """Return where the run stands and how long it will take; ``running`` seconds are not in ``seconds`` yet."""
-        done = self.epoch * self.steps + self.step
-        left = (self.seconds + running) * (self.config.epochs * self.steps - done) / max(done, 1)
-        return {
-            "epoch": self.epoch,
-            "epochs": self.config.epochs,
-            "step": self.step,
-            "steps": self.steps,
-            "seconds_left": left,
-        }
-
-    def _tell(self, event: StepReport | EpochReport) -> None:
+    def _tell(self, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(event)
 

@@ -1,10 +1,7 @@
-"""The rows of ``metrics.csv``, and loggers that get them too."""
+"""The figures of ``metrics.csv`` as they come, and loggers that get its rows too."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -41,15 +38,6 @@ class Means:
             return {}
         values = torch.stack([total.double() for total in self.totals.values()]).tolist()
         return {key: round(value / self.count, 6) for key, value in zip(self.totals, values, strict=True)}
-
-
-def csv_text(rows: Sequence[dict[str, float]]) -> str:
-    """Return ``rows`` as CSV under the keys of the last one."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[-1]), restval="", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 class Logger(Protocol):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from robustbench_gkl.config.schema import OptimizerConfig
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser of all parameters of ``model``; batch normalisation is a group of its own if undecayed.
+def build_optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser of all parameters of ``modules``, those without weight decay in a group of their own.
 
     On CUDA the whole update is one fused kernel a dtype, elsewhere one call a kind of operation.
     """
-    parameters = list(model.parameters())
-    exempt = [] if config.decay_batchnorm else _batchnorm_parameters(model)
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    exempt = [weight for module in modules for weight in _undecayed(module, config.no_decay)]
     known = {id(parameter) for parameter in exempt}
     groups = [{"params": [parameter for parameter in parameters if id(parameter) not in known]}]
     if exempt:
@@ -37,6 +37,14 @@ def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, momentum: float) -
             group["momentum"] = momentum
 
 
-def _batchnorm_parameters(model: nn.Module) -> list[nn.Parameter]:
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+def _undecayed(module: nn.Module, no_decay: str) -> list[nn.Parameter]:
+    """Return the parameters that ``no_decay`` names, see :class:`OptimizerConfig`."""
+    if no_decay == "none":
+        return []
+    kinds = (_BatchNorm,) if no_decay == "batchnorm" else (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    named = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    if no_decay == "norms-and-biases":
+        flat = [p for name, p in module.named_parameters() if p.dim() <= 1 or name.rpartition(".")[2] == "bias"]
+        named |= {id(parameter) for parameter in flat}
+    return [parameter for parameter in module.parameters() if id(parameter) in named]

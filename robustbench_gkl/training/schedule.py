@@ -25,13 +25,13 @@ class Place:
 def learning_rate(schedule: ScheduleConfig, *, base: float, place: Place) -> float:
     """Return the learning rate at ``place`` of a schedule whose peak is ``base``."""
     rate = base * _warmup(schedule, place)
-    tick, ticks = _tick(schedule, place)
+    tick, ticks = _after_warmup(schedule, place)
     if schedule.name == "cosine":
         return rate * 0.5 * (1 + math.cos(math.pi * tick / ticks))
     if schedule.name == "one-cycle":
         return rate * _one_cycle(tick, ticks, pct_start=schedule.pct_start, ends=(1 / 25, 1.0, 1 / 250_000))
     if schedule.name == "multi-step":
-        return rate * schedule.factor ** bisect_right(schedule.milestones, place.epoch + 1)
+        return rate * schedule.factor ** bisect_right(schedule.milestones, place.epoch)
     return rate
 
 
@@ -40,13 +40,16 @@ def momentum(schedule: ScheduleConfig, *, base: float, place: Place) -> float:
     if schedule.momentum_range is None:
         return base
     low, high = schedule.momentum_range
-    return _one_cycle(*_tick(schedule, place), pct_start=schedule.pct_start, ends=(high, low, high))
+    return _one_cycle(*_after_warmup(schedule, place), pct_start=schedule.pct_start, ends=(high, low, high))
 
 
-def _tick(schedule: ScheduleConfig, place: Place) -> tuple[int, int]:
-    if schedule.per == "epoch":
-        return place.epoch, place.epochs
-    return place.epoch * place.steps + place.step, place.epochs * place.steps
+def _after_warmup(schedule: ScheduleConfig, place: Place) -> tuple[float, float]:
+    """Return how many epochs or steps of how many are over since the warm-up ended; 0 while it lasts."""
+    length = 1 if schedule.per == "epoch" else place.steps
+    warmup = schedule.warmup * length if schedule.warmup_kind == "before" else 0
+    done = place.epoch if schedule.per == "epoch" else place.epoch * place.steps + place.step
+    left = place.epochs * length - warmup
+    return max(0, done - warmup), left if left > 0 else 1
 
 
 def _warmup(schedule: ScheduleConfig, place: Place) -> float:
@@ -54,7 +57,7 @@ def _warmup(schedule: ScheduleConfig, place: Place) -> float:
     return min(1.0, done / (schedule.warmup * place.steps)) if schedule.warmup else 1.0
 
 
-def _one_cycle(tick: int, ticks: int, *, pct_start: float, ends: tuple[float, float, float]) -> float:
+def _one_cycle(tick: float, ticks: float, *, pct_start: float, ends: tuple[float, float, float]) -> float:
     """Return torch's OneCycleLR at ``tick``: half a cosine between the first two of ``ends``, one to the last."""
     start, peak, end = ends
     turn = pct_start * ticks - 1

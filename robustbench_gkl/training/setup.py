@@ -1,36 +1,100 @@
-"""What a run starts from: data, model and its description."""
+"""What a run starts from: data, model and its description. All of it is there before anything is written."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from robustbench_gkl.config.changes import difference
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.hashing import cached_sha256
+from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.core.plugins import loaded_plugins
-from robustbench_gkl.data import ImageSet, load_dataset
-from robustbench_gkl.data.synthetic import SyntheticImages
+from robustbench_gkl.data import ImageSet, load_dataset, train_validation_split
+from robustbench_gkl.data.augment import AUGMENTATIONS
+from robustbench_gkl.data.synthetic import SyntheticImages, files_of
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.ranks.collectives import ALONE, World
-from robustbench_gkl.runs import Run, RunConfig, now
+from robustbench_gkl.runs import DataHashes, Draft, Run, RunConfig, begun, now
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 
-def training_images(config: TrainConfig, data_dir: Path) -> ImageSet:
-    """Return the real images that are trained and selected on.
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run; the real ones are held once, and both parts are positions among them.
+
+    Attributes:
+        images: the real images.
+        training: (n,) int64, which of them are trained on.
+        held_out: (m,) int64, the validation images, none of the others; may be empty.
+        validation: (l,) int64, those of them that are measured on.
+        synthetic: the generated images, or None.
+    """
+
+    images: ImageSet
+    training: Tensor
+    held_out: Tensor
+    validation: Tensor
+    synthetic: SyntheticImages | None
+
+    def hashes(self, config: TrainConfig) -> DataHashes:
+        """Return the hashes that identify the data."""
+        return DataHashes(
+            train=self.images.sha256_of(self.training),
+            validation=self.images.sha256_of(self.held_out) if len(self.held_out) else None,
+            synthetic={path: tuple(map(cached_sha256, files_of(path))) for path in config.synthetic.files},
+        )
+
+
+def load_data(config: TrainConfig, data_dir: Path) -> TrainingData:
+    """Return the images that a run is trained and selected on; the augmentations are looked up too.
 
     Raises:
-        UserError: fewer than ``train_size``; what the data set raises.
+        UserError: fewer than ``train_size`` images; an unknown augmentation; what data set and files raise.
     """
+    for name in (config.augment, config.second_view.augment):
+        if name is not None:
+            AUGMENTATIONS.resolve(name)
     images = load_dataset(config.dataset, data_dir=data_dir).load("train")
-    if config.train_size is None:
-        return images
-    if config.train_size > len(images):
-        raise UserError(f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images")
-    return images.take(torch.arange(config.train_size))
+    if config.train_size is not None:
+        if config.train_size > len(images):
+            raise UserError(
+                f"train_size is {config.train_size}, but {config.dataset} has {len(images)} training images"
+            )
+        images = images.take(torch.arange(config.train_size))
+    training, held_out = train_validation_split(len(images), config.validation_fraction)
+    drawn = permutation(0, "probe", n=len(held_out))[: config.probe.n].sort().values
+    return TrainingData(images, training, held_out, held_out[drawn], synthetic_images(config, images))
+
+
+def batch_notes(config: TrainConfig, count: int) -> tuple[str, ...]:
+    """Return what ``batch_size`` makes of ``count`` training images, a line each where it is not what was asked for."""
+    if config.batch_size > count:
+        return (
+            f"batch_size is {config.batch_size}, but there are {count:,} training images: a step takes all of them",
+        )
+    left = count % config.batch_size
+    if not left or config.synthetic.files:
+        return ()
+    return (f"an epoch leaves out {left:,} of {count:,} training images, each time others: they fill no batch",)
+
+
+def same_settings(config: TrainConfig, leaders: bytes | None, world: World) -> None:
+    """Check that this rank has the settings of rank 0, which ``leaders`` are.
+
+    Raises:
+        UserError: it has others.
+    """
+    if leaders != config.model_dump_json().encode():
+        raise UserError(f"rank {world.rank} has other settings than rank 0; give all ranks the same options")
 
 
 def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
@@ -47,12 +111,43 @@ def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: b
         return
     if not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    if run.config().train != config:
-        raise UserError(f"run {run.name} was started with other settings; resume it with the same ones")
+    started = run.config().train
+    if started is None:
+        raise UserError(f"run {run.name} was imported and cannot be resumed")
+    if found := difference(started.model_dump(mode="json"), config.model_dump(mode="json")):
+        key, before, now_given = found
+        raise UserError(
+            f"run {run.name} was started with other settings: {key} = {before}, here {now_given}; resume it with the "
+            f"same ones, or give another --name"
+        )
+
+
+@contextmanager
+def opened(
+    run: Run, config: TrainConfig, data: TrainingData, device: torch.device, *, overwrite: bool, world: World = ALONE
+) -> Iterator[Draft]:
+    """Give where to write a run that begins, or one that goes on.
+
+    Raises:
+        UserError: it is to go on with other data; what :func:`robustbench_gkl.runs.begun` raises.
+    """
+    hashes = data.hashes(config)
+    if overwrite or not run.exists():
+        about = run_config(config, run, data.images, device, hashes=hashes, world=world)
+        with begun(run, about, overwrite=overwrite) as draft:
+            yield draft
+        return
+    before = run.config().data  # absent in runs of earlier versions
+    if before is not None and (changed := hashes.changed_from(before)):
+        raise UserError(
+            f"run {run.name} was started on other data: changed are {', '.join(changed)}; put back what it was, or "
+            f"train anew with --overwrite"
+        )
+    yield Draft(run)
 
 
 def run_config(
-    config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, world: World = ALONE
+    config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, hashes: DataHashes, world: World = ALONE
 ) -> RunConfig:
     """Return what ``config.json`` says."""
     found = environment(device)
@@ -65,6 +160,7 @@ def run_config(
         input_shape=images.shape,
         dataset=config.dataset,
         train=config,
+        data=hashes,
         created=now(),
         environment=found,
         plugins=loaded_plugins(),
@@ -75,7 +171,7 @@ def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device, *, 
     """Return the model as it is before the first step, a function of the seed; its memory layout is channels last.
 
     Raises:
-        UserError: unknown architecture, or one whose batch normalisation cannot be synchronised as asked for.
+        UserError: unknown architecture, or one whose batch normalisation cannot be set or synchronised as asked for.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -83,9 +179,13 @@ def fresh_model(config: TrainConfig, images: ImageSet, device: torch.device, *, 
             config.model, num_classes=len(images.classes), input_shape=images.shape, mean=config.mean, std=config.std
         )
     if config.batchnorm_momentum is not None:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = config.batchnorm_momentum
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        if not norms:
+            raise UserError(
+                f"batchnorm_momentum has no effect: {config.model} has no batch normalisation; leave it out"
+            )
+        for module in norms:
+            module.momentum = config.batchnorm_momentum
     if config.sync_batchnorm and world.size > 1:
         synchronize(model, world)
     return model.to(device).to(memory_format=torch.channels_last)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import full_logits
+from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.losses import Loss
+from robustbench_gkl.losses import Logits, Loss
 from robustbench_gkl.ranks.collectives import ALONE, World, copy_from_leader, sum_over_ranks
 from robustbench_gkl.training.awp import perturbed, perturbed_weights, weight_perturbation
-from robustbench_gkl.training.crafting import craft, inner_start
+from robustbench_gkl.training.crafting import as_attacked, inner_start
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.schedule import attack_steps
 from robustbench_gkl.training.sharing import whole_batch
-from robustbench_gkl.training.views import Views
+from robustbench_gkl.training.views import Terms, Views
+
+Teacher = Callable[[Tensor], Tensor]
+"""From images (B, C, H, W) in [0, 1] to logits (B, K). Its own parameters take no gradient; the images may."""
 
 
 class Stepper:
@@ -31,8 +37,12 @@ class Stepper:
     Args:
         config: the recipe.
         model, loss, optimizer: on one device; changed in place.
+        teacher: for a loss that reads its logits.
         compiled: whether networks are compiled with torch.compile.
         world: the processes that share the batches, with equal models.
+
+    Raises:
+        UserError: the loss reads the logits of a teacher, and there is none.
     """
 
     def __init__(
@@ -42,19 +52,22 @@ class Stepper:
         model: nn.Module,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
+        teacher: Teacher | None = None,
         compiled: bool = False,
         world: World = ALONE,
     ) -> None:
+        taught = sorted(member for member in loss.reads if member.startswith("teacher"))
+        if taught and teacher is None:
+            raise UserError(f"the loss {config.loss} reads {' and '.join(taught)}, but the run has no teacher")
         self.config, self.model, self.loss, self.optimizer, self.world = config, model, loss, optimizer, world
-        self.folded = FoldedModel(model)
+        self._teacher = teacher
+        self.folded = FoldedModel(model, fold=config.attack.fold == "auto")
         self.network: nn.Module = model
         if compiled:
             self.network = torch.compile(model)  # type: ignore[assignment]
             self.folded.network = torch.compile(self.folded.network)  # type: ignore[assignment]
         kept = model.state_dict()
-        self._statistics = [
-            buffer for name, buffer in model.named_buffers() if name in kept and buffer.is_floating_point()
-        ]
+        self._statistics = [buffer for name, buffer in model.named_buffers() if name in kept]
 
     def step(
         self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int, generator_seed: int
@@ -68,8 +81,11 @@ class Stepper:
             epoch: from 0.
             generator_seed: of torch's own generator, for layers that draw from it.
         """
-        images = views.images
-        adversarial = self.craft(views, threat=threat, noise=noise, epoch=epoch) if self.loss.crafts else images
+        taught = self._taught(views.images) if "teacher_clean" in self.loss.reads else None
+        adversarial = None
+        if self.loss.crafts:
+            adversarial = self.craft(views, threat=threat, noise=noise, epoch=epoch, teacher_clean=taught)
+        teacher = self._outer_teacher(adversarial, taught)
         torch.manual_seed(generator_seed)
         self.model.train()
         awp = self.config.awp
@@ -77,50 +93,58 @@ class Stepper:
             if awp.gamma and epoch + 1 >= awp.start_epoch:
                 perturbation = weight_perturbation(
                     self.model,
-                    lambda: _total(self._terms(views, adversarial)[0]),
+                    lambda: _total(self._terms(views, adversarial, teacher)[0]),
                     gamma=awp.gamma,
                     world=self.world,
                 )
                 stack.enter_context(perturbed(perturbed_weights(self.model), perturbation))
-            terms, adv_logits, clean_logits = self._terms(views, adversarial)
-            total = _total(terms)
-            self.optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            sum_over_ranks([weight.grad for weight in self.model.parameters() if weight.grad is not None], self.world)
-            clip = self.config.optimizer.clip
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if clip is None else clip)
-            self.optimizer.step()
+            terms, logits = self._terms(views, adversarial, teacher)
+            norm = self._update(_total(terms))
         copy_from_leader(self._statistics, self.world)
-        clean_logits, adv_logits = views.first(clean_logits.detach()), views.first(adv_logits.detach())
-        if clean_logits.numel():
-            self.loss.observe(clean_logits, views.main_label)
-        measured = {"loss": total.detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
-        for name, logits in (("train_clean_acc", clean_logits), ("train_robust_acc", adv_logits)):
-            if logits.numel():
-                measured[name] = 100 * (logits.argmax(1) == views.main_label).float().mean()
-        return measured | {"grad_norm": norm}
+        first = logits.map(lambda values: views.first(values.detach()))
+        self.loss.observe(first, views.main_label)
+        return _measured(terms, first, views.main_label) | {"grad_norm": norm}
 
-    def craft(self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int) -> Tensor:
-        """Return the adversarial images (V b, C, H, W) of all views."""
+    def craft(
+        self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int, teacher_clean: Tensor | None = None
+    ) -> Tensor:
+        """Return the adversarial images (V b, C, H, W) of all views.
+
+        The logits at the images are computed once. Costs a forward and a backward pass for each step of the attack.
+
+        Args:
+            views, threat, noise, epoch: as in :meth:`step`.
+            teacher_clean: (V b, K), the teacher's logits at the images, for an inner objective that reads them.
+        """
+        settings, reads = self.config.attack, self.loss.inner_reads
+        steps, step_size = attack_steps(settings, threat, epoch=epoch, epochs=self.config.epochs)
+        with as_attacked(self.model, folded=self.folded, autocast=self._autocast) as network:
+            with torch.no_grad():
+                clean = network(views.images) if "clean" in reads else None
+
+            def objective(points: Tensor, adv: Tensor) -> Tensor:
+                logits = Logits.of(
+                    clean=clean,
+                    adv=adv if "adv" in reads else None,
+                    teacher_clean=teacher_clean if "teacher_clean" in reads else None,
+                    teacher_adv=self._taught(points) if "teacher_adv" in reads else None,
+                )
+                return views.inner(self.loss, logits)
+
+            start = self._start(views, threat, noise)
+            return ascend(
+                network, views.images, threat, objective=objective, start=start, steps=steps, step_size=step_size
+            )
+
+    def _start(self, views: Views, threat: ThreatModel, noise: Noise) -> Tensor:
+        """Return the first points (V b, C, H, W) of the training attack."""
         settings = self.config.attack
         kind = self.loss.start if settings.start == "auto" else settings.start
         starts = [
             inner_start(part, threat, noise.at("start", number) if number else noise.at("start"), start=kind)
             for number, part in enumerate(views.images.chunk(views.count))
         ]
-        steps, step_size = attack_steps(settings, threat, epoch=epoch, epochs=self.config.epochs)
-        return craft(
-            self.model,
-            views.images,
-            inner=lambda adv, clean: views.inner(self.loss, adv, clean),
-            needs_clean=self.loss.inner_needs_clean,
-            threat=threat,
-            start=torch.cat(starts) if len(starts) > 1 else starts[0],
-            steps=steps,
-            step_size=step_size,
-            folded=self.folded,
-            autocast=self._autocast,
-        )
+        return torch.cat(starts) if len(starts) > 1 else starts[0]
 
     def _autocast(self) -> torch.autocast:
         """Return the context of one forward pass.
@@ -130,24 +154,60 @@ class Stepper:
         device = next(self.model.parameters()).device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _terms(self, views: Views, adversarial: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Return the loss's terms and both logits (V B, K) of the whole batch.
+    def _terms(self, views: Views, adversarial: Tensor | None, teacher: Logits) -> tuple[Terms, Logits]:
+        """Return the loss's terms and the logits (V B, K) that it reads, of the whole batch.
 
         The clean pass is the last one that batch-norm statistics see.
         """
-        nothing = adversarial.new_empty(0)
-        adv_logits = self._logits(adversarial) if self.loss.crafts else nothing
-        clean_logits = self._logits(views.images) if self.loss.outer_needs_clean else nothing
-        adv_logits, clean_logits = (
-            whole_batch(logits, views=views.count, size=len(views.labels), world=self.world)
-            for logits in (adv_logits, clean_logits)
+        reads, members = self.loss.outer_reads, dict(teacher.present())
+        if "adv" in reads and adversarial is not None:
+            members["adv"] = self._logits(adversarial)
+        if "clean" in reads:
+            members["clean"] = self._logits(views.images)
+        logits = Logits(**members).map(
+            lambda part: whole_batch(part, views=views.count, size=len(views.labels), world=self.world)
         )
-        return views.terms(self.loss, adv_logits, clean_logits), adv_logits, clean_logits
+        return views.terms(self.loss, logits), logits
+
+    def _update(self, total: Tensor) -> Tensor:
+        """Take the optimiser's step down ``total``, a scalar, and return the norm of its gradient."""
+        weights, others = list(self.model.parameters()), list(self.loss.parameters())
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        # Each rank has its part of the weights' gradients, and the whole of those of the loss, which sees all logits.
+        sum_over_ranks([weight.grad for weight in weights if weight.grad is not None], self.world)
+        copy_from_leader([weight.grad for weight in others if weight.grad is not None], self.world)
+        clip = self.config.optimizer.clip
+        norm = nn.utils.clip_grad_norm_([*weights, *others], float("inf") if clip is None else clip)
+        self.optimizer.step()
+        return norm
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._autocast():
             return full_logits(self.network(images))
 
+    def _taught(self, images: Tensor) -> Tensor:
+        """Return the teacher's logits (V b, K); a graph leads through them to images (V b, C, H, W) that have one."""
+        assert self._teacher is not None
+        return full_logits(self._teacher(images))
 
-def _total(terms: dict[str, Tensor]) -> Tensor:
+    def _outer_teacher(self, adversarial: Tensor | None, teacher_clean: Tensor | None) -> Logits:
+        """Return the teacher's logits (V b, K) that the outer loss reads, computed once for all passes of the step."""
+        reads = self.loss.outer_reads
+        with torch.no_grad():
+            adv = self._taught(adversarial) if "teacher_adv" in reads and adversarial is not None else None
+        return Logits.of(teacher_clean=teacher_clean if "teacher_clean" in reads else None, teacher_adv=adv)
+
+
+def _total(terms: Terms) -> Tensor:
     return torch.stack(list(terms.values())).sum()
+
+
+def _measured(terms: Terms, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
+    """Return the loss, its terms and the accuracies in percent, all scalars, of logits (B, K) and labels (B,)."""
+    measured = {"loss": _total(terms).detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
+    present = logits.present()
+    for name, member in (("train_clean_acc", "clean"), ("train_robust_acc", "adv")):
+        if member in present:
+            measured[name] = 100 * (present[member].argmax(1) == labels).float().mean()
+    return measured

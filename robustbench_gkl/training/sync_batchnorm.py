@@ -79,7 +79,7 @@ def _accurate(values: Tensor) -> Tensor:
 
 
 class _Normalize(torch.autograd.Function):
-    """Scale and shift with the statistics of all ranks, of which the gradient knows that they come from the values."""
+    """Scale and shift with the statistics of all ranks; the gradient flows through the statistics too."""
 
     @staticmethod
     def forward(

@@ -1,10 +1,12 @@
-"""Robustness on the validation images while training, and what to make of it."""
+"""Accuracy on the validation images while training, and signs that a run goes wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.objectives import objective_for
@@ -20,20 +22,24 @@ from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
 def validate(
     model: Classifier,
     images: ImageSet,
+    rows: Tensor,
     threat: ThreatModel,
     *,
     steps: int,
     seed: int,
     batch_size: int,
     world: World = ALONE,
-) -> tuple[float, float]:
-    """Return clean and PGD accuracy in percent: ``steps`` of 2.5 eps / steps from one random start.
+) -> dict[str, float]:
+    """Return accuracies in percent under the names of ``metrics.csv``: clean and, with ``steps``, under PGD.
+
+    PGD takes ``steps`` steps of 2.5 eps / steps from one random start.
 
     Args:
         model: on the device where it is to be run; put in eval mode for the time of the call.
-        images: the validation images.
+        images: hold the validation images.
+        rows: (n,) int64, at which positions.
         threat: the threat model at its full radius.
-        steps: of the ascent on the cross-entropy.
+        steps: of the ascent on the cross-entropy; 0 for none, which leaves out the accuracy under it.
         seed: of the random start.
         batch_size: images at a time.
         world: the processes that share the images; all of them have to call this, and get the same.
@@ -41,27 +47,57 @@ def validate(
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     standing = torch.zeros((), dtype=torch.int64, device=device)
-    own = torch.arange(len(images))[world.rows]
+    own = torch.arange(len(rows))[world.rows]
     with attack_mode(model):
-        for rows in own.split(batch_size):  # type: ignore[no-untyped-call]
-            points = to_unit(images.images[rows].to(device)).contiguous(memory_format=torch.channels_last)
-            labels = images.labels[rows].to(device)
-            adversarial = ascend(
-                model,
-                points,
-                threat,
-                objective=objective_for("ce", labels),
-                start=threat.random_start(points, Noise(seed, rows.to(device)).at("probe")),
-                steps=steps,
-                step_size=float(default_step_size(threat, steps)),
-            )
-            with torch.no_grad():
-                right = model(points).argmax(1) == labels
-                correct += right.sum()
-                standing += (right & (model(adversarial).argmax(1) == labels)).sum()
+        for some in own.split(batch_size):  # type: ignore[no-untyped-call]
+            points = to_unit(images.images[rows[some]].to(device)).contiguous(memory_format=torch.channels_last)
+            labels = images.labels[rows[some]].to(device)
+            right = _right(model, points, labels)
+            correct += right.sum()
+            if steps:
+                adversarial = ascend(
+                    model,
+                    points,
+                    threat,
+                    objective=objective_for("ce", labels),
+                    start=threat.random_start(points, Noise(seed, some.to(device)).at("probe")),
+                    steps=steps,
+                    step_size=float(default_step_size(threat, steps)),
+                )
+                standing += (right & _right(model, adversarial, labels)).sum()
     sum_over_ranks([correct, standing], world)
-    share = 100 / len(images)
-    return round(share * int(correct), 3), round(share * int(standing), 3)
+    found = {"val_clean_acc": correct, "val_robust_acc": standing} if steps else {"val_clean_acc": correct}
+    return {name: round(100 / len(rows) * int(count), 3) for name, count in found.items()}
+
+
+@torch.no_grad()
+def _right(model: Classifier, points: Tensor, labels: Tensor) -> Tensor:
+    right: Tensor = model(points).argmax(1) == labels
+    return right
+
+
+def newest_is_best(rows: Sequence[dict[str, float]], *, adversarial: bool) -> bool:
+    """Return True if the newest of ``rows`` was validated and is better than all before it.
+
+    Robust accuracy decides before clean accuracy if the training is ``adversarial``, and after it if not.
+    """
+
+    def merit(row: dict[str, float]) -> tuple[float, float]:
+        clean, robust = row["val_clean_acc"], row.get("val_robust_acc", 0.0)
+        return (robust, clean) if adversarial else (clean, robust)
+
+    before = [merit(row) for row in rows[:-1] if "val_clean_acc" in row]
+    return "val_clean_acc" in rows[-1] and merit(rows[-1]) > max(before, default=(-1.0, -1.0))
+
+
+def divergence(means: Mapping[str, float], model: Classifier) -> str | None:
+    """Return what is no finite number any more, the running means or the model's own tensors; None if all are."""
+    for name, value in means.items():
+        if not math.isfinite(value):
+            return f"the {name.replace('_', ' ')} became {'NaN' if math.isnan(value) else 'infinite'}"
+    tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors]).all()
+    return None if bool(finite) else "the weights became infinite or NaN"
 
 
 def overfitting(rows: Sequence[dict[str, float]]) -> str | None:
@@ -69,11 +105,15 @@ def overfitting(rows: Sequence[dict[str, float]]) -> str | None:
 
     Catastrophic overfitting (arXiv 2001.03994) is a fall to less than half of the best, when the training attack
     finds nothing any more. Robust overfitting (arXiv 2002.11569) is a slow decline, here to three points below the
-    best for three epochs in a row, while robust training accuracy is above what it was at the best.
+    best for three measurements in a row, while robust training accuracy is above what it was at the best.
     """
+    if not rows or "val_robust_acc" not in rows[-1]:
+        return None
+    rows = [row for row in rows if "val_robust_acc" in row]
     robust = [row["val_robust_acc"] for row in rows]
     best = max(robust)
-    since = f"robust validation accuracy fell from {best:.1f} % (epoch {robust.index(best) + 1}) to {robust[-1]:.1f} %"
+    epoch = rows[robust.index(best)]["epoch"]
+    since = f"robust validation accuracy fell from {best:.1f} % (epoch {epoch:g}) to {robust[-1]:.1f} %"
     if best >= 10 and robust[-1] < best / 2 and (len(robust) < 2 or robust[-2] >= best / 2):
         return f"{since}: catastrophic overfitting? use more attack steps or a smaller step; best is kept"
     declined = [value < best - 3 for value in robust[-4:]]

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.augment import augment
-from robustbench_gkl.losses import Loss
+from robustbench_gkl.losses import Logits, Loss
 from robustbench_gkl.training.batches import Batch
 
 Terms = dict[str, Tensor]
@@ -30,7 +31,7 @@ class Views:
         images: (V b, C, H, W) float32 in [0, 1], channels last: one view of each sample after the other.
         labels: (B,) int64.
         count: V, 1 or 2.
-        second_weight: weight of the second view's adversarial terms.
+        second_weight: weight of the second view's robust terms.
         other: (B,) labels of the images that CutMix pasted in; None without.
         share: how much of each image is its own.
         rows: which of the B samples the images show.
@@ -53,36 +54,46 @@ class Views:
         """Return the rows of ``logits`` (V B, K) that belong to the first views."""
         return logits[: len(self.labels)]
 
-    def inner(self, loss: Loss, adv_logits: Tensor, clean_logits: Tensor) -> Tensor:
+    def inner(self, loss: Loss, logits: Logits) -> Tensor:
         """Return (V b,): what the training attack maximises, for logits (V b, K)."""
-        return self._mixed(lambda labels: loss.inner(adv_logits, clean_logits, labels[self.rows].repeat(self.count)))
+        return self._mixed(lambda labels: loss.inner(logits, labels[self.rows].repeat(self.count)))
 
-    def terms(self, loss: Loss, adv_logits: Tensor, clean_logits: Tensor) -> Terms:
+    def terms(self, loss: Loss, logits: Logits) -> Terms:
         """Return the scalar terms of the outer loss, for the logits (V B, K) of the whole batch.
 
-        Of two views the clean cross-entropy ``ce`` is averaged, and all other terms are the first view's plus
+        Of two views a term of kind ``clean`` is the mean, and one of kind ``robust`` is the first view's plus
         ``second_weight`` times the second view's. CutMix mixes the terms as it mixes the images.
+
+        Raises:
+            UserError: a term whose kind the loss does not declare.
         """
+        if self.other is None:
+            return self._over_views(loss, logits, self.labels)
+        own, pasted = (self._over_views(loss, logits, labels) for labels in (self.labels, self.other))
+        return {name: self.share * own[name] + (1 - self.share) * pasted[name] for name in own}
+
+    def _over_views(self, loss: Loss, logits: Logits, labels: Tensor) -> Terms:
         size = len(self.labels)
 
-        def view(number: int, labels: Tensor) -> Terms:
+        def view(number: int) -> Terms:
             rows = slice(number * size, (number + 1) * size)
-            return loss.terms(adv_logits[rows], clean_logits[rows], labels)
+            return loss.terms(logits.map(lambda values: values[rows]), labels)
 
-        def over_views(labels: Tensor) -> Terms:
-            first = view(0, labels)
-            if self.count == 1:
-                return first
-            second = view(1, labels)
-            return {
-                name: (value + second[name]) / 2 if name == "ce" else value + self.second_weight * second[name]
-                for name, value in first.items()
-            }
-
-        if self.other is None:
-            return over_views(self.labels)
-        own, pasted = over_views(self.labels), over_views(self.other)
-        return {name: self.share * own[name] + (1 - self.share) * pasted[name] for name in own}
+        first = view(0)
+        if undeclared := first.keys() - loss.kinds.keys():
+            raise UserError(
+                f"the loss {type(loss).__name__} declares no kind of its term {min(undeclared)}; put it into the "
+                f"class's kinds as 'clean' or 'robust'"
+            )
+        if self.count == 1:
+            return first
+        second = view(1)
+        return {
+            name: (value + second[name]) / 2
+            if loss.kinds[name] == "clean"
+            else value + self.second_weight * second[name]
+            for name, value in first.items()
+        }
 
     def _mixed(self, value: Callable[[Tensor], Tensor]) -> Tensor:
         if self.other is None:

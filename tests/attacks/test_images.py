@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, arrays: dict[str, np.nd
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="attack images needs file"):
+    with pytest.raises(UserError, match="attack images needs a value for its option file"):
         parse_attack("images")
     with pytest.raises(UserError, match="cannot be read"):
         parse_attack(f"images:{tmp_path}/absent.npz")

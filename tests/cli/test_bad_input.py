@@ -91,6 +91,18 @@ CASES = {
     "unknown loss option": Case((*TRAIN, "--set", "loss_options.bata=3"), "did you mean 'beta'?"),
     "unknown key": Case((*TRAIN, "--set", "epoch=3"), "epoch"),
     "unknown augmentation": Case((*TRAIN, "--set", "augment=flop"), "flop"),
+    "unknown augmentation of the second view": Case((*TRAIN, "--set", "second_view.augment=flop"), "flop"),
+    "absent generated images": Case((*TRAIN, "--synthetic", "none.npz", "--set", "synthetic.fraction=0.5"), "none.npz"),
+    "learning rate true": Case((*TRAIN, "--set", "lr=true"), "optimizer.lr: must be a number, got True"),
+    "negative weight in the loss": Case((*TRAIN, "--set", "loss_options.beta=-4"), "option beta"),
+    "setting without an effect": Case(
+        (*TRAIN, "--set", "awp.gamma=0.005"),
+        "awp.gamma = 0.005 has no effect: awp.start_epoch is 10 and epochs 2; leave it out or change that",
+    ),
+    "momentum of absent batch normalisation": Case(
+        (*TRAIN, "--model", "cnn-a", "--set", "batchnorm_momentum=0.5"), "cnn-a has no batch normalisation"
+    ),
+    "resume of nothing": Case(("train", "--name", "new", "--resume"), "no run new in checkpoints to resume"),
     "key through a value": Case((*TRAIN, "--set", "epochs.more=3"), "not a table"),
     "assignment without value": Case((*TRAIN, "--set", "epochs"), "key=value"),
     "zero epochs": Case((*TRAIN, "--epochs", 0), "epochs"),
@@ -99,7 +111,9 @@ CASES = {
     "name with a slash": Case((*TRAIN[:2], "--name", "a/b"), "letters, digits"),
     "resume and overwrite": Case((*TRAIN, "--resume", "--overwrite"), "not both"),
     "run exists": Case(("train", "digits-trades", "--name", "tiny"), "--resume"),
-    "resume with other settings": Case(("train", "digits-gkl", "--name", "tiny", "--resume"), "other settings"),
+    "resume with other settings": Case(
+        ("train", "--name", "tiny", "--resume", "--epochs", 7), "other settings: epochs = 2, here 7"
+    ),
     "resume from a broken state": Case(("train", "--name", "tiny", "--resume"), "state.pt", without_state),
     "more images than there are": Case((*TRAIN, "--set", "train_size=999999"), "train_size"),
     "spec without value": Case((*EVAL[:4], "--attack", "pgd:steps"), "NAME:key=value"),
@@ -202,7 +216,7 @@ def test_bad_input_ends_in_one_line(
     assert result.err.count("\n") == 1, result.err
     assert case.says in result.err
     assert set(before) <= set(tmp_path.rglob("*"))
-    assert not list(tmp_path.glob("checkpoints/new/*.safetensors"))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["tiny"], "nothing is left of a run"
 
 
 def test_there_are_at_least_thirty_cases() -> None:

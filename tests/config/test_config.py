@@ -71,7 +71,7 @@ class TestTrainConfig:
             ({"epoch": 3}, r"unknown key 'epoch'; did you mean 'epochs'\? \(choose from attack, .*\)"),
             (
                 {"attack": {"stepz": 3}},
-                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from budget, ramp, start, ",
+                r"unknown key of attack 'stepz'; did you mean 'steps'\? \(choose from budget, fold, ramp, start, ",
             ),
             ({"epochs": 0}, "epochs: .* got 0"),
             ({"epochs": "many"}, "epochs: .*integer.* got 'many'"),
@@ -99,6 +99,10 @@ class TestTrainConfig:
             ({"dataset": 3}, "dataset"),
             ({"dataset": ["x" * 5000]}, "dataset"),
             ({"attack": dict.fromkeys("abcdefg", 1)}, "; and 2 more$"),
+            ({"optimizer": {"lr": True}}, "optimizer.lr: must be a number, got True"),
+            ({"epochs": True}, "epochs: must be a number, got True"),
+            ({"schedule": {"name": "multi-step", "milestones": [True, 3]}}, r"schedule.milestones: must be a number"),
+            ({"threat": {"eps": True}}, "threat.eps: .*number"),
         ],
     )
     def test_errors(self, values: dict[str, Any], says: str) -> None:
@@ -108,6 +112,8 @@ class TestTrainConfig:
 def test_eval_config_errors() -> None:
     assert "dataset: is missing" in refused({}, model=EvalConfig)
     assert "n: " in refused({"dataset": "digits", "n": 0}, model=EvalConfig)
+    for key in ("n", "seed", "batch_size"):
+        assert f"{key}: must be a number, got True" in refused({"dataset": "digits", key: True}, model=EvalConfig)
     assert "engine: " in refused({"dataset": "digits", "engine": "turbo"}, model=EvalConfig)
 
 

@@ -71,7 +71,7 @@ def test_modules_are_imported_at_the_first_look_up(package: Path) -> None:
 
 def test_duplicates_are_refused(package: Path) -> None:
     (package / "second_alpha.py").write_text(SIMPLE.format(package=package.name, name="alpha", cls="Other"))
-    with pytest.raises(ValueError, match="thing 'alpha' is registered twice"):
+    with pytest.raises(ValueError, match=r"thing 'alpha' is taken by registry_under_test\.alpha; register "):
         registry_of(package).names()
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from robustbench_gkl.losses import create_loss
+from robustbench_gkl.losses import Logits, create_loss
 from robustbench_gkl.losses.base import kl_divergence
 from robustbench_gkl.losses.gkl import (
+    GKL,
     IKL,
     dkl_divergence,
     gkl_divergence,
@@ -180,8 +181,8 @@ class TestDKL:
         adv, clean, _ = random_inputs()
         labels = torch.arange(len(adv))
         dkl, trades = create_loss("dkl", num_classes=9), create_loss("trades", num_classes=9)
-        ours = value_and_gradients(lambda a, z: dkl.outer(a, z, labels), adv, clean)
-        theirs = value_and_gradients(lambda a, z: trades.outer(a, z, labels), adv, clean)
+        ours = value_and_gradients(lambda a, z: dkl.outer(Logits(z, a), labels), adv, clean)
+        theirs = value_and_gradients(lambda a, z: trades.outer(Logits(z, a), labels), adv, clean)
         for found, expected in zip(ours[1:], theirs[1:], strict=True):
             torch.testing.assert_close(found, expected)
 
@@ -219,92 +220,45 @@ class TestGradients:
 
 
 @pytest.mark.parametrize("name", ["ikl", "gkl"])
-class TestClassPrior:
+class TestClassWise:
     K = 5
 
-    def loss(self, name: str) -> IKL:
+    def loss(self, name: str) -> IKL | GKL:
         loss = create_loss(name, num_classes=self.K)
-        assert isinstance(loss, IKL)
+        assert isinstance(loss, (IKL, GKL))
         return loss
 
-    def observed(self, loss: IKL, *, batches: int = 4, seen: int = 4) -> tuple[Tensor, Tensor]:
-        """Show the loss some batches, of the first ``seen`` classes only; return all logits and labels."""
+    def observed(self, name: str) -> IKL | GKL:
+        """Return the loss after an epoch of one batch, in the middle of the next."""
+        loss = self.loss(name)
         generator = torch.Generator().manual_seed(1)
-        logits = 3 * torch.randn(batches, 16, self.K, generator=generator)
-        labels = torch.randint(seen, (batches, 16), generator=generator)
-        for z, y in zip(logits, labels, strict=True):
-            loss.observe(z, y)
-        return logits.flatten(0, 1), labels.flatten()
-
-    def test_starts_uniform(self, name: str) -> None:
-        assert torch.equal(self.loss(name).prior, torch.full((self.K, self.K), 1 / self.K))
-
-    def test_becomes_the_mean_prediction_of_each_class(self, name: str) -> None:
-        loss = self.loss(name)
-        logits, labels = self.observed(loss)
-        before = loss.prior.clone()
-        assert torch.equal(before, torch.full((self.K, self.K), 1 / self.K))  # during the epoch nothing changes
-        loss.end_epoch()
-        predictions = F.softmax(logits.double() / loss.prior_temperature, 1)
-        for label in range(4):
-            mean = predictions[labels == label].mean(0).float()
-            torch.testing.assert_close(loss.prior[label], mean, rtol=1e-6, atol=0)
-        assert torch.equal(loss.prior[4], before[4])
-        torch.testing.assert_close(loss.prior.sum(1), torch.ones(self.K))
-
-    def test_each_epoch_begins_anew(self, name: str) -> None:
-        loss = self.loss(name)
-        loss.observe(torch.randn(32, self.K, generator=torch.Generator().manual_seed(9)), torch.arange(32) % self.K)
-        loss.end_epoch()
-        unseen = loss.prior[4].clone()
-        self.observed(loss)
-        loss.end_epoch()
-        only = self.loss(name)
-        self.observed(only)
-        only.end_epoch()
-        torch.testing.assert_close(loss.prior[:4], only.prior[:4])
-        assert torch.equal(loss.prior[4], unseen)
-
-    def test_nothing_observed_changes_nothing(self, name: str) -> None:
-        loss = self.loss(name)
-        self.observed(loss)
-        loss.end_epoch()
-        before = loss.prior.clone()
-        loss.end_epoch()
-        assert torch.equal(loss.prior, before)
-
-    def test_survives_the_state_dict(self, name: str) -> None:
-        loss, again = self.loss(name), self.loss(name)
-        self.observed(loss)
-        loss.end_epoch()
-        self.observed(loss, batches=1)
-        assert set(loss.state_dict()) == {"prior", "observed"}
-        again.load_state_dict(loss.state_dict())
-        assert torch.equal(again.prior, loss.prior)
-        assert torch.equal(again.observed, loss.observed)
-        for each in (loss, again):
-            each.end_epoch()
-        assert torch.equal(again.prior, loss.prior)
+        for _ in range(2):
+            loss.end_epoch()
+            loss.observe(Logits(clean=torch.randn(16, self.K, generator=generator)), torch.arange(16) % self.K)
+        return loss
 
     def test_serves_each_sample_the_row_of_its_class(self, name: str) -> None:
-        loss = self.loss(name)
-        self.observed(loss)
-        loss.end_epoch()
+        loss = self.observed(name)
         labels = torch.tensor([3, 0, 3])
-        adv, clean, _ = (tensor.float() for tensor in random_inputs(batch=3, classes=self.K))
-        weights = loss.prior[labels]
+        adv, clean, _ = random_inputs(batch=3, classes=self.K)
+        weights = loss.prior.rows[labels]
+        assert not torch.equal(weights[0], weights[1])
         if name == "gkl":
             expected = gkl_divergence(adv, clean, weights, alpha=loss.alpha, beta=loss.beta)
         else:
             expected = ikl_divergence(adv, clean, weights, alpha=loss.alpha, beta=loss.beta)
-        terms = loss.terms(adv, clean, labels)
-        torch.testing.assert_close(terms["robust"], expected)
+        terms = loss.terms(Logits(clean, adv), labels)
+        assert torch.equal(terms["robust"], expected)
         torch.testing.assert_close(terms["ce"], F.cross_entropy(clean, labels))
 
-    def test_observing_leaves_no_graph(self, name: str) -> None:
-        loss = self.loss(name)
-        loss.observe(torch.randn(4, self.K, requires_grad=True), torch.arange(4))
-        assert not loss.observed.requires_grad
+    def test_state_of_version_0_1_is_read(self, name: str) -> None:
+        """Its prior was two float32 buffers of the loss itself."""
+        loss, again = self.observed(name), self.loss(name)
+        former = {"prior": loss.prior.rows.float(), "observed": loss.prior.observed.float()}
+        again.load_state_dict(former)
+        assert torch.equal(again.prior.rows, former["prior"].double())
+        assert torch.equal(again.prior.observed, former["observed"].double())
+        assert set(loss.state_dict()) == {"prior.rows", "prior.observed"}
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
@@ -312,12 +266,12 @@ def test_the_training_attack_maximises_gkl_of_gamma_1(beta: float) -> None:
     """Each sample's value, whose mean is GKL's where the rows of the prior sum to 1."""
     adv, clean, _ = random_inputs()
     labels = torch.arange(len(adv))
-    loss = create_loss("gkl", num_classes=9, options={"gamma": 0.2, "inner_beta": beta}).double()
-    assert isinstance(loss, IKL)
+    loss = create_loss("gkl", num_classes=9, options={"gamma": 0.2, "inner_beta": beta})
+    assert isinstance(loss, GKL)
     generator = torch.Generator().manual_seed(3)
-    loss.prior.copy_(F.softmax(torch.randn(9, 9, generator=generator, dtype=torch.float64), 1))
-    expected = gkl_divergence(adv, clean, loss.prior[labels], alpha=1.0, beta=beta)
-    torch.testing.assert_close(loss.inner(adv, clean, labels).mean(), expected)
+    loss.prior.rows.copy_(F.softmax(torch.randn(9, 9, generator=generator, dtype=torch.float64), 1))
+    expected = gkl_divergence(adv, clean, loss.prior.rows[labels], alpha=1.0, beta=beta)
+    torch.testing.assert_close(loss.inner(Logits(clean, adv), labels).mean(), expected)
 
 
 class LargestOutput(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -349,9 +303,9 @@ def test_nothing_of_size_b_k_k_is_ever_made(name: str) -> None:
     labels = torch.randint(classes, (batch,))
 
     def epoch() -> None:
-        loss.inner(adv, clean.detach(), labels).sum().backward()  # type: ignore[no-untyped-call]
-        loss.outer(adv, clean, labels).backward()  # type: ignore[no-untyped-call]
-        loss.observe(clean, labels)
+        loss.inner(Logits(clean.detach(), adv), labels).sum().backward()  # type: ignore[no-untyped-call]
+        loss.outer(Logits(clean, adv), labels).backward()  # type: ignore[no-untyped-call]
+        loss.observe(Logits(clean, adv), labels)
         loss.end_epoch()
 
     assert largest_output(epoch) <= max(batch, classes) * classes

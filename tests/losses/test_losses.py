@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,29 +12,35 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.losses import LOSSES, Loss, create_loss
-from robustbench_gkl.losses.base import kl_divergence
+from robustbench_gkl.losses import LOSSES, Logits, Loss, create_loss
+from robustbench_gkl.losses.base import MEMBERS, Member, kl_divergence
 
 B, K = 12, 7
 
 each_loss = pytest.mark.parametrize("name", LOSSES.names())
 
 
-def batch(*, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return adversarial logits, clean logits and labels."""
+def batch(*, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 2.0) -> tuple[Logits, Tensor]:
+    """Return all logits that there are, and labels."""
     generator = torch.Generator().manual_seed(seed)
     clean = scale * torch.randn(B, K, generator=generator, dtype=torch.float64)
     adv = clean + torch.randn(B, K, generator=generator, dtype=torch.float64)
     labels = torch.randint(K, (B,), generator=generator)
-    return adv.to(dtype), clean.to(dtype), labels
+    teacher = [scale * torch.randn(B, K, generator=generator, dtype=torch.float64) for _ in range(2)]
+    return Logits(clean, adv, *teacher).map(lambda values: values.to(dtype)), labels
+
+
+def only(given: Logits, members: Collection[Member]) -> Logits:
+    """Return the logits as a step gives them: what is not read is None."""
+    return Logits(**{name: value for name, value in given.present().items() if name in members})
 
 
 def trained(name: str) -> Loss:
     """Return the loss with the state that an epoch leaves behind."""
     loss = create_loss(name, num_classes=K)
     for seed in range(5):
-        _, clean, labels = batch(seed=100 + seed)
-        loss.observe(clean, labels)
+        given, labels = batch(seed=100 + seed)
+        loss.observe(only(given, loss.outer_reads), labels)
     loss.end_epoch()
     return loss
 
@@ -56,57 +64,59 @@ class TestContract:
         assert all(term.shape == () for term in terms.values())
         assert outer.item() == pytest.approx(sum(term.item() for term in terms.values()), rel=1e-6)
 
+    def test_each_term_declares_its_kind(self, name: str) -> None:
+        loss = trained(name)
+        assert loss.kinds.keys() == loss.terms(*batch()).keys()
+        assert set(loss.kinds.values()) <= {"clean", "robust"}
+
     def test_inner_is_one_value_a_sample(self, name: str) -> None:
         loss = trained(name)
-        adv, clean, labels = batch()
-        whole = loss.inner(adv, clean, labels)
+        given, labels = batch()
+        whole = loss.inner(given, labels)
         assert whole.shape == (B,)
-        alone = torch.cat([loss.inner(adv[[i]], clean[[i]], labels[[i]]) for i in range(B)])
-        torch.testing.assert_close(whole, alone)
+
+        def one(row: int) -> Tensor:
+            return loss.inner(given.map(lambda values: values[[row]]), labels[[row]])
+
+        torch.testing.assert_close(whole, torch.cat([one(row) for row in range(B)]))
 
     def test_inner_has_a_slope(self, name: str) -> None:
         loss = trained(name)
-        adv, clean, labels = batch()
-        (slope,) = torch.autograd.grad(loss.inner(adv.requires_grad_(), clean, labels).sum(), adv)
+        given, labels = batch()
+        (slope,) = torch.autograd.grad(loss.inner(given.map(Tensor.requires_grad_), labels).sum(), given.adv)
         assert bool((slope.abs().amax(1) > 0).all())
 
-    def test_gradients_reach_what_they_should(self, name: str) -> None:
+    def test_gradients_reach_what_is_read_of_the_network(self, name: str) -> None:
         loss = trained(name)
-        adv, clean, labels = batch()
-        outer = loss.outer(adv.requires_grad_(), clean.requires_grad_(), labels)
-        gradients = torch.autograd.grad(outer, [adv, clean], allow_unused=True)
-        for gradient, needed in zip(gradients, (loss.crafts, loss.outer_needs_clean), strict=True):
+        given, labels = batch()
+        outer = loss.outer(given.map(Tensor.requires_grad_), labels)
+        members: tuple[Member, ...] = ("clean", "adv")
+        gradients = torch.autograd.grad(outer, [given.present()[name] for name in members], allow_unused=True)
+        for gradient, member in zip(gradients, members, strict=True):
             reached = gradient is not None and bool((gradient.abs().amax(1) > 0).all())
-            assert reached == needed
+            assert reached == (member in loss.outer_reads)
             assert gradient is None or bool(gradient.isfinite().all())
 
-    def test_what_is_not_needed_is_not_read(self, name: str) -> None:
+    def test_nothing_but_what_it_names_is_read(self, name: str) -> None:
         loss = trained(name)
-        adv, clean, labels = batch()
-        for unread in (torch.full_like(adv, torch.nan), torch.empty(0, 0)):
-            if not loss.crafts:
-                assert torch.equal(loss.outer(unread, clean, labels), loss.outer(adv, clean, labels))
-            if not loss.outer_needs_clean:
-                assert torch.equal(loss.outer(adv, unread, labels), loss.outer(adv, clean, labels))
-            if not loss.inner_needs_clean:
-                assert torch.equal(loss.inner(adv, unread, labels), loss.inner(adv, clean, labels))
+        given, labels = batch()
+        assert torch.equal(loss.outer(only(given, loss.outer_reads), labels), loss.outer(given, labels))
+        assert torch.equal(loss.inner(only(given, loss.inner_reads), labels), loss.inner(given, labels))
+        loss.observe(only(given, loss.outer_reads), labels)
 
-    def test_what_is_needed_is_read(self, name: str) -> None:
+    def test_all_that_it_names_is_read(self, name: str) -> None:
         loss = trained(name)
-        adv, clean, labels = batch()
-        poison = torch.full_like(clean, torch.nan)
-        if loss.outer_needs_clean:
-            assert bool(loss.outer(adv, poison, labels).isnan())
-        if loss.crafts:
-            assert bool(loss.outer(poison, clean, labels).isnan())
-        if loss.inner_needs_clean:
-            assert bool(loss.inner(adv, poison, labels).isnan().all())
+        given, labels = batch()
+        for member in MEMBERS:
+            poisoned = replace(given, **{member: torch.full((B, K), torch.nan)})
+            assert bool(loss.outer(poisoned, labels).isnan()) == (member in loss.outer_reads)
+            if member in loss.inner_reads:
+                assert bool(loss.inner(poisoned, labels).isnan().all())
 
     def test_state_survives(self, name: str) -> None:
         """Also in the middle of an epoch."""
         loss = trained(name)
-        _, clean, labels = batch(seed=50)
-        loss.observe(clean, labels)
+        loss.observe(*batch(seed=50))
         again = create_loss(name, num_classes=K)
         again.load_state_dict(loss.state_dict())
         inputs = batch()
@@ -118,12 +128,12 @@ class TestContract:
 
     def test_extreme_logits_give_finite_values_and_gradients(self, name: str) -> None:
         loss = create_loss(name, num_classes=K)
-        adv, clean, labels = batch(scale=100.0)
-        adv = (adv * 10).requires_grad_()
-        outer = loss.outer(adv, clean.requires_grad_(), labels)
+        given, labels = batch(scale=100.0)
+        given = replace(given, adv=given.adv * 10).map(Tensor.requires_grad_)
+        outer = loss.outer(given, labels)
         outer.backward()  # type: ignore[no-untyped-call]
         assert bool(outer.isfinite())
-        assert all(leaf.grad is None or bool(leaf.grad.isfinite().all()) for leaf in (adv, clean))
+        assert all(leaf.grad is None or bool(leaf.grad.isfinite().all()) for leaf in given.present().values())
 
     def test_says_what_it_is(self, name: str) -> None:
         (entry,) = (entry for entry in LOSSES.entries() if entry.name == name)
@@ -145,31 +155,30 @@ def test_wrong_options_are_refused_in_one_line() -> None:
 
 
 def test_pgd_at_and_standard_are_cross_entropies() -> None:
-    adv, clean, labels = batch(dtype=torch.float64)
+    given, labels = batch(dtype=torch.float64)
     rows = np.arange(B)
-    for name, logits in (("pgd-at", adv), ("standard", clean)):
+    for name, logits in (("pgd-at", given.adv), ("standard", given.clean)):
         plain = -np.log(probabilities(logits)[rows, labels])
         loss = create_loss(name, num_classes=K)
-        assert loss.outer(adv, clean, labels).item() == pytest.approx(plain.mean(), rel=1e-12)
-    inner = create_loss("pgd-at", num_classes=K).inner(adv, clean, labels)
-    np.testing.assert_allclose(inner.numpy(), -np.log(probabilities(adv)[rows, labels]), rtol=1e-12)
+        assert loss.outer(given, labels).item() == pytest.approx(plain.mean(), rel=1e-12)
+    inner = create_loss("pgd-at", num_classes=K).inner(given, labels)
+    np.testing.assert_allclose(inner.numpy(), -np.log(probabilities(given.adv)[rows, labels]), rtol=1e-12)
 
 
 def test_trades_is_its_formula() -> None:
-    adv, clean, labels = batch(dtype=torch.float64)
-    p, q = probabilities(clean), probabilities(adv)
+    given, labels = batch(dtype=torch.float64)
+    p, q = probabilities(given.clean), probabilities(given.adv)
     kl = (p * np.log(p / q)).sum(1)
     loss = create_loss("trades", num_classes=K, options={"beta": 6})
     plain = -np.log(p[np.arange(B), labels]).mean() + 6 * kl.mean()
-    assert loss.outer(adv, clean, labels).item() == pytest.approx(plain, rel=1e-12)
-    np.testing.assert_allclose(loss.inner(adv, clean, labels).numpy(), kl, rtol=1e-12)
+    assert loss.outer(given, labels).item() == pytest.approx(plain, rel=1e-12)
+    np.testing.assert_allclose(loss.inner(given, labels).numpy(), kl, rtol=1e-12)
 
 
 def test_kl_has_the_known_gradients() -> None:
     """With respect to a: softmax(a) - softmax(z); with respect to z: p_j (log(p_j / q_j) - KL)."""
-    adv, clean, _ = batch(dtype=torch.float64)
-    adv.requires_grad_()
-    clean.requires_grad_()
+    given, _ = batch(dtype=torch.float64)
+    adv, clean = given.adv.requires_grad_(), given.clean.requires_grad_()
     value = kl_divergence(clean, adv)
     by_adv, by_clean = torch.autograd.grad(value.sum(), [adv, clean])
     p, q = probabilities(clean), probabilities(adv)
@@ -180,15 +189,15 @@ def test_kl_has_the_known_gradients() -> None:
 
 class TestMART:
     def test_is_its_formula(self) -> None:
-        adv, clean, labels = batch(dtype=torch.float64)
-        p, q = probabilities(clean), probabilities(adv)
+        given, labels = batch(dtype=torch.float64)
+        p, q = probabilities(given.clean), probabilities(given.adv)
         rows = np.arange(B)
         others = q.copy()
         others[rows, labels] = 0
         boosted = -np.log(q[rows, labels]) - np.log(1 - others.max(1))
         weighted = (p * np.log(p / q)).sum(1) * (1 - p[rows, labels])
         loss = create_loss("mart", num_classes=K, options={"beta": 5})
-        terms = loss.terms(adv, clean, labels)
+        terms = loss.terms(given, labels)
         assert terms["robust"].item() == pytest.approx(boosted.mean(), rel=1e-12)
         assert terms["kl"].item() == pytest.approx(5 * weighted.mean(), rel=1e-12)
 
@@ -200,7 +209,7 @@ class TestMART:
         adv[0, 1] = gap
         labels = torch.tensor([0])
         adv.requires_grad_()
-        robust = create_loss("mart", num_classes=classes).terms(adv, torch.zeros(1, classes), labels)["robust"]
+        robust = create_loss("mart", num_classes=classes).terms(Logits(torch.zeros(1, classes), adv), labels)["robust"]
         log_sum = gap + math.log1p((classes - 1) * math.exp(-gap))
         expected = log_sum - (math.log(classes - 1) - log_sum)
         assert robust.item() == pytest.approx(expected, rel=1e-6)
@@ -209,8 +218,8 @@ class TestMART:
         assert gradient[0, 1].item() > 0.4
 
     def test_gradient(self) -> None:
-        adv, clean, labels = batch(dtype=torch.float64)
+        given, labels = batch(dtype=torch.float64)
         loss = create_loss("mart", num_classes=K)
         assert torch.autograd.gradcheck(
-            lambda a, z: loss.outer(a, z, labels), (adv.requires_grad_(), clean.requires_grad_())
+            lambda z, a: loss.outer(Logits(z, a), labels), (given.clean.requires_grad_(), given.adv.requires_grad_())
         )

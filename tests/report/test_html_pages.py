@@ -16,9 +16,11 @@ from command_line import CommandLine
 from report_samples import HOSTILE, save_many, save_record
 from synthetic_records import make_record, outcome
 
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.report import assets
 from robustbench_gkl.report.content import by_radius, by_setting, falls, headline, per_class, read_metrics
+from robustbench_gkl.report.curves import accuracy_curves
 from robustbench_gkl.report.html import leaderboard_page, page_names, write_report
 from robustbench_gkl.report.tables import table_view, threat_order
 from robustbench_gkl.results import ResultStore, leaderboard
@@ -366,3 +368,18 @@ def test_a_report_needs_no_torch(store: ResultStore, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_curves_of_a_run_from_before_a_key_was_added_are_shown(store: ResultStore, tmp_path: Path) -> None:
+    record = next(iter(store.evaluations.all()))
+    trained = TrainConfig(dataset="digits").model_dump(mode="json")
+    record = record.model_copy(update={"model": record.model.model_copy(update={"name": "r", "train_config": trained})})
+    (tmp_path / "r").mkdir()
+    older = {key: value for key, value in trained.items() if key != "probe"} | {"probe": {"steps": 10}}
+    (tmp_path / "r/config.json").write_text(json.dumps({"train": older}))
+    (tmp_path / "r/metrics.csv").write_text("epoch,loss,val_clean_acc\n1,2.5,50\n2,2.0,\n")
+    found = read_metrics(record, tmp_path)
+    assert isinstance(found, pd.DataFrame)
+    figure = accuracy_curves(found)
+    assert figure is not None
+    assert "at the end clean, validation 50.0 %" in figure.alt

@@ -35,7 +35,9 @@ def parsed(text: str) -> tuple[TrainConfig, str]:
     words = shlex.split(text.replace("\\\n", " "))
     assert words[:2] == ["gklbench", "train"]
     given = cli.command.make_context("train", words[2:]).params
-    return cli._resolve(cli._base(given["recipe"], None), given["assignments"], (), {}, given["name"])
+    changes = cli._changes(given["assignments"], (), {})
+    config, name, _ = cli._resolve(cli._base(given["recipe"], None, anew=True), changes, given["name"])
+    return config, name
 
 
 @pytest.mark.parametrize(

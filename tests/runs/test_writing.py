@@ -150,7 +150,19 @@ def test_what_is_left_of_a_run_is_replaced_only_if_asked_for(left: str, tmp_path
     assert content(tmp_path)[left] == b"old"
     (tmp_path / left).unlink()
     with writing(run), begun(run, config("new")) as draft:
-        assert draft.run.folder == tmp_path
+        draft.keep()
+    assert run.config().arch == "new"
+
+
+def test_a_run_appears_when_it_is_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path / "net")
+    with writing(run), begun(run, config("new")):
+        assert not run.folder.exists()
+    assert list(tmp_path.iterdir()) == []
+    with writing(run), begun(run, config("new")) as draft:
+        draft.keep()
+        assert draft.run == run
+    assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
 def test_a_foreign_file_gives_way_to_no_other(tmp_path: Path) -> None:
@@ -180,7 +192,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     run = Run(tmp_path / "runs" / "net")
     says = rf"run net is being written by process {os.getpid()} on \S+ \(.*\) since .*; wait for it or stop it"
     with writing(run), begun(run, config("new"), overwrite=True) as draft:
-        assert draft.run.folder == run.folder.resolve(), "there is none to be replaced"
+        draft.keep()
         with pytest.raises(UserError, match=says), writing(run):
             pass
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["net"]

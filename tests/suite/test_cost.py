@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import parse_attack
+from robustbench_gkl.cli.plan_command import loss_passes
 from robustbench_gkl.config.schema import ThreatConfig, TrainConfig
 from robustbench_gkl.core.calls import Calls
 from robustbench_gkl.core.noise import Noise
@@ -44,7 +45,7 @@ def counted(config: TrainConfig, images: int) -> Calls:
             kind = "backwards" if batch.requires_grad else "updates"
             output.register_hook(partial(add, kind))  # type: ignore[no-untyped-call]
 
-    for network in (model, stepper.folded.network):
+    for network in {model, stepper.folded.network}:
         network.register_forward_hook(watch)
     torch.manual_seed(0)
     batch = Batch(
@@ -68,13 +69,11 @@ def counted(config: TrainConfig, images: int) -> Calls:
 def test_training_calls_are_those_of_a_step(loss: str, extra: dict[str, Any]) -> None:
     attack = {"steps": 3}
     config = TrainConfig.model_validate({"loss": loss, "epochs": 1, "attack": attack, "probe": {"steps": 1}} | extra)
-    cls, _ = LOSSES.resolve(loss)
-    passes = LossPasses(cls.crafts, cls.inner_needs_clean, cls.outer_needs_clean)
-    assert training_calls(config, loss=passes, images=6, held_out=0) == counted(config, 6)
+    assert training_calls(config, loss=loss_passes(loss), images=6, held_out=0) == counted(config, 6)
 
 
 def test_steps_of_the_attack_change_over_the_epochs() -> None:
-    passes = LossPasses(crafts=True, inner_needs_clean=False, outer_needs_clean=False)
+    passes = LossPasses(crafts=True, inner_clean=False, outer=1)
 
     def backwards(budget: str) -> float:
         config = TrainConfig.model_validate({"epochs": 8, "attack": {"budget": budget}})
@@ -87,7 +86,7 @@ def test_images_of_an_epoch() -> None:
     assert images_per_epoch(TrainConfig(dataset="digits", validation_fraction=0.1, batch_size=64)) == (1280, 144)
     assert images_per_epoch(TrainConfig(dataset="digits", train_size=100, validation_fraction=0, batch_size=64)) == (
         64,
-        100,
+        0,
     )
     assert images_per_epoch(TrainConfig(dataset="folder:nowhere")) is None
 

@@ -81,6 +81,7 @@ def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
     [[eval]]
     attacks = ["pgd"]
     norm = "l2"
+    eps = 0.5
     """
     suite = suite_of(tmp_path, text)
     assert [cell.run for cell in suite.trainings] == [
@@ -88,7 +89,7 @@ def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
         "digits-trades-seed1",
         "digits-gkl-seed0",
     ]
-    assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "l2 0.1"]
+    assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "l2 0.5"]
 
 
 def test_assignments_win_over_the_file_and_over_variants(tmp_path: Path) -> None:
@@ -101,7 +102,8 @@ def test_assignments_win_over_the_file_and_over_variants(tmp_path: Path) -> None
     attacks = ["fgsm"]
     n = 100
     """
-    suite = suite_of(tmp_path, text, assignments=["train.epochs=3", "eval.n=[7, 8]", "train.awp.gamma=0.01"])
+    changes = ["train.epochs=3", "eval.n=[7, 8]", "train.awp.gamma=0.01", "train.awp.start_epoch=2"]
+    suite = suite_of(tmp_path, text, assignments=changes)
     assert (suite.trainings[0].config.epochs, suite.trainings[0].config.awp.gamma) == (3, 0.01)
     assert [cell.config.n for cell in suite.evaluations] == [7, 8]
 
@@ -156,3 +158,15 @@ def test_mistakes_are_said_in_one_line(text: str, message: str, tmp_path: Path) 
     with pytest.raises(UserError, match=message) as raised:
         suite_of(tmp_path, text)
     assert "\n" not in str(raised.value)
+
+
+def test_a_key_is_refused_if_no_run_has_a_use_for_it(tmp_path: Path) -> None:
+    text = """
+    [train]
+    recipe = "digits-trades"
+    averaging.decay = 0.5
+    averaging.per = ["none", "epoch"]
+    """
+    assert len(suite_of(tmp_path, text).trainings) == 2
+    with pytest.raises(UserError, match=r"^train: averaging.decay = 0.5 has no effect: averaging.per is none"):
+        suite_of(tmp_path, text, assignments=["train.averaging.per=none"])

@@ -68,6 +68,16 @@ def test_the_ascent_leaves_gradients_statistics_and_weights_alone() -> None:
     assert not torch.equal(model.state_dict()["bn1.running_mean"], before["bn1.running_mean"])
 
 
+def test_an_unused_weight_stays_where_it_is() -> None:
+    """Such as an auxiliary head that is left out of the forward pass."""
+    model, (images, labels) = small(), batch()
+    expected = weight_perturbation(model, lambda: F.cross_entropy(model(images), labels), gamma=GAMMA)
+    model.auxiliary = nn.Linear(3, 2).double()
+    *changes, unused = weight_perturbation(model, lambda: F.cross_entropy(model(images), labels), gamma=GAMMA)
+    assert all(torch.equal(a, b) for a, b in zip(changes, expected, strict=True))
+    assert torch.equal(unused, torch.zeros(2, 3, dtype=torch.float64))
+
+
 def test_batch_statistics_are_used_though_none_are_recorded() -> None:
     model, (images, _) = small(), batch()
     with frozen_statistics(model):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import logging
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.attacks.model import attack_mode
-from robustbench_gkl.models import create_model
+from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.ranks.collectives import ALONE
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.sync_batchnorm import synchronize
@@ -69,36 +72,87 @@ def test_building_and_calling_leave_the_model_alone() -> None:
     assert [id(parameter) for parameter in model.parameters()] == [id(parameter) for parameter in parameters]
 
 
-class Branching(nn.Module):
-    """Its path depends on the values, so it cannot be traced."""
+class Small(Classifier):
+    """A convolution and a batch normalisation that can be folded into it."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Conv2d(3, 3, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.layer(images)
-        return features.mean((2, 3)) if bool(features.sum() > 0) else features.amax((2, 3))
-
-
-def test_a_network_that_cannot_be_traced_is_used_as_it_is() -> None:
-    model = Branching()
-    folded = FoldedModel(model)
-    assert folded.folded == 0
-    images = torch.rand(2, 3, 4, 4)
-    folded.refresh()
-    assert torch.equal(folded(images), model(images))
-
-
-class Reused(nn.Module):
-    """One convolution feeds a batch normalisation and is read a second time."""
-
-    def __init__(self) -> None:
-        super().__init__()
+        super().__init__(num_classes=3, input_shape=(3, 4, 4))
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = nn.BatchNorm2d(3)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        return features.mean((2, 3))
+
+
+class Foreign(Small):
+    """Does not say that it can be folded, but would pass on one batch: its scale is an attribute that will change."""
+
+    scale = 1.0
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        return self.scale * super().forward_normalized(images)
+
+
+class Branching(Small):
+    """Its path depends on the values, so it cannot be traced."""
+
+    foldable: ClassVar[bool] = True
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images))
+        return features.mean((2, 3)) if bool(features.sum() > 0) else features.amax((2, 3))
+
+
+class Noisy(Small):
+    """Draws random numbers, which tracing freezes."""
+
+    foldable: ClassVar[bool] = True
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        features: Tensor = self.norm(self.conv(images + 0.1 * torch.randn(3, 4, 4)))
+        return features.mean((2, 3))
+
+
+def test_what_declares_itself_is_folded_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "robustbench_gkl"):
+        assert FoldedModel(Small()).folded == 1
+        assert FoldedModel(Small(), fold=False).folded == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"), [(Branching(), "control flow"), (Noisy(), "its logits differ by")], ids=["branching", "noisy"]
+)
+def test_a_network_whose_twin_fails_is_used_as_it_is(
+    model: Classifier, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "robustbench_gkl"):
+        folded = FoldedModel(model)
+    assert folded.network is model
+    assert folded.folded == 0
+    (record,) = caplog.records
+    assert reason in record.getMessage()
+    assert "attack.fold=off" in record.getMessage()
+
+
+def test_a_network_that_declares_nothing_is_not_frozen() -> None:
+    model = Foreign().eval()
+    folded = FoldedModel(model)
+    model.scale = 3.0
+    folded.refresh()
+    images = torch.rand(2, 3, 4, 4)
+    assert torch.equal(folded(images), model(images))
+
+
+class Reused(Small):
+    """One convolution feeds a batch normalisation and is read a second time."""
+
+    foldable: ClassVar[bool] = True
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
         features = self.conv(images)
         normed: Tensor = self.norm(features)
         total: Tensor = normed + features + self.norm(self.conv(normed))

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.report.training_display import TrainingDisplay
-from robustbench_gkl.training.metrics import Means, TensorBoard, csv_text
+from robustbench_gkl.runs.metrics import columns, csv_text
+from robustbench_gkl.training.metrics import Means, TensorBoard
 
 ROW = {
     "epoch": 2,
@@ -44,6 +45,12 @@ def test_csv_has_a_line_an_epoch() -> None:
         csv.DictReader(io.StringIO(csv_text([{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 2.5, "eps": 0.1}])))
     )
     assert read == [{"epoch": "1", "loss": "3.0", "eps": ""}, {"epoch": "2", "loss": "2.5", "eps": "0.1"}]
+
+
+def test_a_row_without_a_measurement_hides_no_column() -> None:
+    rows = [{"epoch": 1, "val_clean_acc": 50.0, "seconds": 1.0}, {"epoch": 2, "seconds": 2.0}]
+    assert columns(rows) == ["epoch", "val_clean_acc", "seconds"]
+    assert csv_text(rows).splitlines() == ["epoch,val_clean_acc,seconds", "1,50.0,1.0", "2,,2.0"]
 
 
 def test_tensorboard_gets_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def begin(run: Run, *arguments: object) -> subprocess.Popen[str]:
     """Start to train a long run in place of another, in a process of its own; return once it has begun."""
     running = process(*LONG, *arguments, cwd=Path.cwd())
-    draft = run.folder.parent / ".tiny.new" if "--overwrite" in arguments else run.folder
-    while not (draft / "config.json").exists():
+    while not (run.folder.parent / ".tiny.new" / "config.json").exists():
         assert running.poll() is None, running.communicate()[1]
         time.sleep(0.02)
     return running

@@ -6,28 +6,72 @@ import torch
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.models import create_model
-from robustbench_gkl.training.validation import overfitting, validate
+from robustbench_gkl.training.validation import divergence, newest_is_best, overfitting, validate
 
 
 def rows(robust: list[float], training: list[float] | None = None) -> list[dict[str, float]]:
     trained = training or [0.0] * len(robust)
-    return [{"val_robust_acc": r, "train_robust_acc": t} for r, t in zip(robust, trained, strict=True)]
+    return [
+        {"epoch": number, "val_robust_acc": robust, "train_robust_acc": train}
+        for number, (robust, train) in enumerate(zip(robust, trained, strict=True), 1)
+    ]
 
 
 def test_the_probe_counts_what_a_plain_count_does() -> None:
     torch.manual_seed(0)
     model = create_model("tiny-cnn", num_classes=3, input_shape=(1, 6, 6))
     images = ImageSet(torch.randint(0, 256, (40, 1, 6, 6), dtype=torch.uint8), torch.arange(40) % 3, ("a", "b", "c"))
+    some = torch.arange(0, 40, 2)
     threat = ThreatModel("linf", "4/255")
-    clean, robust = validate(model, images, threat, steps=3, seed=1, batch_size=7)
+
+    def found(threat: ThreatModel, rows: torch.Tensor = some, *, steps: int, batch_size: int = 40) -> dict[str, float]:
+        return validate(model, images, rows, threat, steps=steps, seed=1, batch_size=batch_size)
+
+    clean, robust = found(threat, steps=3, batch_size=7).values()
     with torch.no_grad():
-        right = model(to_unit(images.images)).argmax(1) == images.labels
+        right = (model(to_unit(images.images)).argmax(1) == images.labels)[some]
     assert clean == pytest.approx(100 * float(right.float().mean()), abs=1e-3)
     assert robust <= clean
-    none = validate(model, images, ThreatModel("linf", 0), steps=1, seed=1, batch_size=40)
-    assert none == (clean, clean)
-    assert validate(model, images, ThreatModel("linf", "1"), steps=20, seed=1, batch_size=40)[1] < clean
-    assert validate(model, images, threat, steps=3, seed=1, batch_size=40) == (clean, robust)
+    assert found(ThreatModel("linf", 0), steps=1) == {"val_clean_acc": clean, "val_robust_acc": clean}
+    assert found(ThreatModel("linf", "1"), steps=20)["val_robust_acc"] < clean
+    assert found(threat, steps=3) == {"val_clean_acc": clean, "val_robust_acc": robust}
+    assert found(threat, steps=0) == {"val_clean_acc": clean}
+
+
+@pytest.mark.parametrize(
+    ("adversarial", "best"), [(True, [True, True, False, False]), (False, [True, False, True, False])]
+)
+def test_best_is_the_newest_that_beats_all_that_were_measured(adversarial: bool, best: list[bool]) -> None:
+    rows: list[dict[str, float]] = [
+        {"val_clean_acc": 50, "val_robust_acc": 30},
+        {"val_clean_acc": 49, "val_robust_acc": 31},
+        {"val_clean_acc": 51, "val_robust_acc": 30.5},
+        {},
+    ]
+    assert [newest_is_best(rows[:count], adversarial=adversarial) for count in (1, 2, 3, 4)] == best
+
+
+def test_best_goes_by_clean_accuracy_where_nothing_else_was_measured() -> None:
+    rows: list[dict[str, float]] = [{"val_clean_acc": 50}, {"val_clean_acc": 51}, {"val_clean_acc": 51}]
+    assert [newest_is_best(rows[:count], adversarial=True) for count in (1, 2, 3)] == [True, True, False]
+
+
+def test_what_is_not_finite_is_named() -> None:
+    model = create_model("tiny-cnn", num_classes=3, input_shape=(1, 6, 6))
+    assert divergence({"loss": 1.0}, model) is None
+    assert divergence({"loss": 1.0, "grad_norm": float("inf")}, model) == "the grad norm became infinite"
+    assert divergence({"loss": float("nan")}, model) == "the loss became NaN"
+    with torch.no_grad():
+        next(iter(model.parameters())).view(-1)[0] = float("nan")
+    assert divergence({"loss": 1.0}, model) == "the weights became infinite or NaN"
+
+
+def test_epochs_without_a_measurement_raise_no_alarm() -> None:
+    measured = rows([20, 30, 40, 1])
+    assert overfitting([*measured, {"epoch": 5}]) is None
+    assert overfitting([{"epoch": 1}]) is None
+    sparse = [{"epoch": 0.0}, *measured]
+    assert "from 40.0 % (epoch 3) to 1.0 %" in (overfitting(sparse) or "")
 
 
 def test_a_sudden_collapse_is_told_once() -> None:

@@ -33,7 +33,7 @@ EVERYTHING: dict[str, Any] = {
     "threat": {"eps": 0.1},
     "attack": {"budget": "high", "ramp": 1.0},
     "awp": {"gamma": 0.005, "start_epoch": 2},
-    "optimizer": {"lr": 0.05, "nesterov": True, "decay_batchnorm": False, "clip": 5.0},
+    "optimizer": {"lr": 0.05, "nesterov": True, "no_decay": "batchnorm", "clip": 5.0},
     "schedule": {"name": "one-cycle", "per": "step", "pct_start": 0.3, "momentum_range": [0.85, 0.95]},
     "averaging": {"per": "step", "decay": 0.9, "warmup": 0.1},
     "probe": {"steps": 2},

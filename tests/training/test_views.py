@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.data.augment import augment
-from robustbench_gkl.losses import create_loss
+from robustbench_gkl.losses import Logits, create_loss
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.views import Views, cut_mix, make_views
 
@@ -18,9 +17,14 @@ def a_batch(count: int = 12) -> Batch:
     return Batch(torch.arange(count) * 5, images, torch.arange(count) % 4)
 
 
-def logits(count: int) -> tuple[Tensor, Tensor]:
+def logits(count: int) -> Logits:
     torch.manual_seed(1)
-    return torch.randn(count, 4, dtype=torch.float64), torch.randn(count, 4, dtype=torch.float64)
+    adv, clean = (torch.randn(count, 4, dtype=torch.float64) for _ in range(2))
+    return Logits(clean=clean, adv=adv)
+
+
+def rows_of(given: Logits, rows: slice) -> Logits:
+    return given.map(lambda values: values[rows])
 
 
 def test_one_view_is_the_augmented_batch() -> None:
@@ -38,12 +42,12 @@ def test_two_views_double_the_images_and_halve_what_the_second_adds() -> None:
     assert len(views.images) == 24
     assert not torch.equal(views.images[:12], views.images[12:])
     loss = create_loss("gkl", num_classes=4)
-    adv, clean = logits(24)
-    got = views.terms(loss, adv, clean)
-    first, second = (loss.terms(adv[rows], clean[rows], batch.labels) for rows in (slice(12), slice(12, 24)))
+    given = logits(24)
+    got = views.terms(loss, given)
+    first, second = (loss.terms(rows_of(given, rows), batch.labels) for rows in (slice(12), slice(12, 24)))
     torch.testing.assert_close(got["ce"], (first["ce"] + second["ce"]) / 2)
     torch.testing.assert_close(got["robust"], first["robust"] + 0.5 * second["robust"])
-    assert torch.equal(views.inner(loss, adv, clean), loss.inner(adv, clean, batch.labels.repeat(2)))
+    assert torch.equal(views.inner(loss, given), loss.inner(given, batch.labels.repeat(2)))
 
 
 def test_cutmix_pastes_one_box_and_shares_the_labels_by_its_area() -> None:
@@ -81,10 +85,10 @@ def test_mixed_terms_are_mixed_as_the_labels_are() -> None:
     labels, other = torch.tensor([0, 1, 2]), torch.tensor([2, 2, 0])
     views = Views(torch.rand(3, 1, 8, 8), labels, other=other, share=0.3)
     loss = create_loss("trades", num_classes=4)
-    adv, clean = logits(3)
-    got = views.terms(loss, adv, clean)
+    given = logits(3)
+    got = views.terms(loss, given)
     soft = 0.3 * torch.eye(4, dtype=torch.float64)[labels] + 0.7 * torch.eye(4, dtype=torch.float64)[other]
-    expected = -(soft * torch.log_softmax(clean, 1)).sum(1).mean()
+    expected = -(soft * torch.log_softmax(given.clean, 1)).sum(1).mean()
     torch.testing.assert_close(got["ce"], expected)
-    torch.testing.assert_close(got["robust"], loss.terms(adv, clean, labels)["robust"])
+    torch.testing.assert_close(got["robust"], loss.terms(given, labels)["robust"])
     assert torch.equal(views.main_label, other)

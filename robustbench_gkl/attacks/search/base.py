@@ -27,7 +27,7 @@ class Search(ABC):
     """An attack under way in a number of slots.
 
     A subclass allocates its state once, with :meth:`image`, :meth:`scalar`, :meth:`feasible_set` and :meth:`on_host`,
-    so that memory is fixed and :meth:`move` knows all of it.
+    so that memory is fixed and :meth:`move` covers all of it.
 
     Attributes:
         step: (slots,) int64 on the host: how far each run has come, out of ``length``.

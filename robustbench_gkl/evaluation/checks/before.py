@@ -143,7 +143,7 @@ def _gradients(answers: Answers) -> Finding:
 
 
 def _margin_gradient(model: Model, images: Tensor, labels: Tensor) -> Tensor:
-    return input_gradient(model, images, lambda logits: margin(logits, labels))
+    return input_gradient(model, images, lambda _, logits: margin(logits, labels))
 
 
 FIRST: dict[str, Callable[[Answers], Finding]] = {"eval-mode": _eval_mode, "finite": _finite}
