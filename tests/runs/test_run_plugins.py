@@ -22,13 +22,15 @@ from robustbench_gkl.models.tiny_cnn import TinyCNN
 class ALP(Loss):
     \"\"\"Adversarial logit pairing.\"\"\"
 
+    kinds = {"robust": "robust", "pairing": "robust"}
+
     def __init__(self, *, num_classes: int, weight: float = 0.5) -> None:
         super().__init__()
         self.weight = weight
 
-    def terms(self, adv_logits, clean_logits, labels):
-        pairing = self.weight * (adv_logits - clean_logits).square().mean()
-        return {"robust": F.cross_entropy(adv_logits, labels), "pairing": pairing}
+    def terms(self, logits, labels):
+        pairing = self.weight * (logits.adv - logits.clean).square().mean()
+        return {"robust": F.cross_entropy(logits.adv, labels), "pairing": pairing}
 
 @MODELS.register("own-net")
 class OwnNet(TinyCNN):

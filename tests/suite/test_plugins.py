@@ -20,13 +20,14 @@ from robustbench_gkl.models.tiny_cnn import TinyCNN
 class OwnLoss(Loss):
     """Cross-entropy of adversarial images."""
 
-    outer_needs_clean = False
+    outer_reads = ("adv",)
+    kinds = {"robust": "robust"}
 
     def __init__(self, *, num_classes: int) -> None:
         super().__init__()
 
-    def terms(self, adv_logits, clean_logits, labels):
-        return {"robust": F.cross_entropy(adv_logits, labels)}
+    def terms(self, logits, labels):
+        return {"robust": F.cross_entropy(logits.adv, labels)}
 
 @MODELS.register("own-net")
 class OwnNet(TinyCNN):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Loss
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Weight
 
 
 @LOSSES.register("example-alp")
@@ -16,13 +19,16 @@ class LogitPairing(Loss):
         weight: of the pairing.
     """
 
-    def __init__(self, *, num_classes: int, weight: float = 0.5) -> None:
+    outer_reads: ClassVar[tuple[Member, ...]] = ("clean", "adv")
+    kinds: ClassVar[Mapping[str, Kind]] = {"robust": "robust", "pairing": "robust"}
+
+    def __init__(self, *, num_classes: int, weight: Weight = 0.5) -> None:
         super().__init__()
         self.weight = weight
 
-    def terms(self, adv_logits: Tensor, clean_logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return the cross-entropy of adversarial images, and the mean square between the logits (B, K) of both."""
+    def terms(self, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
+        """Return the cross-entropy of adversarial images, and the mean square between the logits of both."""
         return {
-            "robust": self.cross_entropy(adv_logits, labels),
-            "pairing": self.weight * (adv_logits - clean_logits).square().mean(),
+            "robust": self.cross_entropy(logits.adv, labels),
+            "pairing": self.weight * (logits.adv - logits.clean).square().mean(),
         }

@@ -11,11 +11,12 @@ from robustbench_gkl.config.recipes import read_recipe
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import create_loss
+from robustbench_gkl.losses.base import Logits
 
 
 def test_the_loss_is_the_sum_of_its_terms_by_hand() -> None:
-    clean, adv = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    terms = create_loss("example-alp", num_classes=2, options={"weight": 2.0}).terms(adv, clean, torch.tensor([0]))
+    logits = Logits(clean=torch.tensor([[1.0, 0.0]]), adv=torch.tensor([[0.0, 0.0]]))
+    terms = create_loss("example-alp", num_classes=2, options={"weight": 2.0}).terms(logits, torch.tensor([0]))
     torch.testing.assert_close(terms["robust"], torch.tensor(2.0).log())
     torch.testing.assert_close(terms["pairing"], torch.tensor(1.0))  # 2 * (1 + 0) / 2
 
