@@ -82,7 +82,7 @@ class Job:
             "name": self.name,
             "data_sha256": self.samples.sha256,
             "threat": f"{self.config.threat.norm} {format_fraction(self.config.threat.eps)}",
-            "protocol": self.protocol,
+            "protocol": self.protocol if self.index is None else [*self.protocol, {"index": self.index.tolist()}],
             "engine": self.config.engine,
             "seed": self.config.seed,
         }
