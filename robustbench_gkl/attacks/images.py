@@ -30,7 +30,8 @@ def propose(
     submitted, places = _read(spec)
     if submitted.shape[1:] != images.shape[1:]:
         raise UserError(
-            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set {_size(images.shape[1:])}"
+            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set "
+            f"{_size(images.shape[1:])}; write them as (M, C, H, W)"
         )
     candidates = images.clone()
     for row, index in enumerate(noise.index.tolist()):
@@ -49,7 +50,7 @@ def _read(spec: SubmittedImages) -> tuple[np.ndarray, dict[int, int]]:
     path = spec.path()
     arrays = _arrays(path)
     if "images" not in arrays:
-        raise UserError(f"{path} must hold images (M, C, H, W), has {', '.join(sorted(arrays)) or 'nothing'}")
+        raise UserError(f"{path} must hold an array images (M, C, H, W), float32 in [0, 1]; it has none")
     images, index = arrays["images"], arrays.get("index")
     if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
         raise UserError(f"{path}: images must be float32 (M, C, H, W) in [0, 1], got {images.dtype} {images.shape}")

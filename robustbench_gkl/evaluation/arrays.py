@@ -86,7 +86,7 @@ def as_index(index: Arrays, n: int) -> Tensor | None:
     if found.shape != (n,) or found.is_floating_point() or found.dtype == torch.bool:
         raise UserError(f"index must be {n} integers, one an image, got {found.dtype} {tuple(found.shape)}")
     found = found.cpu().long()
-    if int(found.min()) < 0 or len(found.unique()) < n:
+    if int(found.min()) < 0 or len(set(found.tolist())) < n:
         raise UserError("index must name each sample once, by its place in the split from 0 on")
     return None if torch.equal(found, torch.arange(n)) else found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_several_tables_are_several_matrices(tmp_path: Path) -> None:
     [[eval]]
     attacks = ["pgd"]
     norm = "l2"
+    eps = 0.1
     """
     suite = suite_of(tmp_path, text)
     assert [cell.run for cell in suite.trainings] == [
@@ -156,3 +158,52 @@ def test_mistakes_are_said_in_one_line(text: str, message: str, tmp_path: Path) 
     with pytest.raises(UserError, match=message) as raised:
         suite_of(tmp_path, text)
     assert "\n" not in str(raised.value)
+
+
+OUTSIDE = """
+models = {models}
+[[eval]]
+attacks = ["fgsm"]
+dataset = "digits"
+norm = "linf"
+eps = 0.1
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "says"),
+    [
+        ('["net.py:build", "other/net.py:build"]', "", "other/net.py:build has the name 'net-build' of another model"),
+        (
+            '["net.py:build", {model = "net.py:build", mean = [0.5], std = [0.5]}]',
+            "",
+            "the name 'net-build' of another",
+        ),
+        ('[{model = "net.py:build", name = "a"}, {model = "other/net.py:build", name = "a"}]', "", "the name 'a'"),
+        ('[{model = "some-run", mean = [0.5], std = [0.5]}]', "", "some-run is a run, which has its mean, std inside"),
+        ('["net.py:build"]', 'weights = "best"', "weights = best chooses among the weights of a run"),
+        ('[{model = "net.py:build", mean = [0.5]}]', "", "together"),
+        ('[{model = "net.py:build", meen = [0.5]}]', "", "did you mean 'mean'"),
+        ('[{name = "a"}]', "", "needs model = MODEL"),
+        ("[3]", "", "models must be a list"),
+        ('["absent.py:build"]', "", "no file absent.py"),
+    ],
+)
+def test_models_from_outside_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str, more: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "net.py").write_text("build = None")
+    with pytest.raises(UserError, match=re.escape(says)):
+        suite_of(tmp_path, OUTSIDE.format(models=models, more=more))
+
+
+def test_a_model_from_outside_may_stand_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("build = None")
+    models = '["net.py:build", "net.py:build", {model = "net.py:build", name = "half", mean = [0.5], std = [0.5]}]'
+    suite = suite_of(tmp_path, OUTSIDE.format(models=models, more=""))
+    assert [cell.name for cell in suite.evaluations] == [None, "half"]
