@@ -27,17 +27,27 @@ def propose(
     Raises:
         UserError: the file is gone, has changed or cannot be used.
     """
+    check_submitted(spec, images)
     submitted, places = _read(spec)
-    if submitted.shape[1:] != images.shape[1:]:
-        raise UserError(
-            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set "
-            f"{_size(images.shape[1:])}; write them as (M, C, H, W)"
-        )
     candidates = images.clone()
     for row, index in enumerate(noise.index.tolist()):
         if (place := places.get(index)) is not None:
             candidates[row] = torch.from_numpy(submitted[place]).to(images.device)
     return candidates
+
+
+def check_submitted(spec: SubmittedImages, images: Tensor) -> None:
+    """Check that the submitted images can be read and have the size of ``images`` (N, C, H, W).
+
+    Raises:
+        UserError: the file is gone, has changed or cannot be used.
+    """
+    submitted, _ = _read(spec)
+    if submitted.shape[1:] != images.shape[1:]:
+        raise UserError(
+            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set "
+            f"{_size(images.shape[1:])}; write them as (M, C, H, W)"
+        )
 
 
 @lru_cache(maxsize=2)
