@@ -59,9 +59,9 @@ def _threat(
     """Return norm and eps; the known ones stand in for one that was not given where the norm is theirs."""
     found = usual(dataset)
     known = native.threat or (None if found is None else ThreatConfig(norm=found[0], eps=parse_fraction(found[1])))
-    if "norm" not in asked and known is None:
+    if "norm" not in asked and "eps" not in asked and not grid and known is None:
         raise UserError(f"{what}: no usual threat is known for {dataset}; give --norm and --eps, such as --eps 8/255")
-    norm = parse_norm(asked["norm"]) if "norm" in asked or known is None else known.norm
+    norm = parse_norm(asked["norm"]) if "norm" in asked else "linf" if known is None else known.norm
     if "eps" in asked:
         return {"norm": norm, "eps": asked["eps"]}
     if grid:
