@@ -94,7 +94,7 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
-    from robustbench_gkl.config.options import evaluation_config, parse_grid
+    from robustbench_gkl.config.options import evaluation_config, parse_grid, usual_note
     from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
@@ -129,6 +129,7 @@ def command(
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
     where = f"{config.dataset}, {config.threat.norm if eps_grid else config.threat}"
+    where += usual_note(config, source.native(), threat=threat)
     by = f" by {world.size} ranks" if world.size > 1 else ""
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with _resumable(), LiveProgress(console) as progress:

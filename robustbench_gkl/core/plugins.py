@@ -9,7 +9,8 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,6 +25,29 @@ _LOGGER = logging.getLogger("robustbench_gkl")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _loaded: dict[str, str] = {}
 """Argument and hash of each plugin of ``--plugin`` in this process, in the order in which they were loaded."""
+
+
+_undo: list[Callable[[], object]] = []
+"""What takes back each registration of the plugins that are being loaded."""
+
+
+def on_failure(undo: Callable[[], object]) -> None:
+    """Call ``undo`` if the plugin that is being loaded fails."""
+    _undo.append(undo)
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Take back what is registered in the block if it fails."""
+    start = len(_undo)
+    try:
+        yield
+    except BaseException:
+        for undo in reversed(_undo[start:]):
+            undo()
+        raise
+    finally:
+        del _undo[start:]
 
 
 def load_plugins(arguments: Iterable[str]) -> dict[str, str]:
@@ -100,7 +124,7 @@ def _load(argument: str, code: CodeFile) -> str:
     if argument in _loaded:
         return _loaded[argument]
     digest = code.identity()["code_sha256"]
-    with explained(code), on_path(code.root, first=False):
+    with _all_or_nothing(), explained(code), on_path(code.root, first=False):
         if argument.endswith(".py"):
             import_file(code, name=f"gklbench_plugin_{code.path.stem}_{digest[:8]}")
         else:
@@ -116,7 +140,8 @@ def load_installed() -> None:
         if point.module in sys.modules:
             continue
         try:
-            point.load()
+            with _all_or_nothing():
+                point.load()
         except Exception as error:
             package = point.dist.name if point.dist is not None else point.module
             _LOGGER.warning("the plugin %s of %s is left out: %s", point.name, package, reason(error))
