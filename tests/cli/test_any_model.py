@@ -204,9 +204,10 @@ class TestSubmittedImages:
 def test_a_suite_evaluates_it_beside_a_trained_run_with_a_loss_of_the_users(net: Path) -> None:
     (net / "loss.py").write_text(
         "from robustbench_gkl.losses.base import LOSSES, Loss\n\n\n@LOSSES.register('mine')\nclass Mine(Loss):\n"
-        "    '''Twice the cross-entropy.'''\n\n    def __init__(self, *, num_classes):\n        super().__init__()\n\n"
-        "    def terms(self, adv_logits, clean_logits, labels):\n"
-        "        return {'ce': 2 * self.cross_entropy(adv_logits, labels)}\n"
+        "    '''Twice the cross-entropy.'''\n\n    kinds = {'ce': 'robust'}\n\n"
+        "    def __init__(self, *, num_classes):\n        super().__init__()\n\n"
+        "    def terms(self, logits, labels):\n"
+        "        return {'ce': 2 * self.cross_entropy(logits.adv, labels)}\n"
     )
     (net / "mine.toml").write_text(
         'models = ["net.py:inside", {model = "net.py:linear", name = "scaled", mean = [0.5], std = [0.25]}]\n'

@@ -67,15 +67,15 @@ def test_a_module_in_the_working_directory_is_loaded_by_its_name(tmp_path: Path)
 def test_what_a_run_was_made_with_is_found_again(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.py", "own-loss")
     made_with = load_plugins(["mine.py"])
-    load_again(made_with)  # loaded already: nothing is registered twice
+    load_again(made_with, what="run r")  # loaded already: nothing is registered twice
     path.write_text(path.read_text() + "\n# edited\n")
-    load_again(made_with)
+    load_again(made_with, what="run r")
     plugins._loaded.clear()
-    with pytest.raises(UserError, match=r"the plugin .*mine\.py has changed"):
-        load_again(made_with)
+    with pytest.raises(UserError, match=r"run r was made with another version of the plugin .*mine\.py"):
+        load_again(made_with, what="run r")
     path.unlink()
-    with pytest.raises(UserError, match=r"no file .*mine\.py"):
-        load_again(made_with)
+    with pytest.raises(UserError, match=r"run r was made with the plugin .*mine\.py, which is not there"):
+        load_again(made_with, what="run r")
 
 
 def test_the_same_code_elsewhere_stands_in_for_it(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_same_code_elsewhere_stands_in_for_it(tmp_path: Path) -> None:
     plugins._loaded.clear()
     LOSSES._entries.pop("own-loss")
     load_plugins([str(write(tmp_path / "there/mine.py", "own-loss"))])
-    load_again(made_with)
+    load_again(made_with, what="run r")
 
 
 def test_a_taken_name_is_one_line_and_leaves_the_registry_usable(tmp_path: Path) -> None:
