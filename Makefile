@@ -28,7 +28,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 check: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto --cov --cov-report=term
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
