@@ -1,26 +1,30 @@
-"""The model that an evaluation is about: where it comes from, and what a record keeps of it."""
+"""The model that an evaluation is about: where it comes from, and what a record keeps of it.
+
+Torch is imported only where a model is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.options import Native
 from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
-from robustbench_gkl.data import Dataset
-from robustbench_gkl.data.resized import fit_of, resized
 from robustbench_gkl.data.resizing import INTERPOLATIONS, UNCHANGED, Fit, Interpolation
-from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import Source, parse_model
 from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
 from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustbench_gkl.data import Dataset
+    from robustbench_gkl.models import Classifier
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,8 @@ class OutsideSource:
 
     def fitted(self, dataset: Dataset) -> Dataset:
         """Return ``dataset`` with its images resized and cropped."""
+        from robustbench_gkl.data.resized import resized
+
         return resized(dataset, self._fit(dataset))
 
     def _fit(self, dataset: Dataset) -> Fit:
@@ -233,6 +239,8 @@ class OutsideSource:
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
         """Return the model for the classes and image size of ``dataset``."""
+        from robustbench_gkl.data.resized import fit_of
+
         model = self.outside.load(
             num_classes=len(dataset.classes),
             input_shape=dataset.shape,
