@@ -53,7 +53,7 @@ def synchronize(model: nn.Module, world: World) -> None:
         UserError: a kind of batch normalisation that cannot be turned.
     """
     if not hasattr(SyncBatchNorm2d, "over_ranks"):  # not by a decorator: that imports the compiler for one rank too
-        SyncBatchNorm2d.over_ranks = torch.compiler.disable(SyncBatchNorm2d._over_ranks)
+        SyncBatchNorm2d.over_ranks = torch.compiler.disable(SyncBatchNorm2d._over_ranks)  # type: ignore[no-untyped-call]
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d
