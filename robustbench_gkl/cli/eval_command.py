@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -130,9 +131,11 @@ def command(
     if not anew and (known := _answered(config, source, store, data_dir, name)) is not None:
         _report_known(known, make_console(quiet=quiet), fail_under)
         return
-    from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
-    from robustbench_gkl.ranks.exchange import exchange_of
+    with starting():
+        import robustbench_gkl.evaluation.recorded  # noqa: F401
+        from robustbench_gkl.evaluation.workspace import Workspace
+        from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
+        from robustbench_gkl.ranks.exchange import exchange_of
 
     world = world_from_environment()
     on = rank_device(device, world)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.cli.stopping import stop_on_signals
 from robustbench_gkl.core.errors import UserError
 
@@ -99,9 +100,10 @@ def command(
     )
     changes = _changes(assignments, synthetic, asked)
     started = Run(checkpoints_dir / name) if resume and name is not None else None
-    config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
-    from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
-    from robustbench_gkl.training import Interrupted, train
+    with starting():
+        config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
+        from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
+        from robustbench_gkl.training import Interrupted, train
 
     world = world_from_environment()
     console = make_console(quiet=quiet or not world.leads)
