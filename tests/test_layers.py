@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,14 @@ nothing itself, not report."""
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 
 TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.torch", "timm")
+
+
+TORCH_FREE = (
+    "robustbench_gkl.core.declared",
+    "robustbench_gkl.data.source_files",
+    *(f"robustbench_gkl.evaluation.{name}" for name in ("answered", "question", "subject")),
+)
+"""What answers without torch, in rooms that need it elsewhere."""
 
 
 def modules() -> list[Path]:
@@ -146,6 +155,7 @@ def reached(start: str) -> set[str]:
         for path in modules()
         if room_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "config")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
+        or dotted(path) in TORCH_FREE
     ],
 )
 def test_no_torch_is_reached(module: str) -> None:
@@ -192,3 +202,52 @@ def test_commands_that_need_no_torch(arguments: list[str], tmp_path: Path) -> No
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+LATE = ("torch._dynamo", "scipy", "pandas", "sklearn", "matplotlib")
+"""What costs as much as a part of torch, and is imported where it is used."""
+
+
+@pytest.mark.parametrize("room", ["evaluation.recorded", "evaluation.api", "training", "cli.eval_command"])
+def test_what_is_heavy_is_imported_late(room: str) -> None:
+    code = f"import sys, robustbench_gkl.{room}; print([name for name in {LATE} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_never_imports_the_compiler(tmp_path: Path) -> None:
+    arguments = ["train", "digits-standard", "--name", "net", "--epochs", "1", "--set", "model=tiny-cnn"]
+    arguments += ["--checkpoints-dir", str(tmp_path), "--quiet"]
+    code = f"""
+import sys
+from robustbench_gkl.cli import run
+code = run({arguments})
+print(code, "torch.optim" in sys.modules, "torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "True", "False"], done.stderr
+
+
+def without_torch(*arguments: object, here: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT_TORCH, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["eval", "nope"], "no run 'nope'"),
+        (["eval", "tiny", "--attack", "pgb"], "unknown attack 'pgb'; did you mean 'pgd'?"),
+        (["eval", "tiny", "--dataset", "cifra10"], "unknown dataset 'cifra10'; did you mean 'cifar10'?"),
+        (["train", "--loss", "tradse"], "unknown loss 'tradse'; did you mean 'trades'?"),
+        (["train", "--model", "wnr-28"], "unknown model 'wnr-28'"),
+        (["train", "--dataset", "digit"], "unknown dataset 'digit'; did you mean 'digits'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_typo_is_refused_without_torch(arguments: list[str], expected: str, trained: Path, tmp_path: Path) -> None:
+    base = [] if arguments[0] == "eval" else ["digits-trades"]
+    done = without_torch(arguments[0], *base, *arguments[1:], "--checkpoints-dir", trained, here=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.subject import ModelSource
     from robustbench_gkl.evaluation.workspace import Workspace
+    from robustbench_gkl.ranks.exchange import Exchange
     from robustbench_gkl.report.live import LiveProgress
-    from robustbench_gkl.results.record import Check
+    from robustbench_gkl.results import ResultStore
+    from robustbench_gkl.results.record import Check, Record
 
 
 @click.command()
@@ -96,9 +100,6 @@ def command(
     """  # noqa: D301
     from robustbench_gkl.config.options import evaluation_config, parse_grid, usual_note
     from robustbench_gkl.data.facts import usual_threat
-    from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
-    from robustbench_gkl.ranks.exchange import exchange_of
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.report.record import saved_lines
     from robustbench_gkl.report.terminal import make_console
@@ -125,6 +126,18 @@ def command(
     )
     threat = options.given(norm=norm, eps=eps)
     config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="evaluation")
+    options.refuse_unknown(dataset=config.dataset)
+    store, limit = ResultStore(results_dir), _seconds(time_limit)
+    anew = overwrite or eps_grid is not None or shard is not None or bool(save_adversarial) or device not in _ANYWHERE
+    if not anew and (known := _answered(config, source, store, data_dir, name)) is not None:
+        _report_known(known, make_console(quiet=quiet), fail_under)
+        return
+    with starting():
+        import robustbench_gkl.evaluation.recorded  # noqa: F401
+        from robustbench_gkl.evaluation.workspace import Workspace
+        from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
+        from robustbench_gkl.ranks.exchange import exchange_of
+
     world = world_from_environment()
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
@@ -134,7 +147,7 @@ def command(
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with _resumable(), LiveProgress(console) as progress:
         workspace = Workspace(
-            ResultStore(results_dir),
+            store,
             on,
             data_dir,
             exchange_of(world),
@@ -146,15 +159,35 @@ def command(
         if eps_grid is not None:
             outcomes = evaluated.at_all_radii()
         elif shard is not None:
-            outcomes = evaluated.shard(shard, _seconds(time_limit), progress)
+            outcomes = evaluated.shard(shard, limit, progress)
         else:
-            outcomes = [evaluated.whole(_seconds(time_limit), save_adversarial)]
-    _report(outcomes, console, grid=eps_grid is not None)
+            outcomes = [evaluated.whole(limit, save_adversarial)]
+    _report([(outcome.record, outcome.reused) for outcome in outcomes], console, grid=eps_grid is not None)
     if save_adversarial:
         for line in saved_lines(outcomes[0].record, workspace.store):
             console.print(line, markup=False)
     if fail_under is not None:
-        _judge(outcomes[0], fail_under, workspace)
+        _judge(outcomes[0].record, fail_under, workspace.exchange)
+
+
+_ANYWHERE = ("auto", "cpu")
+"""Devices that are there on each machine."""
+
+
+def _answered(
+    config: EvalConfig, source: ModelSource, store: ResultStore, data_dir: Path, name: str | None
+) -> Record | None:
+    """Return the record that is there already, where that is told without torch and by one process."""
+    from robustbench_gkl.evaluation.answered import answered
+
+    known = answered(config, source, store, data_dir=data_dir, name=name)
+    return None if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else known
+
+
+def _report_known(record: Record, console: Console, fail_under: float | None) -> None:
+    _report([(record, True)], console, grid=False)
+    if fail_under is not None:
+        _judge(record, fail_under, None)
 
 
 @dataclass(frozen=True)
@@ -213,21 +246,20 @@ class _Evaluated:
         return []
 
 
-def _report(outcomes: Sequence[Recorded], console: Console, *, grid: bool) -> None:
+def _report(records: Sequence[tuple[Record, bool]], console: Console, *, grid: bool) -> None:
+    """Print records, each with whether it was there already."""
     from robustbench_gkl.report.record import record_lines
 
-    for outcome in outcomes:
-        record = outcome.record
+    for record, reused in records:
         if grid:
             console.print(f"{record.threat!s:14} {record.worst_case_acc:6.2f} %  record {record.id}", markup=False)
         else:
-            for line in record_lines(record, reused=outcome.reused):
+            for line in record_lines(record, reused=reused):
                 console.print(line, markup=False)
 
 
-def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
+def _judge(record: Record, threshold: float, exchange: Exchange | None) -> None:
     """Exit with 1 unless a complete evaluation without failing checks reaches the threshold."""
-    record = outcome.record
     failed = [check.name for check in record.checks if check.verdict == "FAIL"]
     if record.partial:
         reason = "the record is partial, so its robust accuracy is only an upper bound"
@@ -237,9 +269,10 @@ def _judge(outcome: Recorded, threshold: float, workspace: Workspace) -> None:
         reason = f"robust accuracy {record.worst_case_acc:.2f} % is below --fail-under {threshold:g}"
     else:
         return
-    if workspace.exchange.world.leads:
+    if exchange is None or exchange.world.leads:
         click.echo(f"Error: {reason}", err=True)
-    workspace.exchange.gather(None)  # torchrun ends all ranks as soon as one is gone
+    if exchange is not None:
+        exchange.gather(None)  # torchrun ends all ranks as soon as one is gone
     click.get_current_context().exit(1)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -78,18 +79,19 @@ def command(
         raise UserError("--seeds is over the newest models of a name; leave out --all")
     if model_info and (average_seeds or reference is not None):
         raise UserError("--model-info is of single models under AutoAttack; leave out --seeds and --reference")
-    if corruptions:
-        frame = corruption_leaderboard(results_dir, dataset=dataset, strict=strict)
-    else:
-        frame = leaderboard(
-            results_dir,
-            dataset=dataset,
-            eps=eps,
-            average_seeds=average_seeds,
-            strict=strict,
-            all_models=all_models,
-            reference=None if reference is None else parse_attack(reference).canonical,
-        )
+    with starting():  # thousands of small objects that stay
+        if corruptions:
+            frame = corruption_leaderboard(results_dir, dataset=dataset, strict=strict)
+        else:
+            frame = leaderboard(
+                results_dir,
+                dataset=dataset,
+                eps=eps,
+                average_seeds=average_seeds,
+                strict=strict,
+                all_models=all_models,
+                reference=None if reference is None else parse_attack(reference).canonical,
+            )
     console = make_console(quiet=quiet)
     if published:
         frame = _with_published(frame, dataset, eps, console)

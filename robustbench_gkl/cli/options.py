@@ -131,6 +131,22 @@ def model_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
+_REGISTRIES = {"loss": "losses.LOSSES", "model": "models.MODELS", "dataset": "data.DATASETS"}
+
+
+def refuse_unknown(**names: str) -> None:
+    """Refuse a ``loss``, ``model`` or ``dataset`` that there is none of, before torch is imported if that tells.
+
+    Raises:
+        UserError: nothing of that name.
+    """
+    from robustbench_gkl.core import declared
+
+    for kind, name in names.items():
+        room, _, registry = _REGISTRIES[kind].partition(".")
+        declared.refuse_unknown(kind, name, package=f"robustbench_gkl.{room}", registry=registry)
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that the user gave: those that are not None."""
     return {key: value for key, value in options.items() if value is not None}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.cli.stopping import stop_on_signals
 from robustbench_gkl.core.errors import UserError
 
@@ -80,11 +81,9 @@ def command(
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
-    from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
-    from robustbench_gkl.training import Interrupted, train
 
     if resume and overwrite:
         raise UserError("give --resume or --overwrite, not both")
@@ -101,7 +100,11 @@ def command(
     )
     changes = _changes(assignments, synthetic, asked)
     started = Run(checkpoints_dir / name) if resume and name is not None else None
-    config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
+    with starting():
+        config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
+        from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
+        from robustbench_gkl.training import Interrupted, train
+
     world = world_from_environment()
     console = make_console(quiet=quiet or not world.leads)
     if idle is not None:
@@ -207,9 +210,11 @@ def _resolve(base: dict[str, Any], changes: dict[str, object], name: str | None)
     from robustbench_gkl.config.names import check_name, run_name
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.core.validation import validated
-    from robustbench_gkl.losses import LOSSES
 
     config = validated(TrainConfig, with_changes(base, changes), what="configuration")
+    options.refuse_unknown(loss=config.loss, model=config.model, dataset=config.dataset)
+    from robustbench_gkl.losses import LOSSES
+
     crafts, given = LOSSES.resolve(config.loss)[0].crafts, given_keys(changes)
     refuse_idle(config, given, crafts=crafts)
     named = run_name(config) if name is None else check_name(name)

@@ -99,10 +99,11 @@ def check_number(annotation: object, value: object) -> None:
     Raises:
         ValueError: a number is expected.
     """
-    kinds = _kinds(annotation)
-    numeric = any(kind in (int, float) for kind in kinds) and not any(kind in (bool, Any) for kind in kinds)
     given = value if isinstance(value, (list, tuple)) else [value]
-    if numeric and any(isinstance(one, bool) for one in given):
+    if not any(isinstance(one, bool) for one in given):
+        return
+    kinds = _kinds(annotation)
+    if any(kind in (int, float) for kind in kinds) and not any(kind in (bool, Any) for kind in kinds):
         raise ValueError(f"must be a number, got {value}")
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.results.record import AttackResult, Record, StageResult, pack_standing
 from robustbench_gkl.results.store import VERDICT_COLUMNS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Evaluation:
     @classmethod
     def of_record(cls, record: Record, verdicts: pd.DataFrame, *, num_classes: int) -> Evaluation:
         """Return the outcome that a record and its verdicts hold; adversarial images are not among them."""
+        import pandas as pd
+
         found = cls.begin(
             verdicts["index"].to_numpy(),
             verdicts["label"].to_numpy(),
@@ -130,6 +135,8 @@ class Evaluation:
 
     def verdicts(self) -> pd.DataFrame:
         """Return one row a sample: ``index label clean_pred broken_by adv_pred distance``."""
+        import pandas as pd
+
         found = ~self.standing
         return pd.DataFrame(
             {

@@ -7,38 +7,25 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
+from robustbench_gkl.attacks import AttackSpec, attacks_to_run
 from robustbench_gkl.attacks.images import check_submitted
 from robustbench_gkl.attacks.specs.images import SubmittedImages
 from robustbench_gkl.config.names import check_name
 from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.data import ImageSet, load_dataset
+from robustbench_gkl.data.source_files import images_key, keep_images_sha256
 from robustbench_gkl.evaluation.eps_grid import grid_text
+from robustbench_gkl.evaluation.question import Question, id_of, protocol_under, question_of
 from robustbench_gkl.evaluation.subject import ModelSource, Subject
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models import Classifier
-from robustbench_gkl.results.record import (
-    first_record_id,
-    record_id,
-)
-
-
-class _Question(TypedDict):
-    """What an id is made of, but for the model."""
-
-    name: str
-    data_sha256: str
-    threat: str
-    protocol: list[dict[str, Any]]
-    engine: str
-    seed: int
+from robustbench_gkl.results.record import first_record_id
 
 
 @dataclass(frozen=True)
@@ -71,29 +58,22 @@ class Job:
     @cached_property
     def id(self) -> str:
         """The id of the record."""
-        size = 0 if self.config.batch_size == "auto" else self.config.batch_size
-        return record_id(model_sha256=self.model_sha256, batch_size=size, **self._question())
+        return id_of(self.config, self._question(), model_sha256=self.model_sha256)
 
     @cached_property
     def first_id(self) -> str:
         """The id that version 1 of the records gave to this evaluation."""
         return first_record_id(weights_sha256=self.subject.weights_sha256, **self._question())
 
-    def _question(self) -> _Question:
-        return {
-            "name": self.name,
-            "data_sha256": self.samples.sha256,
-            "threat": f"{self.config.threat.norm} {format_fraction(self.config.threat.eps)}",
-            "protocol": self.protocol if self.index is None else [*self.protocol, {"index": self.index.tolist()}],
-            "engine": self.config.engine,
-            "seed": self.config.seed,
-        }
+    def _question(self) -> Question:
+        protocol = self.protocol if self.index is None else [*self.protocol, {"index": self.index.tolist()}]
+        return question_of(self.config, name=self.name, data_sha256=self.samples.sha256, protocol=protocol)
 
     def at_radius(self, eps: Fraction, radii: Sequence[Fraction]) -> Job:
         """Return the same job at one of the radii that are measured together."""
         threat = ThreatConfig(norm=self.config.threat.norm, eps=eps)
         config = self.config.model_copy(update={"threat": threat, "eps_grid": tuple(radii)})
-        protocol = _protocol([variant for _, variant in self.attacks], config, self.model)
+        protocol = protocol_under([variant for _, variant in self.attacks], config, num_classes=self.model.num_classes)
         for part in protocol:
             part["eps_grid"] = grid_text(radii)
         return replace(self, config=config, protocol=protocol)
@@ -158,21 +138,10 @@ def job_of(
         name=check_name(source.name if name is None else name),
         samples=samples,
         attacks=attacks,
-        protocol=_protocol([variant for _, variant in attacks], config, subject.model),
+        protocol=protocol_under([variant for _, variant in attacks], config, num_classes=subject.model.num_classes),
         device=workspace.device,
         index=index,
     )
-
-
-def _protocol(attacks: Sequence[AttackSpec], config: EvalConfig, model: Classifier) -> list[dict[str, Any]]:
-    """Return the protocol; search precision and compilation are in it where they are not the default."""
-    protocol = protocol_of(attacks, config.threat.threat(), num_classes=model.num_classes)
-    for part in protocol:
-        if config.search_precision != "float32":
-            part["search_precision"] = config.search_precision
-        if config.compiled:
-            part["compiled"] = True
-    return protocol
 
 
 def load_subject(
@@ -184,6 +153,7 @@ def load_subject(
         UserError: a model or data that cannot be used; fewer images than asked for; a model for images of another size
             or for other classes.
     """
+    key = images_key(config.dataset, config.split, config.n, data_dir)
     dataset = source.fitted(load_dataset(config.dataset, data_dir=data_dir))
     subject = source.load(dataset, device=device)
     images = dataset.load(config.split)
@@ -197,6 +167,9 @@ def load_subject(
             f"{source.label} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
             f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
         )
+    ours = subject.run is not None and type(dataset).__module__.startswith("robustbench_gkl.")
+    if ours and key is not None and key == images_key(config.dataset, config.split, config.n, data_dir):
+        keep_images_sha256(key, images.sha256)  # no file has changed meanwhile
     return subject, images
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.version import __version__
@@ -17,6 +16,9 @@ from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.results.journal import About, Journal, about_part, delete_part
 from robustbench_gkl.results.record import Record, canonical_hash, unpack_standing
 from robustbench_gkl.results.store import ResultStore
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def about(job: Job, *, overwrite: bool) -> About:

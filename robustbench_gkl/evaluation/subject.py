@@ -1,13 +1,14 @@
-"""The model that an evaluation is about: where it comes from, and what a record keeps of it."""
+"""The model that an evaluation is about: where it comes from, and what a record keeps of it.
+
+Torch is imported only where a model is loaded.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.options import Native
@@ -15,13 +16,16 @@ from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfi
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.importing import working_in
 from robustbench_gkl.core.validation import validated
-from robustbench_gkl.data import Dataset
-from robustbench_gkl.data.resized import fit_of, resized
 from robustbench_gkl.data.resizing import INTERPOLATIONS, UNCHANGED, Fit, Interpolation
-from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import Source, parse_model
 from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
 from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from robustbench_gkl.data import Dataset
+    from robustbench_gkl.models import Classifier
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,8 @@ class OutsideSource:
 
     def fitted(self, dataset: Dataset) -> Dataset:
         """Return ``dataset`` with its images resized and cropped."""
+        from robustbench_gkl.data.resized import resized
+
         return resized(dataset, self._fit(dataset))
 
     def _fit(self, dataset: Dataset) -> Fit:
@@ -236,6 +242,8 @@ class OutsideSource:
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
         """Return the model for the classes and image size of ``dataset``."""
+        from robustbench_gkl.data.resized import fit_of
+
         with working_in(self.folder):
             model = self.outside.load(
                 num_classes=len(dataset.classes),

@@ -92,8 +92,31 @@ def file_weights_sha256(path: Path) -> str:
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
-            if _HASH in header:
-                return str(header[_HASH])
+        return str(header[_HASH]) if _HASH in header else _tensors_sha256(path)
+    except (SafetensorError, OSError) as error:
+        raise _broken(path, error) from None
+
+
+def tensors_match_header(path: Path) -> bool:
+    """Return whether the hash in a weights file's header, if there is one, is that of its tensors, without torch.
+
+    False too where only the model itself tells, as with buffers that are not in the file.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    return _tensors_sha256(path) == file_weights_sha256(path)
+
+
+def _tensors_sha256(path: Path) -> str:
+    """Return the hash of the tensors in a weights file and of the normalisation in its header.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         for name in ("mean", "std"):
             if (values := json.loads(header.get(name, "null"))) is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import pandas as pd
 from pydantic import ValidationError
 
 from robustbench_gkl.core.errors import UserError
@@ -14,6 +13,9 @@ from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.results.record import ModelInfo, Part, canonical_hash
 from robustbench_gkl.results.record_files import RecordFiles
 from robustbench_gkl.results.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 """Published beside the fifteen common corruptions for validation; they are shown and not part of the mean."""
@@ -129,6 +131,8 @@ def corruption_leaderboard(
     Raises:
         UserError: no such folder; a broken record, if ``strict``.
     """
+    import pandas as pd
+
     groups: dict[tuple[str, str], list[CorruptionRecord]] = defaultdict(list)
     files = corruption_files(Path(results_dir), strict=strict)
     if not files.folder.is_dir():

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction, parse_fraction
@@ -18,6 +16,9 @@ from robustbench_gkl.results.seeds import Family, families_of
 from robustbench_gkl.results.statistics import wilson_interval
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.results.tiers import UNRANKED
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEADING = ("rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc")
 TRAILING = ("worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds")
@@ -145,6 +146,8 @@ def _accuracy_cells(entry: BoardEntry) -> dict[str, float | None]:
 
 
 def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
     differing = [name for name in DIFFERING if len({row[name] for row in table if row.get(name) is not None}) > 1]
     lacks = ["lacks"] if any(row["lacks"] for row in table) else []
     frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *differing, *lacks])

@@ -34,6 +34,24 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return low, (centre + spread) / scale if successes < n else 1.0
 
 
+def binomial_tail(least: int, n: int, share: float) -> float:
+    """Return the chance that at least ``least`` of ``n`` independent events happen, each of chance ``share``.
+
+    The terms are summed from their logarithms: no number of events is too large for a float.
+    """
+    if least <= 0 or share >= 1:
+        return float(least <= n)
+    if share <= 0 or least > n:
+        return 0.0
+    log, other = math.log(share), math.log1p(-share)
+    whole = math.lgamma(n + 1)
+    terms = (
+        math.exp(whole - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * log + (n - k) * other)
+        for k in range(least, n + 1)
+    )
+    return min(1.0, math.fsum(terms))
+
+
 def t_quantile(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's t distribution with so many degrees of freedom (at least 1)."""
     from scipy.special import stdtrit

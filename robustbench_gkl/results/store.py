@@ -10,9 +10,9 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
@@ -21,6 +21,9 @@ from robustbench_gkl.results.corruptions import corruption_files
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.record_files import RecordFiles
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PART = re.compile(r"(\.(?P<part>[0-9]+(of[0-9]+\.[0-9]+)?))?\.jsonl")
 """How the name of a part ends: a rank, or a shard and a rank; nothing in those that older versions began."""
@@ -168,6 +171,8 @@ class ResultStore:
         Raises:
             UserError: the file is absent or not the one whose hash the record holds.
         """
+        import pandas as pd
+
         return pd.read_parquet(io.BytesIO(self._checked_verdicts(record)))
 
     def standing(self, record: Record) -> np.ndarray:

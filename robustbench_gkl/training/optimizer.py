@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from robustbench_gkl.config.schema import OptimizerConfig
+
+
+class _Eager(torch.optim.Optimizer):
+    """An optimiser that is never compiled.
+
+    Torch wraps these methods to keep the compiler out of them; the wrappers import it, which costs as much as half of
+    torch. What they wrap is the same.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class _AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class _SGD(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 def build_optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim.Optimizer:
@@ -23,8 +46,8 @@ def build_optimizer(config: OptimizerConfig, *modules: nn.Module) -> torch.optim
     fused = all(parameter.is_cuda for parameter in parameters)
     common = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused, "foreach": not fused}
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, betas=(config.momentum, 0.999), **common)  # type: ignore[arg-type]
-    return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)  # type: ignore[arg-type]
+        return _AdamW(groups, betas=(config.momentum, 0.999), **common)  # type: ignore[arg-type]
+    return _SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **common)  # type: ignore[arg-type]
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, momentum: float) -> None:

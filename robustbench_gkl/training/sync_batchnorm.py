@@ -7,7 +7,8 @@ digits where the mean is large.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +25,13 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose training mode sees the images of all ranks; made by :func:`synchronize`."""
 
     world: World
+    over_ranks: ClassVar[Callable[[SyncBatchNorm2d, Tensor], Tensor]]
+    """The exchange, as torch.compile leaves it alone; set by :func:`synchronize`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` (b, C, H, W), normalised; in training mode all ranks have to call this together."""
-        return self._over_ranks(input) if self.training else super().forward(input)
+        return self.over_ranks(input) if self.training else super().forward(input)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _over_ranks(self, features: Tensor) -> Tensor:
         mean, variance, count = _statistics(features.detach(), self.world)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
@@ -50,6 +52,8 @@ def synchronize(model: nn.Module, world: World) -> None:
     Raises:
         UserError: a kind of batch normalisation that cannot be turned.
     """
+    if not hasattr(SyncBatchNorm2d, "over_ranks"):  # not by a decorator: that imports the compiler for one rank too
+        SyncBatchNorm2d.over_ranks = torch.compiler.disable(SyncBatchNorm2d._over_ranks)  # type: ignore[no-untyped-call]
     for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d

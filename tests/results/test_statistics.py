@@ -10,6 +10,7 @@ from robustbench_gkl.results import statistics
 from robustbench_gkl.results.statistics import (
     PairedTests,
     SeedMean,
+    binomial_tail,
     holm,
     mcnemar_p,
     ranks_by_welch,
@@ -17,6 +18,14 @@ from robustbench_gkl.results.statistics import (
     welch_p,
     wilson_interval,
 )
+
+
+def test_binomial_tail_against_scipy() -> None:
+    for n in (1, 2, 7, 50, 360, 10_000):
+        for least in sorted({0, 1, n // 100 + 1, n // 2, n, n + 1}):
+            for share in (0.0, 1e-3, 0.01, 0.1, 0.5, 0.97, 1.0):
+                expected = stats.binom.sf(least - 1, n, share)
+                assert binomial_tail(least, n, share) == pytest.approx(expected, rel=1e-9, abs=1e-300)
 
 
 def test_wilson_against_scipy() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from robustbench_gkl.evaluation.checks.answers import Answers
@@ -89,6 +88,12 @@ def _permuted(
     together = np.zeros((classes, classes))
     np.add.at(together, (labels[fitted], prediction[fitted]), 1)
     together += 1e-6 * np.eye(classes)  # a class not seen keeps its number
+    right = prediction[held_out] == labels[held_out]
+    # The greatest of each row together: no renaming has more. Nor is any clearly better where all right would not be.
+    if (together.argmax(1) == np.arange(classes)).all() or not _clearly_better(np.ones_like(right), right):
+        return held_out, right
+    from scipy.optimize import linear_sum_assignment
+
     _, renamed = linear_sum_assignment(together, maximize=True)
     return held_out, prediction[held_out] == renamed[labels[held_out]]
 

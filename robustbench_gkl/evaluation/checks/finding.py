@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from scipy.stats import binom
 
 from robustbench_gkl.core.noise import permutation
 from robustbench_gkl.results.record import Check, CheckVerdict
+from robustbench_gkl.results.statistics import binomial_tail
 
 S = TypeVar("S")
 
@@ -78,4 +78,4 @@ def count(number: int, n: int) -> str:
 
 def surely_above(share: float, number: int, n: int) -> bool:
     """Whether so many of ``n`` are too many for an event whose chance is ``share`` (exact binomial test at 1 %)."""
-    return number > 0 and float(binom.sf(number - 1, n, share)) < 0.01
+    return number > 0 and binomial_tail(number, n, share) < 0.01
