@@ -62,7 +62,7 @@ class LinfSquareSearch(SquareSearch):
         """
         places = self.places(side, slots, moves[:, :1])
         old = self.point.view(-1).take(places)
-        new = self.origin.view(-1).take(places).add_(self.threat.radius * moves[:, 1:, None]).clamp_(0, 1)
+        new = self.origin.view(-1).take(places).add_(moves[:, 1:, None], alpha=self.threat.radius).clamp_(0, 1)
         self.point.view(-1).put_(places, new)
         self.written.append(Written(slots, places, old, new))
 

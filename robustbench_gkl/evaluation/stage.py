@@ -13,8 +13,9 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import SearchSpec
 from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
-from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.slots import Space, fetched
 from robustbench_gkl.attacks.search.threads import driver_count, run_together
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
@@ -132,7 +133,8 @@ class _Stage:
     def _propose_batch(self, batch: list[int]) -> None:
         context, attack = self.context, self.log.attack
         load = context.load(batch)
-        candidates = attack(context.meter, load.images, load.labels, context.threat, noise=load.noise)
+        labels = sent(load.labels, load.images.device)
+        candidates = attack(context.meter, load.images, labels, context.threat, noise=load.noise)
         if candidates.shape != load.images.shape:
             raise RuntimeError(
                 f"{attack.name} returned {tuple(candidates.shape)} for images {tuple(load.images.shape)}"
@@ -164,15 +166,16 @@ class _Stage:
         load = context.load(positions)
         allowed = context.threat.contains(points, load.images)
         points = torch.where(allowed[:, None, None, None], points, load.images)
-        prediction = context.meter(points).argmax(1)
-        broken: np.ndarray = (allowed & (prediction != load.labels)).cpu().numpy()
-        self._rejected += int((~allowed).sum())
+        distance = context.threat.distance(points, load.images)
+        inside, prediction, lengths = fetched(allowed, context.meter(points).argmax(1), distance)
+        broken: np.ndarray = (inside > 0) & (prediction != load.labels.numpy())
+        self._rejected += int((inside == 0).sum())
         self._candidates += len(positions)
-        distance = context.threat.distance(points, load.images).tolist()
-        for place in broken.nonzero()[0].tolist():
-            self._verdicts[positions[place]] = (int(prediction[place]), distance[place])
-        if broken.any():
-            rows = torch.from_numpy(broken).to(points.device)
+        places = broken.nonzero()[0]
+        for place in places.tolist():
+            self._verdicts[positions[place]] = (int(prediction[place]), float(lengths[place]))
+        if len(places):
+            rows = sent(torch.from_numpy(places), points.device)
             context.keep(self.result, np.asarray(positions)[broken], points[rows])
         return broken
 
