@@ -69,7 +69,8 @@ class Context:
         clean_logits: (N, K) on the CPU, of the unattacked images.
         meter: the model, with its calls counted.
         threat: norm and radius.
-        batch_size: images at a time.
+        batch_size: images at a time, to begin with.
+        shrinks: whether it may be halved where memory runs out.
         share: the ranks that share the samples, and which samples.
         entries: what the journal held at the beginning.
         precision: in which our own attacks search.
@@ -86,6 +87,7 @@ class Context:
     batch_size: int
     share: Share
     entries: Sequence[Entry]
+    shrinks: bool = False
     precision: Precision = "float32"
     journal: Journal | None = None
     keeps_images: bool = False

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.search.slots import Space, fetched
 from robustbench_gkl.attacks.search.threads import driver_count, run_together
 from robustbench_gkl.core.device import sent
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
@@ -26,6 +27,7 @@ _LISTEN_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
+_Result = TypeVar("_Result")
 
 
 def run_stage(context: Context, log: StageLog, result: Evaluation) -> StageResult:
@@ -67,6 +69,7 @@ class _Stage:
         self._verdicts: dict[int, tuple[int, float]] = {}
         self._drivers: Sequence[Driver] = ()
         self._nonfinite = 0
+        self._left: dict[int, int] = {}
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._listened = time.perf_counter()
         self._mark()
@@ -87,10 +90,41 @@ class _Stage:
 
     def _drive(self, left: dict[int, int], precision: Precision) -> tuple[dict[int, int], bool]:
         """Do the restarts left; return the doubtful ones (see :class:`Driver`), and whether all came to their end."""
+        return self._within_memory(left, lambda: self._driven(precision))
+
+    def _within_memory(self, left: dict[int, int], work: Callable[[], _Result]) -> _Result:
+        """Return what ``work`` on the restarts ``left`` gives, with smaller batches where memory runs out."""
+        self._left = dict(left)
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+            self._drivers = ()
+            torch.cuda.empty_cache()  # only here, where the error is gone with all that its frames held
+
+    def _halve(self, error: torch.OutOfMemoryError) -> None:
+        """Go on with half the batch size, from now on.
+
+        Raises:
+            UserError: it was given, or is 1 already, or others share the work.
+        """
+        context, size = self.context, self.result.batch_size
+        if not context.shrinks or size == 1 or context.share.exchange.world.size > 1:
+            raise UserError(
+                f"out of memory with {size} images at a time in {self.log.name}; give a smaller --batch-size"
+            ) from error
+        self.result.batch_size = size // 2
+        if context.journal is not None:
+            context.journal.append({"batch_size": size // 2})
+        self._stopped.clear()  # set by the driver that failed
+
+    def _driven(self, precision: Precision) -> tuple[dict[int, int], bool]:
+        left = dict(self._left)
         context, ranks = self.context, self.context.share.exchange.world.size
         samples = -(-len(left) // ranks)
         alone = ranks == 1 and not context.meter.compiled
-        count = driver_count(context.samples.device, min(samples, context.batch_size)) if alone else 1
+        count = driver_count(context.samples.device, min(samples, self.result.batch_size)) if alone else 1
         self._drivers = [self._driver(samples, precision, of=count) for _ in range(count)]
         self._nonfinite = 0
         self.pace.begin(self._drivers)
@@ -103,7 +137,8 @@ class _Stage:
         context, attack = self.context, self.log.attack
         assert isinstance(attack, SearchSpec)
         # A few samples more than a batch would cost a second pass of nearly empty batches.
-        slots = max(1, samples if samples <= _SQUEEZED * context.batch_size else context.batch_size)
+        size = self.result.batch_size
+        slots = max(1, samples if samples <= _SQUEEZED * size else size)
         space = Space(
             -(-slots // of), context.samples.shape, self.result.num_classes, context.threat, context.samples.device
         )
@@ -120,9 +155,12 @@ class _Stage:
 
     def propose(self, left: dict[int, int]) -> bool:
         """Run an attack that is no search batch by batch; return whether it came to its end."""
+        return self._within_memory(left, self._proposed)
+
+    def _proposed(self) -> bool:
         self._drivers, self._nonfinite = (), 0
         self.pace.begin(())
-        positions, size = list(left), self.context.batch_size
+        positions, size = list(self._left), self.result.batch_size
         source = self.context.share.source(Task(0, start) for start in range(0, len(positions), size))
         while batches := source.take(1, 0):
             if self.should_stop():
@@ -186,6 +224,9 @@ class _Stage:
 
     def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
         verdicts = [self._verdicts.pop(task.position) for task in fallen]
+        self._left.update((task.position, task.run + 1) for task in done)
+        for task in (*fallen, *(task for task in done if task.run + 1 >= self.log.runs)):
+            self._left.pop(task.position, None)
         meter = self.context.meter
         entry: dict[str, Any] = {
             "stage": self.log.key,
