@@ -91,10 +91,11 @@ class WindowSearch(Search):
                 and for each channel -1 or 1.
         """
 
-    def settle(self, better: Tensor) -> None:
+    def settle(self, better: np.ndarray) -> None:
         """Undo what was written where ``better`` (B,) bool does not hold."""
+        kept = sent(torch.from_numpy(better), self.space.device)
         for window in self.written:
-            keep = better[window.slots][:, None, None]
+            keep = kept[window.slots][:, None, None]
             self.point.view(-1).put_(window.places, torch.where(keep, window.new, window.old))
 
     def begin(self, rows: Rows, starts: Starts) -> None:
@@ -129,7 +130,7 @@ class WindowSearch(Search):
         labels = torch.from_numpy(self.host_labels[:count])
         value = self.objective(answer.logits, labels, labels).numpy()
         best = self.best_value[:count]
-        self.settle(sent(torch.from_numpy(value > best), self.space.device))
+        self.settle(value > best)
         np.maximum(best, value, out=best)
         self.finished[:count] = self.step[:count] == self.length
         self.step[:count] += 1
