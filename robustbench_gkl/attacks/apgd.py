@@ -11,6 +11,7 @@ from robustbench_gkl.attacks.search.gradient import BestPoints, GradientSearch
 from robustbench_gkl.attacks.search.slots import Rows, Space, Starts, column
 from robustbench_gkl.attacks.sparse_apgd import SparseAPGDSearch
 from robustbench_gkl.attacks.specs.apgd import APGD, RHO, TargetedAPGD
+from robustbench_gkl.core.device import sent
 
 MOMENTUM = 0.75
 
@@ -74,8 +75,8 @@ class APGDSearch(GradientSearch):
         self.last_value[: len(step)] = value
         window = self.windows[step]
         if window.any():
-            due = torch.from_numpy(window.nonzero()[0]).to(value.device)
-            self._check(due, torch.from_numpy(window[window > 0]).to(value.device), gradient)
+            due = sent(torch.from_numpy(window.nonzero()[0]), value.device)
+            self._check(due, sent(torch.from_numpy(window[window > 0]), value.device), gradient)
         self._move(step, gradient)
 
     def _check(self, slots: Tensor, window: Tensor, gradient: Tensor) -> None:
@@ -86,9 +87,8 @@ class APGDSearch(GradientSearch):
         self.halved[slots] = halve
         self.checked_value[slots] = self.best.value[slots]
         self.rises[slots] = 0
-        back = slots[halve]
-        self.step_size[back] /= 2
-        self.best.restore(back, self.point, gradient)
+        self.step_size[slots] *= torch.where(halve, 0.5, 1.0)
+        self.best.restore(slots, halve, self.point, gradient)
 
     def _move(self, step: np.ndarray, gradient: Tensor) -> None:
         """Step in place: z = P(x + eta s(g)), then x <- P(x + a (z - x) + (1 - a) (x - x_old)).
@@ -96,7 +96,7 @@ class APGDSearch(GradientSearch):
         s(g) is the direction of steepest ascent, eta the step size, and a is 1 in the first step of a run. With
         u = 2 x - x_old the next point is P(u + a (z - u)); it is written over the previous one.
         """
-        weight = torch.from_numpy(np.where(step == 0, 1.0, MOMENTUM)).float().to(gradient.device)
+        weight = sent(torch.from_numpy(np.where(step == 0, 1.0, MOMENTUM)).float(), gradient.device)
         for block in self.blocks(len(step)):
             x, following, feasible = self.point[block], self.previous[block], self.feasible[block]
             z = feasible.ascend(x, gradient[block], column(self.step_size[block]), out=gradient[block])

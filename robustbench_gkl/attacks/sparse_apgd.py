@@ -11,6 +11,7 @@ from torch import Tensor
 from robustbench_gkl.attacks.objectives import Objective
 from robustbench_gkl.attacks.search.gradient import BestPoints, GradientSearch
 from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, column
+from robustbench_gkl.core.device import sent
 
 STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
 """The schedule: multiples of eps, and the share of the steps spent at each."""
@@ -92,7 +93,7 @@ class SparseAPGDSearch(GradientSearch):
             chosen, ball = slots[self.stage[slots] == stage], self.balls[stage]
             self.step[chosen] = 0 if stage == 0 else self.ends[stage - 1]
             for block in self.blocks(len(chosen)):
-                at = torch.from_numpy(chosen[block]).to(self.space.device)
+                at = sent(torch.from_numpy(chosen[block]), self.space.device)
                 origin = self.origin[at]
                 start = ball.project(self.best.point[at], origin)
                 self.point[at] = start
@@ -134,14 +135,14 @@ class SparseAPGDSearch(GradientSearch):
 
     def _adapt(self, due: np.ndarray, gradient: Tensor) -> None:
         """In the slots ``due`` (n,): where the best point grew sparser, step fully from it again, else step less."""
-        slots = torch.from_numpy(due).to(gradient.device)
-        full = torch.tensor([self.balls[stage].radius for stage in self.stage[due]]).to(gradient.device)
+        slots, device = sent(torch.from_numpy(due), gradient.device), gradient.device
+        full = sent(torch.tensor([self.balls[stage].radius for stage in self.stage[due]]), device)
         moved = count_moved(self.best.point[slots], self.origin[slots])
         sparser = moved / self.moved[slots] < 0.95
         self._set_density(slots, moved)
         shrunk = (self.step_size[slots] / SPARSITY_STEP).clamp(full / MAX_SHRINK, full)
         self.step_size[slots] = torch.where(sparser, full, shrunk)
-        self.best.restore(slots[sparser], self.point, gradient)
+        self.best.restore(slots, sparser, self.point, gradient)
 
     def _move(self, stage: np.ndarray, gradient: Tensor) -> None:
         """Step in place along the steepest pixels of ``gradient`` (B, C, H, W); project onto each ``stage``'s ball."""
@@ -150,14 +151,15 @@ class SparseAPGDSearch(GradientSearch):
             self.point[block].addcmul_(direction, column(self.step_size[block]))
             for number in np.unique(stage[block]):
                 chosen = stage[block] == number
-                at = block if chosen.all() else torch.from_numpy(chosen.nonzero()[0] + block.start).to(gradient.device)
+                slots = torch.from_numpy(chosen.nonzero()[0] + block.start)
+                at = block if chosen.all() else sent(slots, gradient.device)
                 self.point[at] = self.balls[number].project(self.point[at], self.origin[at])
 
     def leftover(self, rows: Rows) -> Tensor:
         """Return the points of the greatest objective, (B, C, H, W)."""
         return self.best.point[rows.device]
 
-    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
+    def counts(self, rows: Rows, answer: Answer) -> np.ndarray:
         """Return (B,) bool: the successes of the last stage, in the ball of radius eps."""
-        counted: np.ndarray = wrong & (self.stage[rows.host] == len(self.stages) - 1)
+        counted: np.ndarray = answer.wrong & (self.stage[rows.host] == len(self.stages) - 1)
         return counted

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from functools import cache
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.attacks.search.slots import Space, Starts, column
 from robustbench_gkl.attacks.search.windows import WindowSearch, Written
 from robustbench_gkl.attacks.specs.square import P_INIT, Square
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.exact import Norm
 
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -62,7 +64,7 @@ class LinfSquareSearch(SquareSearch):
         """
         places = self.places(side, slots, moves[:, :1])
         old = self.point.view(-1).take(places)
-        new = self.origin.view(-1).take(places).add_(self.threat.radius * moves[:, 1:, None]).clamp_(0, 1)
+        new = self.origin.view(-1).take(places).add_(moves[:, 1:, None], alpha=self.threat.radius).clamp_(0, 1)
         self.point.view(-1).put_(places, new)
         self.written.append(Written(slots, places, old, new))
 
@@ -161,11 +163,11 @@ class PyramidSquareSearch(SquareSearch):
             at = block if isinstance(slots, slice) else slots[block]
             self.point[at] = self.inside(self.origin[at], self.delta[at], mass[block])
 
-    def settle(self, better: Tensor) -> None:
+    def settle(self, better: np.ndarray) -> None:
         """Restore the perturbations, and replace them where ``better`` (B,) bool holds."""
         for window in self.written:
             self.delta.view(-1)[window.places] = window.old
-        rows = better.nonzero().squeeze(1)
+        rows = sent(torch.from_numpy(better.nonzero()[0]), self.space.device)
         self.delta[rows] = self.point[rows] - self.origin[rows]
         self.mass[rows] = self.measure(self.delta[rows]).flatten(1).sum(1)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
 
@@ -32,6 +32,11 @@ def resolve_device(name: str) -> torch.device:
 def device_of(model: nn.Module) -> torch.device:
     """Return where the model's parameters are; the CPU for a model without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return ``values`` (...), made on the CPU, on ``device``; the host does not wait for a copy to CUDA."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 class TensorCores:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.registry import Registry
 
@@ -82,7 +83,7 @@ def _outside(noise: Noise, side: int) -> Tensor:
 
 def _beside(values: Tensor, images: Tensor) -> Tensor:
     """Return ``values`` (B, ...) on the device of ``images``."""
-    return values.to(images.device, non_blocking=True)
+    return sent(values, images.device) if values.device.type == "cpu" else values.to(images.device)
 
 
 def _view(images: Tensor, noise: Noise, flip: Tensor) -> Tensor:

@@ -6,10 +6,14 @@ The operations are torchvision's; its own class draws from a global generator an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data.augment import AUGMENTATIONS, crop_flip
 
@@ -75,14 +79,17 @@ def autoaugment(images: Tensor, noise: Noise) -> Tensor:
             if chances[row][turn] < probability:
                 sign = signs[row][turn] if name in _SIGNED else 1.0
                 groups.setdefault((name, level, sign), []).append(row)
-        for (name, level, sign), members in groups.items():
-            rows = torch.tensor(members).to(view.device, non_blocking=True)
+        members = list(groups.values())
+        chosen = sent(torch.tensor([row for group in members for row in group], dtype=torch.int64), view.device)
+        for (name, level, sign), rows in zip(
+            groups, torch.split(chosen, [len(group) for group in members]), strict=True
+        ):
             view.index_copy_(0, rows, operate(view.index_select(0, rows), name, level=level, sign=sign))
     return view
 
 
 def operate(images: Tensor, name: str, *, level: int, sign: float) -> Tensor:
-    """Return ``images`` (B, C, H, W) after one of AutoAugment's operations.
+    """Return ``images`` (B, C, H, W) after one of AutoAugment's operations; the host does not wait for a device.
 
     Args:
         images: uint8, or float in [0, 1].
@@ -90,27 +97,81 @@ def operate(images: Tensor, name: str, *, level: int, sign: float) -> Tensor:
         level: magnitude from 0 to 9.
         sign: 1 or -1, for operations that go both ways.
     """
-    from torchvision.transforms.v2 import functional as F  # slow to import, and only needed here
+    from torchvision.transforms.v2 import functional as vision  # slow to import, and only needed here
 
     amount = sign * _SIGNED.get(name, 0.0) * level / 9
-    degrees = math.degrees(math.atan(amount))
-    height, width = images.shape[2:]
-    top = 255.0 if images.dtype == torch.uint8 else 1.0
-    operations = {
-        "ShearX": lambda: F.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0, 0]),
-        "ShearY": lambda: F.affine(images, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0]),
-        "TranslateX": lambda: F.affine(images, 0.0, [int(amount * width), 0], 1.0, [0.0, 0.0]),
-        "TranslateY": lambda: F.affine(images, 0.0, [0, int(amount * height)], 1.0, [0.0, 0.0]),
-        "Rotate": lambda: F.rotate(images, amount),
-        "Brightness": lambda: F.adjust_brightness(images, 1 + amount),
-        "Color": lambda: F.adjust_saturation(images, 1 + amount),
-        "Contrast": lambda: F.adjust_contrast(images, 1 + amount),
-        "Sharpness": lambda: F.adjust_sharpness(images, 1 + amount),
-        "Posterize": lambda: F.posterize(images, 8 - round(level / 9 * 4)),
-        "Solarize": lambda: F.solarize(images, top * (1 - level / 9)),
-        "AutoContrast": lambda: F.autocontrast(images),
-        "Equalize": lambda: F.equalize(images),
-        "Invert": lambda: F.invert(images),
+    top = _top(images)
+    operations: dict[str, Callable[[], Tensor]] = {
+        "Brightness": lambda: vision.adjust_brightness(images, 1 + amount),
+        "Color": lambda: vision.adjust_saturation(images, 1 + amount),
+        "Contrast": lambda: vision.adjust_contrast(images, 1 + amount),
+        "Sharpness": lambda: _sharpened(images, 1 + amount),
+        "Posterize": lambda: vision.posterize(images, 8 - round(level / 9 * 4)),
+        "Solarize": lambda: vision.solarize(images, top * (1 - level / 9)),
+        "AutoContrast": lambda: _stretched(images),
+        "Equalize": lambda: vision.equalize(images),
+        "Invert": lambda: vision.invert(images),
     }
-    changed: Tensor = operations[name]()
-    return changed
+    return operations[name]() if name in operations else _moved(images, name, amount)
+
+
+def _top(images: Tensor) -> float:
+    """Return the value of white."""
+    return 255.0 if images.dtype == torch.uint8 else 1.0
+
+
+def _moved(images: Tensor, name: str, amount: float) -> Tensor:
+    """Shear, shift or turn ``images`` (B, C, H, W); what comes from outside is black."""
+    source = _source(name, amount, images.shape[2], images.shape[3], images.device)
+    return F.pad(images.flatten(2), (1, 0)).index_select(2, source).view(images.shape)
+
+
+@cache
+def _source(name: str, amount: float, height: int, width: int, device: torch.device) -> Tensor:
+    """Return (H W,) int64: which pixel comes to each place, counted from 1; 0 for none.
+
+    It is what torchvision makes of the pixels' numbers, on the CPU: on a device it would wait for its matrix.
+    """
+    from torchvision.transforms.v2 import functional as vision
+
+    numbers = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
+    degrees = math.degrees(math.atan(amount))
+    operations: dict[str, Callable[[], Tensor]] = {
+        "ShearX": lambda: vision.affine(numbers, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0, 0]),
+        "ShearY": lambda: vision.affine(numbers, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0]),
+        "TranslateX": lambda: vision.affine(numbers, 0.0, [int(amount * width), 0], 1.0, [0.0, 0.0]),
+        "TranslateY": lambda: vision.affine(numbers, 0.0, [0, int(amount * height)], 1.0, [0.0, 0.0]),
+        "Rotate": lambda: vision.rotate(numbers, amount),
+    }
+    return sent(operations[name]().long().flatten(), device)
+
+
+def _sharpened(images: Tensor, factor: float) -> Tensor:
+    """Blend ``images`` (B, C, H, W) with a blur by 3 by 3 pixels; the border stays.
+
+    The formula is that of torchvision's ``adjust_sharpness``, which waits for its kernel.
+    """
+    channels, height, width = images.shape[1:]
+    if min(height, width) <= 2:
+        return images
+    kernel = torch.full((9,), 1.0 / 13.0, device=images.device)
+    kernel[4].fill_(5.0 / 13.0)
+    sharp = images.to(torch.float32, copy=True)
+    blurred = F.conv2d(sharp, kernel.view(1, 1, 3, 3).expand(channels, 1, 3, 3), groups=channels)
+    if images.dtype == torch.uint8:
+        blurred.round_()
+    inner = sharp[..., 1:-1, 1:-1]
+    inner.add_(blurred.sub_(inner), alpha=1.0 - factor)
+    return sharp.clamp_(0, _top(images)).to(images.dtype)
+
+
+def _stretched(images: Tensor) -> Tensor:
+    """Stretch each channel of ``images`` (B, C, H, W) to the whole range, unless it is of one value.
+
+    The formula is that of torchvision's ``autocontrast``, which waits for masks.
+    """
+    pixels = images.to(torch.float32)
+    low, high = pixels.amin((2, 3), keepdim=True), pixels.amax((2, 3), keepdim=True)
+    even = high == low
+    scale = torch.where(even, 1.0, (high - low) * (1.0 / _top(images)))
+    return (pixels - torch.where(even, 0.0, low)).div_(scale).clamp_(0, _top(images)).to(images.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.objectives import runners_up
 from robustbench_gkl.attacks.search.driver import Load, Precision
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
@@ -52,11 +53,11 @@ class Samples:
         return channels, height, width
 
     def load(self, positions: Sequence[int]) -> Load:
-        """Return the samples at ``positions`` on the device."""
+        """Return the samples at ``positions``, their labels on the CPU and all else on the device."""
         rows = torch.as_tensor(positions)
-        images = to_unit(self.images[rows.to(self.images.device)].to(self.device, non_blocking=True))
-        labels = self.labels[rows].to(self.device, non_blocking=True)
-        return Load(images, labels, Noise(self.seed, self.index[rows].to(self.device)))
+        images = self.images[sent(rows, self.images.device)]
+        images = to_unit(images.to(self.device) if images.is_cuda else sent(images, self.device))
+        return Load(images, self.labels[rows], Noise(self.seed, sent(self.index[rows], self.device)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ class Context:
         clean_logits: (N, K) on the CPU, of the unattacked images.
         meter: the model, with its calls counted.
         threat: norm and radius.
-        batch_size: images at a time.
+        batch_size: images at a time, to begin with.
+        shrinks: whether it may be halved where memory runs out.
         share: the ranks that share the samples, and which samples.
         entries: what the journal held at the beginning.
         precision: in which our own attacks search.
@@ -85,6 +87,7 @@ class Context:
     batch_size: int
     share: Share
     entries: Sequence[Entry]
+    shrinks: bool = False
     precision: Precision = "float32"
     journal: Journal | None = None
     keeps_images: bool = False
@@ -107,7 +110,7 @@ class Context:
         return self.deadline is not None and time.perf_counter() > self.deadline
 
     def load(self, positions: Sequence[int]) -> Load:
-        """Return the samples at ``positions`` on the device."""
+        """Return the samples at ``positions``, see :meth:`Samples.load`."""
         return self.samples.load(positions)
 
     def ranking(self, positions: Sequence[int]) -> Tensor:

@@ -127,6 +127,7 @@ def measure(
             meter=meter,
             threat=threat,
             batch_size=size,
+            shrinks=settings.batch_size == "auto",
             share=share,
             entries=entries,
             precision=settings.search_precision,

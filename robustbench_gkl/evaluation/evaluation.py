@@ -35,7 +35,7 @@ class Evaluation:
             that worked longest. The seconds of a stage likewise.
         num_classes: length of the logits.
         partial: stopped by the time limit; what stands may yet fall, so robust accuracy is an upper bound.
-        batch_size: images at a time, as given or as found fastest.
+        batch_size: images at a time, as given, or as found fastest and halved where memory ran out.
         adversarial: the adversarial images, (N, C, H, W), the originals where ``has_adversarial`` is false; None unless
             kept.
         has_adversarial: (N,) bool, which samples' adversarial images are there.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import SearchSpec
 from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
-from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.slots import Space, fetched
 from robustbench_gkl.attacks.search.threads import driver_count, run_together
+from robustbench_gkl.core.device import sent
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
@@ -25,6 +27,7 @@ _LISTEN_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
+_Result = TypeVar("_Result")
 
 
 def run_stage(context: Context, log: StageLog, result: Evaluation) -> StageResult:
@@ -66,6 +69,7 @@ class _Stage:
         self._verdicts: dict[int, tuple[int, float]] = {}
         self._drivers: Sequence[Driver] = ()
         self._nonfinite = 0
+        self._left: dict[int, int] = {}
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._listened = time.perf_counter()
         self._mark()
@@ -86,10 +90,41 @@ class _Stage:
 
     def _drive(self, left: dict[int, int], precision: Precision) -> tuple[dict[int, int], bool]:
         """Do the restarts left; return the doubtful ones (see :class:`Driver`), and whether all came to their end."""
+        return self._within_memory(left, lambda: self._driven(precision))
+
+    def _within_memory(self, left: dict[int, int], work: Callable[[], _Result]) -> _Result:
+        """Return what ``work`` on the restarts ``left`` gives, with smaller batches where memory runs out."""
+        self._left = dict(left)
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError as error:
+                self._halve(error)
+            self._drivers = ()
+            torch.cuda.empty_cache()  # only here, where the error is gone with all that its frames held
+
+    def _halve(self, error: torch.OutOfMemoryError) -> None:
+        """Go on with half the batch size, from now on.
+
+        Raises:
+            UserError: it was given, or is 1 already, or others share the work.
+        """
+        context, size = self.context, self.result.batch_size
+        if not context.shrinks or size == 1 or context.share.exchange.world.size > 1:
+            raise UserError(
+                f"out of memory with {size} images at a time in {self.log.name}; give a smaller --batch-size"
+            ) from error
+        self.result.batch_size = size // 2
+        if context.journal is not None:
+            context.journal.append({"batch_size": size // 2})
+        self._stopped.clear()  # set by the driver that failed
+
+    def _driven(self, precision: Precision) -> tuple[dict[int, int], bool]:
+        left = dict(self._left)
         context, ranks = self.context, self.context.share.exchange.world.size
         samples = -(-len(left) // ranks)
         alone = ranks == 1 and not context.meter.compiled
-        count = driver_count(context.samples.device, min(samples, context.batch_size)) if alone else 1
+        count = driver_count(context.samples.device, min(samples, self.result.batch_size)) if alone else 1
         self._drivers = [self._driver(samples, precision, of=count) for _ in range(count)]
         self._nonfinite = 0
         self.pace.begin(self._drivers)
@@ -102,7 +137,8 @@ class _Stage:
         context, attack = self.context, self.log.attack
         assert isinstance(attack, SearchSpec)
         # A few samples more than a batch would cost a second pass of nearly empty batches.
-        slots = max(1, samples if samples <= _SQUEEZED * context.batch_size else context.batch_size)
+        size = self.result.batch_size
+        slots = max(1, samples if samples <= _SQUEEZED * size else size)
         space = Space(
             -(-slots // of), context.samples.shape, self.result.num_classes, context.threat, context.samples.device
         )
@@ -119,9 +155,12 @@ class _Stage:
 
     def propose(self, left: dict[int, int]) -> bool:
         """Run an attack that is no search batch by batch; return whether it came to its end."""
+        return self._within_memory(left, self._proposed)
+
+    def _proposed(self) -> bool:
         self._drivers, self._nonfinite = (), 0
         self.pace.begin(())
-        positions, size = list(left), self.context.batch_size
+        positions, size = list(self._left), self.result.batch_size
         source = self.context.share.source(Task(0, start) for start in range(0, len(positions), size))
         while batches := source.take(1, 0):
             if self.should_stop():
@@ -132,7 +171,8 @@ class _Stage:
     def _propose_batch(self, batch: list[int]) -> None:
         context, attack = self.context, self.log.attack
         load = context.load(batch)
-        candidates = attack(context.meter, load.images, load.labels, context.threat, noise=load.noise)
+        labels = sent(load.labels, load.images.device)
+        candidates = attack(context.meter, load.images, labels, context.threat, noise=load.noise)
         if candidates.shape != load.images.shape:
             raise RuntimeError(
                 f"{attack.name} returned {tuple(candidates.shape)} for images {tuple(load.images.shape)}"
@@ -164,15 +204,16 @@ class _Stage:
         load = context.load(positions)
         allowed = context.threat.contains(points, load.images)
         points = torch.where(allowed[:, None, None, None], points, load.images)
-        prediction = context.meter(points).argmax(1)
-        broken: np.ndarray = (allowed & (prediction != load.labels)).cpu().numpy()
-        self._rejected += int((~allowed).sum())
+        distance = context.threat.distance(points, load.images)
+        inside, prediction, lengths = fetched(allowed, context.meter(points).argmax(1), distance)
+        broken: np.ndarray = (inside > 0) & (prediction != load.labels.numpy())
+        self._rejected += int((inside == 0).sum())
         self._candidates += len(positions)
-        distance = context.threat.distance(points, load.images).tolist()
-        for place in broken.nonzero()[0].tolist():
-            self._verdicts[positions[place]] = (int(prediction[place]), distance[place])
-        if broken.any():
-            rows = torch.from_numpy(broken).to(points.device)
+        places = broken.nonzero()[0]
+        for place in places.tolist():
+            self._verdicts[positions[place]] = (int(prediction[place]), float(lengths[place]))
+        if len(places):
+            rows = sent(torch.from_numpy(places), points.device)
             context.keep(self.result, np.asarray(positions)[broken], points[rows])
         return broken
 
@@ -183,6 +224,9 @@ class _Stage:
 
     def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
         verdicts = [self._verdicts.pop(task.position) for task in fallen]
+        self._left.update((task.position, task.run + 1) for task in done)
+        for task in (*fallen, *(task for task in done if task.run + 1 >= self.log.runs)):
+            self._left.pop(task.position, None)
         meter = self.context.meter
         entry: dict[str, Any] = {
             "stage": self.log.key,

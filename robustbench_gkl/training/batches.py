@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise, permutation
 from robustbench_gkl.data import ImageSet
@@ -95,7 +96,7 @@ class Batches:
         """
         order = permutation(self._seed, "order", epoch, n=len(self._rows))
         if self._resident:
-            places = self._rows[order].to(self._device, non_blocking=True)
+            places = sent(self._rows[order], self._device)
             for step in range(first, self.steps):
                 rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield Batch(order[rows], self._images[places[rows]], self._labels[places[rows]])

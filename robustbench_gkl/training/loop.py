@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from robustbench_gkl.config.schema import TrainConfig
-from robustbench_gkl.core.device import TensorCores, deterministic_kernels, own_random_state
+from robustbench_gkl.core.device import TensorCores, deterministic_kernels, own_random_state, sent
 from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
@@ -225,7 +225,7 @@ class _Trainer:
             momentum=momentum(config.schedule, base=config.optimizer.momentum, place=place),
         )
         rows = self.world.rows
-        samples = batch.samples[rows].to(self.device, non_blocking=True)
+        samples = sent(batch.samples[rows], self.device)
         measured = self.stepper.step(
             make_views(batch, config, epoch=place.epoch, step=place.step, rows=rows),
             threat=self._epoch_threat(),

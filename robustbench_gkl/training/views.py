@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data import to_unit
@@ -137,7 +138,7 @@ def cut_mix(views: Views, *, seed: int, place: tuple[int, int], chance: float) -
     top, bottom = (min(height, max(0, round(height * (row + way * reach)))) for way in (-1, 1))
     left, right = (min(width, max(0, round(width * (column + way * reach)))) for way in (-1, 1))
     keys = Noise(seed, torch.arange(len(views.labels))).at("cutmix", "partner", *place).bits()
-    partner = keys.argsort().to(views.labels.device, non_blocking=True)
+    partner = sent(keys.argsort(), views.labels.device)
     images = views.images.clone(memory_format=torch.preserve_format)
     images[:, :, top:bottom, left:right] = views.images[partner, :, top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)

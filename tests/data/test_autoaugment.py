@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from device_waits import no_waits
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.data.augment import augment
@@ -48,6 +52,42 @@ def test_each_operation_is_torchvisions(name: str, level: int, sign: float) -> N
     got = operate(images, name, level=level, sign=sign)
     # Magnitudes are float32 there, which moves roundings by one grey level.
     assert int((got.int() - expected.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("pixels", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_operations_of_our_own_are_torchvisions_to_the_bit(sign: float, pixels: torch.dtype) -> None:
+    images = some_images(6)[:, :, :, :20]
+    images[0], images[1, 0] = 7, 0  # of one value: nothing to stretch
+    if pixels == torch.float32:
+        images = images / 255
+    slope, turn, shift = sign * 0.3 * 4 / 9, sign * 30.0 * 4 / 9, sign * 150 / 331 * 4 / 9
+    degrees = math.degrees(math.atan(slope))
+    expected = {
+        "ShearX": functional.affine(images, 0.0, [0, 0], 1.0, [degrees, 0.0], center=[0, 0]),
+        "ShearY": functional.affine(images, 0.0, [0, 0], 1.0, [0.0, degrees], center=[0, 0]),
+        "TranslateX": functional.affine(images, 0.0, [int(shift * 20), 0], 1.0, [0.0, 0.0]),
+        "TranslateY": functional.affine(images, 0.0, [0, int(shift * 32)], 1.0, [0.0, 0.0]),
+        "Rotate": functional.rotate(images, turn),
+        "Sharpness": functional.adjust_sharpness(images, 1 + sign * 0.9 * 4 / 9),
+        "AutoContrast": functional.autocontrast(images),
+    }
+    for name, wanted in expected.items():
+        got = operate(images, name, level=4, sign=sign)
+        assert got.dtype == pixels
+        assert torch.equal(got, wanted), name
+        assert not torch.equal(got, images)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_wait_for_the_device_and_the_same_views(channels: int) -> None:
+    images, noise = some_images(60, channels=channels), Noise(1, torch.arange(60))
+    there = images.cuda()
+    with no_waits():
+        views = augment(there, name="autoaugment", noise=noise)
+    assert torch.equal(views.cpu(), augment(images, name="autoaugment", noise=noise))
 
 
 def test_policies_are_drawn_evenly_and_applied_as_often_as_they_say() -> None:

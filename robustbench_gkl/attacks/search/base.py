@@ -34,6 +34,7 @@ class Search(ABC):
         wants_gradient: (slots,) bool on the host: whether the next answer needs a gradient.
         finished: (slots,) bool on the host: the run is over.
         labels: (slots,) int64.
+        host_labels: the same on the host.
         targets: (slots,) int64: the class that each run aims at; 0 in attacks without targets.
     """
 
@@ -49,6 +50,7 @@ class Search(ABC):
         self.step = self.on_host(0)
         self.wants_gradient = self.on_host(True)
         self.finished = self.on_host(False)
+        self.host_labels = self.on_host(0)
         self.labels = self.scalar(dtype=torch.int64)
         self.targets = self.scalar(dtype=torch.int64)
 
@@ -78,9 +80,13 @@ class Search(ABC):
         (gradient,) = torch.autograd.grad(value.sum(), points)
         return value.detach(), gradient
 
-    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
-        """Return (B,) bool on the host: which of the misclassified (``wrong``) query points are to count."""
-        return wrong
+    def lengths(self, rows: Rows) -> Tensor | None:
+        """Return (B,): how far the query points are, where the judgement needs it; fetched together with the answer."""
+        return None
+
+    def counts(self, rows: Rows, answer: Answer) -> np.ndarray:
+        """Return (B,) bool on the host: which of the misclassified query points are to count."""
+        return answer.wrong
 
     def leftover(self, rows: Rows) -> Tensor:
         """Return the point of each finished run that found nothing, (B, C, H, W), inside the threat model."""
@@ -105,8 +111,8 @@ class Search(ABC):
         self._tensors += found.tensors
         return found
 
-    def on_host(self, value: int | bool) -> np.ndarray:
-        """Return ``value`` per slot in an array on the host, (slots,) int64 or bool, as part of the state."""
+    def on_host(self, value: float | bool) -> np.ndarray:
+        """Return ``value`` per slot in an array on the host, (slots,) of its type, as part of the state."""
         array: np.ndarray[Any, Any] = np.full(self.space.slots, value)
         self._arrays.append(array)
         return array

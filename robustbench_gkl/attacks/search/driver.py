@@ -20,6 +20,7 @@ from robustbench_gkl.attacks.search.base import Search
 from robustbench_gkl.attacks.search.queries import LastWrong, Precision, Queries
 from robustbench_gkl.attacks.search.slots import Rows, Starts
 from robustbench_gkl.attacks.search.tasks import Load, Referee, Samples, Source, Task, Waiting
+from robustbench_gkl.core.device import sent
 
 __all__ = ["Driver", "Load", "Precision", "Source", "Task", "Waiting"]
 
@@ -112,11 +113,12 @@ class Driver:
     def _begin(self, run: int, pairs: Sequence[tuple[int, int]]) -> None:
         """Start a run of the samples at some positions in slots, given as pairs of slot and position."""
         chosen, positions = (list(part) for part in zip(*pairs, strict=True))
-        rows = Rows.of(np.array(chosen), self.search.space.device)
-        load = self.samples.load(positions)
-        self.search.labels[rows.device] = load.labels
+        device = self.search.space.device
+        rows, load = Rows.of(np.array(chosen), device), self.samples.load(positions)
+        self.search.host_labels[rows.host] = load.labels.numpy()
+        self.search.labels[rows.device] = sent(load.labels, device)
         if self.targeted:
-            self.search.targets[rows.device] = self.samples.ranking(positions)[:, run].to(load.labels.device)
+            self.search.targets[rows.device] = sent(self.samples.ranking(positions)[:, run], device)
         self.search.finished[rows.host] = False
         if self._late is not None:
             self._late.known[rows.host] = False
@@ -139,7 +141,7 @@ class Driver:
         for rows, gradient in self._groups():
             with torch.no_grad():
                 answer = self.queries.ask(rows, gradient=gradient)
-                hits = self.search.counts(rows, answer.wrong) if answer.wrong.any() else answer.wrong
+                hits = self.search.counts(rows, answer) if answer.wrong.any() else answer.wrong
                 if hits.any():
                     self._hits(rows.where(hits), fallen, doubted)
                 self.search.advance(rows, answer)
@@ -160,7 +162,7 @@ class Driver:
         if self._late is not None:
             self._late.keep(slots)
             return
-        points = self.search.query[torch.from_numpy(slots).to(self.search.space.device)]
+        points = self.search.query[sent(torch.from_numpy(slots), self.search.space.device)]
         self._confirm(slots, points, fallen, doubted)
 
     def _confirm(self, slots: np.ndarray, points: Tensor, fallen: list[int], doubted: list[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
-from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, copy_rows
+from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, copy_chosen
 
 
 class GradientSearch(Search):
@@ -83,12 +83,12 @@ class BestPoints:
             gradient: (B, C, H, W).
         """
         best = self.value[: len(value)]
-        better = (value > best).nonzero().squeeze(1)
-        copy_rows(self.point, points, better)
-        copy_rows(self.gradient, gradient, better)
+        better = value > best
+        copy_chosen(self.point, points, better)
+        copy_chosen(self.gradient, gradient, better)
         torch.maximum(best, value, out=best)
 
-    def restore(self, slots: Tensor, points: Tensor, gradient: Tensor) -> None:
-        """Set the points and gradients, (slots, C, H, W) each, of ``slots`` (n,) to the best ones."""
-        copy_rows(points, self.point, slots)
-        copy_rows(gradient, self.gradient, slots)
+    def restore(self, slots: Tensor, chosen: Tensor, points: Tensor, gradient: Tensor) -> None:
+        """Set the points and gradients, (slots, C, H, W) each, of the ``chosen`` (n,) of ``slots`` to the best ones."""
+        copy_chosen(points, self.point, chosen, slots)
+        copy_chosen(gradient, self.gradient, chosen, slots)

@@ -12,10 +12,11 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.objectives import runners_up
 from robustbench_gkl.attacks.search.driver import Driver
-from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.slots import Space, column
 from robustbench_gkl.attacks.search.tasks import Load, Task, Waiting
 from robustbench_gkl.attacks.search.threads import driver_count, run_together
 from robustbench_gkl.attacks.specs.base import SearchSpec
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
@@ -55,26 +56,25 @@ class _InMemory:
     def __init__(
         self, model: Model, images: Tensor, labels: Tensor, threat: ThreatModel, noise: Noise, logits: Tensor
     ) -> None:
-        self.model, self.images, self.labels, self.threat, self.noise = model, images, labels, threat, noise
-        self.logits = logits
+        self.model, self.images, self.labels, self.threat, self.noise = model, images, labels.cpu(), threat, noise
+        self.ranked = runners_up(logits.cpu(), self.labels)
         self.candidates = images.clone()
         self.stopped = threading.Event()
 
     def _rows(self, positions: Sequence[int]) -> Tensor:
-        return torch.tensor(positions, device=self.images.device)
+        return sent(torch.tensor(positions), self.images.device)
 
     def load(self, positions: Sequence[int]) -> Load:
-        rows = self._rows(positions)
-        return Load(self.images[rows], self.labels[rows], self.noise.take(rows.to(self.noise.index.device)))
+        rows, device = torch.tensor(positions), self.noise.index.device
+        return Load(self.images[self._rows(positions)], self.labels[rows], self.noise.take(sent(rows, device)))
 
     def ranking(self, positions: Sequence[int]) -> Tensor:
-        rows = self._rows(positions)
-        return runners_up(self.logits[rows], self.labels[rows])
+        return self.ranked[torch.tensor(positions)]
 
     def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
         rows = self._rows(positions)
         inside = self.threat.contains(points, self.images[rows])
-        self.candidates[rows[inside]] = points[inside]
+        self.candidates[rows] = torch.where(column(inside), points, self.candidates[rows])
         found: np.ndarray = inside.cpu().numpy()
         return found
 

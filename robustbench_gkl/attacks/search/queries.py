@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search.base import Search
-from robustbench_gkl.attacks.search.slots import Answer, Rows, copy_rows
-from robustbench_gkl.core.device import TensorCores
+from robustbench_gkl.attacks.search.slots import Answer, Rows, copy_rows, fetched
+from robustbench_gkl.core.device import TensorCores, sent
 from robustbench_gkl.core.errors import UserError
 
 Precision = Literal["float32", "tf32", "bf16"]
@@ -48,18 +48,18 @@ class Queries:
         search.prepare(rows)
         logits, value, slope = self._evaluate(rows, gradient=gradient)
         # On the host, where all decisions fall: a few numbers a sample cost less to fetch than to judge there.
-        answer, broken = _fetched(logits, slope)
+        answer, broken, lengths = _answer(logits, slope, search.lengths(rows))
         usable = np.isfinite(answer).all(1)
         if not usable.all():
             raise UserError(
                 f"the model gives NaN or infinite logits for {int((~usable).sum())} of {len(answer)} images "
                 f"under attack by {self.name}; robustness cannot be judged: look at its layers and its range"
             )
-        if slope is not None and broken.any():
+        if slope is not None and broken is not None and broken.any():
             self.nonfinite += int(broken.sum())
             slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        wrong = answer.argmax(1) != search.labels[rows.device].cpu().numpy()
-        return Answer(logits, wrong, value, slope)
+        wrong = answer.argmax(1) != search.host_labels[rows.host]
+        return Answer(torch.from_numpy(answer), wrong, value, slope, lengths)
 
     def _evaluate(self, rows: Rows, *, gradient: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return logits (B, K), objective (B,) and gradient (B, C, H, W), the mean of several evaluations."""
@@ -84,20 +84,23 @@ class Queries:
         return logits.detach(), value, total
 
 
-def _fetched(logits: Tensor, slope: Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits (B, K) on the host, and (B,) bool: which gradients (B, ...) hold NaN or infinite values.
+def _answer(
+    logits: Tensor, slope: Tensor | None, lengths: Tensor | None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return the logits (B, K), which gradients (B, ...) hold NaN or infinite values, (B,) bool, and lengths (B,).
 
-    Both come in one transfer. A sum over finite values can overflow: the few gradients whose sum is not finite are
-    checked value by value.
+    All come to the host in one transfer. A sum over finite values can overflow: the few gradients whose sum is not
+    finite are checked value by value.
     """
-    if slope is None:
-        return logits.cpu().numpy(), np.zeros(len(logits), dtype=bool)
-    both = torch.cat([logits, slope.flatten(1).sum(1, keepdim=True)], 1).cpu().numpy()
-    broken = ~np.isfinite(both[:, -1])
-    if broken.any():
-        rows = torch.from_numpy(broken.nonzero()[0]).to(slope.device)
-        broken[broken] = (~slope[rows].isfinite()).flatten(1).any(1).cpu().numpy()
-    return both[:, :-1], broken
+    sums = None if slope is None else slope.flatten(1).sum(1)
+    found = iter(fetched(*(part for part in (logits, sums, lengths) if part is not None)))
+    answer, broken = next(found), None
+    if slope is not None:
+        broken = ~np.isfinite(next(found))
+        if broken.any():
+            rows = sent(torch.from_numpy(broken.nonzero()[0]), slope.device)
+            broken[broken] = (~slope[rows].isfinite()).flatten(1).any(1).cpu().numpy()
+    return answer, broken, next(found, None)
 
 
 def precision_context(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
@@ -125,7 +128,7 @@ class LastWrong:
     def keep(self, slots: np.ndarray) -> None:
         """Note that the query points of ``slots`` (n,) int64 are misclassified."""
         query = self._queries.search.query
-        copy_rows(self._points, query, torch.from_numpy(slots).to(query.device))
+        copy_rows(self._points, query, sent(torch.from_numpy(slots), query.device))
         self.known[slots] = True
 
     def move(self, source: int, target: int) -> None:
@@ -135,8 +138,9 @@ class LastWrong:
 
     def still_wrong(self, slots: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Return those of ``slots`` (n,) whose points are misclassified again, (m,), and the points (m, C, H, W)."""
-        rows = torch.from_numpy(slots).to(self._points.device)
-        points = self._points[rows]
+        device = self._points.device
+        points = self._points[sent(torch.from_numpy(slots), device)]
         with torch.no_grad(), self._queries.context:
-            wrong = self._queries.model(points).argmax(1) != self._queries.search.labels[rows]
-            return slots[wrong.cpu().numpy()], points[wrong]
+            predicted = self._queries.model(points).argmax(1).cpu().numpy()
+        wrong = predicted != self._queries.search.host_labels[slots]
+        return slots[wrong], points[sent(torch.from_numpy(wrong.nonzero()[0]), device)]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
@@ -61,7 +62,7 @@ class Rows:
     @staticmethod
     def of(slots: np.ndarray, device: torch.device) -> Rows:
         """Return the given ``slots``, (B,) int64."""
-        return Rows(slots, torch.from_numpy(slots).to(device, non_blocking=True))
+        return Rows(slots, sent(torch.from_numpy(slots), device))
 
     def where(self, chosen: np.ndarray) -> np.ndarray:
         """Return (n,) int64: the slots of the rows at which ``chosen`` (B,) bool is True."""
@@ -74,16 +75,33 @@ class Answer:
     """The model's answer at the query points of some rows.
 
     Attributes:
-        logits: (B, K) float32.
+        logits: (B, K) float32 on the host.
         wrong: (B,) bool on the host: misclassified.
         value: (B,) the objective; None without a gradient.
         gradient: (B, C, H, W) of the objective; None likewise.
+        lengths: (B,) on the host: what :meth:`Search.lengths` gave; None without.
     """
 
     logits: Tensor
     wrong: np.ndarray
     value: Tensor | None
     gradient: Tensor | None
+    lengths: np.ndarray | None = None
+
+
+def fetched(*parts: Tensor) -> list[np.ndarray]:
+    """Return ``parts``, (B,) or (B, n) of numbers that float32 holds exactly, as float32 on the host, in one transfer.
+
+    On a CPU they share memory with ``parts`` where these are float32 already.
+    """
+    columns = [part.float() for part in parts]
+    if columns[0].device.type == "cpu":
+        return [part.numpy() for part in columns]
+    if len(columns) == 1:
+        return [columns[0].cpu().numpy()]
+    ends = np.cumsum([part[:1].numel() for part in parts])[:-1]
+    whole = torch.cat([part.reshape(len(part), -1) for part in columns], 1).cpu().numpy()
+    return [piece.reshape(part.shape) for piece, part in zip(np.split(whole, ends, axis=1), parts, strict=True)]
 
 
 def column(values: Tensor) -> Tensor:
@@ -94,6 +112,26 @@ def column(values: Tensor) -> Tensor:
 def copy_rows(target: Tensor, source: Tensor, slots: Tensor) -> None:
     """Copy the rows ``slots`` (n,) of ``source`` (slots, ...) to ``target`` (slots, ...)."""
     target.index_copy_(0, slots, source.index_select(0, slots))
+
+
+def copy_chosen(target: Tensor, source: Tensor, chosen: Tensor, slots: Tensor | None = None) -> None:
+    """Copy those rows of ``source`` (slots, ...) to ``target`` (slots, ...) that are ``chosen``.
+
+    Args:
+        target, source: of as many dimensions.
+        chosen: (n,) bool, of the first n slots, or of ``slots``.
+        slots: (n,) int64.
+    """
+    if target.device.type == "cpu":
+        copy_rows(target, source, chosen.nonzero().squeeze(1) if slots is None else slots[chosen])
+        return
+    # To look which are chosen would cost more than to write the others too.
+    picked = chosen.view(-1, *[1] * (target.dim() - 1))
+    if slots is None:
+        kept = target[: len(chosen)]
+        torch.where(picked, source[: len(chosen)], kept, out=kept)
+    else:
+        target.index_copy_(0, slots, torch.where(picked, source.index_select(0, slots), target.index_select(0, slots)))
 
 
 def take_rows(source: Tensor, at: slice | Tensor) -> Tensor:

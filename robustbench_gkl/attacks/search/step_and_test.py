@@ -11,6 +11,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
 from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, column, put_rows, take_rows
+from robustbench_gkl.core.device import sent
 
 
 class StepAndTestSearch(Search):
@@ -73,9 +74,14 @@ class StepAndTestSearch(Search):
         """Return the originals, (B, C, H, W): the search leaves the ball."""
         return self.origin[rows.device]
 
-    def counts(self, rows: Rows, wrong: np.ndarray) -> np.ndarray:
+    def lengths(self, rows: Rows) -> Tensor:
+        """Return the distances of the query points, (B,)."""
+        return self.distance[rows.device]
+
+    def counts(self, rows: Rows, answer: Answer) -> np.ndarray:
         """Return (B,) bool: those inside the ball; a shortest perturbation beyond eps is no success."""
-        counted: np.ndarray = wrong & (self.distance[rows.device] <= self.threat.radius).cpu().numpy()
+        assert answer.lengths is not None
+        counted: np.ndarray = answer.wrong & (answer.lengths <= np.float32(self.threat.radius))
         return counted
 
     def advance(self, rows: Rows, answer: Answer) -> None:
@@ -103,7 +109,7 @@ class StepAndTestSearch(Search):
         """Bring the ``found`` (B,) bool of ``rows`` back towards their originals."""
         if isinstance(rows.host, slice) and found.any():
             # Those that stay have weight 1, which costs less than to pick out the others.
-            weight = torch.from_numpy(np.where(found, self.draw_back, 1.0)).float().to(self.space.device)
+            weight = sent(torch.from_numpy(np.where(found, self.draw_back, 1.0)).float(), self.space.device)
             for block in self.blocks(len(found)):
                 torch.lerp(self.origin[block], self.point[block], column(weight[block]), out=self.point[block])
             self.distance[rows.device] *= weight
@@ -120,4 +126,4 @@ class StepAndTestSearch(Search):
             return
         places, slots, device = chosen.nonzero()[0], rows.where(chosen), self.space.device
         for block in self.blocks(len(places)):
-            yield torch.from_numpy(slots[block]).to(device), torch.from_numpy(places[block]).to(device)
+            yield sent(torch.from_numpy(slots[block]), device), sent(torch.from_numpy(places[block]), device)

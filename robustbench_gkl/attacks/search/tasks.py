@@ -26,7 +26,7 @@ class Load:
 
     Attributes:
         images: (B, C, H, W) float32 in [0, 1] on the device.
-        labels: (B,) int64.
+        labels: (B,) int64 on the CPU.
         noise: their random numbers.
     """
 
@@ -81,7 +81,7 @@ class Samples(Protocol):
         ...
 
     def ranking(self, positions: Sequence[int]) -> Tensor:
-        """Return (B, K - 1) int64: the classes but the label, by falling logit of the unattacked image."""
+        """Return (B, K - 1) int64 on the CPU: the classes but the label, by falling logit of the unattacked image."""
         ...
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
 from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
+from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import sequence
 
 _AHEAD = 50
@@ -59,7 +60,7 @@ class WindowSearch(Search):
         super().__init__(space, length=len(sides))
         self.sides = np.array(sides)
         self.point, self.origin = self.image(), self.image()
-        self.best_value = self.scalar()
+        self.best_value = self.on_host(-np.inf)
         self.written: list[Written] = []
         self.wants_gradient[:] = False
         channels, height, width = space.shape
@@ -90,17 +91,18 @@ class WindowSearch(Search):
                 and for each channel -1 or 1.
         """
 
-    def settle(self, better: Tensor) -> None:
+    def settle(self, better: np.ndarray) -> None:
         """Undo what was written where ``better`` (B,) bool does not hold."""
+        kept = sent(torch.from_numpy(better), self.space.device)
         for window in self.written:
-            keep = better[window.slots][:, None, None]
+            keep = kept[window.slots][:, None, None]
             self.point.view(-1).put_(window.places, torch.where(keep, window.new, window.old))
 
     def begin(self, rows: Rows, starts: Starts) -> None:
         """Set the first images; their windows are drawn when they are due."""
         self._drawn[rows.host] = -1
         self._keys[rows.device] = starts.noise.keys()
-        self.best_value[rows.device] = -torch.inf
+        self.best_value[rows.host] = -np.inf
         self.step[rows.host] = 0
         self.origin[rows.device] = starts.images
         self.point[rows.device] = self.start(starts)
@@ -125,10 +127,11 @@ class WindowSearch(Search):
         """Keep the windows that raised the objective, undo the others."""
         assert isinstance(rows.device, slice)
         count = len(answer.wrong)
-        value = self.objective(answer.logits, self.labels[:count], self.targets[:count])
+        labels = torch.from_numpy(self.host_labels[:count])
+        value = self.objective(answer.logits, labels, labels).numpy()
         best = self.best_value[:count]
         self.settle(value > best)
-        torch.maximum(best, value, out=best)
+        np.maximum(best, value, out=best)
         self.finished[:count] = self.step[:count] == self.length
         self.step[:count] += 1
 
@@ -143,16 +146,16 @@ class WindowSearch(Search):
         if len(slots) == self._count and (place == place[0]).all():
             self.propose(side, slice(0, self._count), self._moves[: self._count, int(place[0])])
         else:
-            at = torch.from_numpy(slots).to(device)
-            self.propose(side, at, self._moves[at, torch.from_numpy(place).to(device)])
+            at = sent(torch.from_numpy(slots), device)
+            self.propose(side, at, self._moves[at, sent(torch.from_numpy(place), device)])
 
     def _draw(self, slots: np.ndarray, block: np.ndarray) -> None:
         """Draw the moves of the ``block``-th ``_AHEAD`` steps of each of ``slots``, (n,) int64 both."""
-        device, at = self.space.device, torch.from_numpy(slots).to(self.space.device)
-        first = torch.from_numpy(block * (_AHEAD * self._draws)).to(device)
+        device, at = self.space.device, sent(torch.from_numpy(slots), self.space.device)
+        first = sent(torch.from_numpy(block * (_AHEAD * self._draws)), device)
         bits = sequence(self._keys[at], count=_AHEAD * self._draws, first=first).view(-1, _AHEAD, self._draws)
         steps = np.minimum(block[:, None] * _AHEAD + np.arange(_AHEAD), self.length - 1)
-        self._moves[at] = self._moves_of(bits, torch.from_numpy(self.sides[steps]).to(device))
+        self._moves[at] = self._moves_of(bits, sent(torch.from_numpy(self.sides[steps]), device))
         self._drawn[slots] = block
 
     def _moves_of(self, bits: Tensor, sides: Tensor) -> Tensor:

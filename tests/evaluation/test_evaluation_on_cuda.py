@@ -1,0 +1,48 @@
+"""Evaluation with what only CUDA takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_net import CHEAP, SmallNet, labelled_images
+
+from robustbench_gkl import ThreatModel
+from robustbench_gkl.attacks.search.queries import Precision
+from robustbench_gkl.evaluation import Evaluation
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+THREATS = {"linf": ThreatModel("linf", "6/255"), "l2": ThreatModel("l2", "0.3"), "l1": ThreatModel("l1", "1.5")}
+
+
+def evaluated(norm: str, *, device: str, precision: Precision = "float32") -> Evaluation:
+    images, labels = labelled_images(60, model=SmallNet())
+    settings = EngineSettings(batch_size=25, search_precision=precision)
+    return measure(SmallNet(), images, labels, THREATS[norm], CHEAP, settings, device=device, keep_adversarial=True)
+
+
+@pytest.mark.parametrize("norm", THREATS)
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_what_any_precision_finds_float32_on_the_cpu_confirms(norm: str, precision: Precision) -> None:
+    found, cpu = evaluated(norm, device="cuda", precision=precision), evaluated(norm, device="cpu")
+    assert found.adversarial is not None
+    assert found.has_adversarial is not None
+    images, labels = labelled_images(60, model=SmallNet())
+    broken = torch.from_numpy(found.has_adversarial)
+    assert int(broken.sum()) > 10
+    with torch.no_grad():
+        predicted = SmallNet()(found.adversarial[broken]).argmax(1)
+    assert bool((predicted != labels[broken]).all())
+    assert bool(THREATS[norm].contains(found.adversarial[broken], images[broken]).all())
+    assert abs(int(found.standing.sum()) - int(cpu.standing.sum())) <= 1
+
+
+@pytest.mark.parametrize("norm", THREATS)
+def test_the_second_device_alone(norm: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    first, second = (evaluated(norm, device=f"cuda:{number}") for number in (0, 1))
+    assert first.broken_by.tolist() == second.broken_by.tolist()

@@ -1,0 +1,57 @@
+"""Out of memory: a batch size that was found is halved, one that was given is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_net import CHEAP, THREAT, SmallNet, labelled_images
+from torch import Tensor
+
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation.engine import EngineSettings, measure
+from robustbench_gkl.evaluation.replay import noted_batch_size
+from robustbench_gkl.results.journal import Journal
+
+ROOM = 9
+
+
+class Crowded(SmallNet):
+    """Has memory for ``ROOM`` images in a search, which needs more than the even images by which a size is found."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad and len(images) > ROOM and bool((images != 0.5).any()):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ],
+)
+def test_verdicts_are_those_of_any_batch_size(device: str, tmp_path: Path) -> None:
+    images, labels = labelled_images(40, model=SmallNet())
+    journal = Journal(tmp_path / "journal")
+    found = EngineSettings(batch_size="auto")
+    got = measure(Crowded(), images, labels, THREAT, CHEAP, found, device=device, journal=journal)
+    assert noted_batch_size(journal.own) == got.batch_size
+    assert ROOM / 2 < got.batch_size <= ROOM
+    plain = measure(SmallNet(), images, labels, THREAT, CHEAP, EngineSettings(batch_size=40))
+    assert got.broken_by.tolist() == plain.broken_by.tolist()
+    assert got.adv_pred.tolist() == plain.adv_pred.tolist()
+    assert [attack.stages[0].attacked for attack in got.attacks] == [
+        attack.stages[0].attacked for attack in plain.attacks
+    ]
+
+
+def test_a_batch_size_that_was_given_is_kept() -> None:
+    images, labels = labelled_images(40, model=SmallNet())
+    with pytest.raises(UserError, match="out of memory with 40 images at a time in pgd-5"):
+        measure(Crowded(), images, labels, THREAT, CHEAP[0], EngineSettings(batch_size=40))
