@@ -15,7 +15,7 @@ from robustbench_gkl.core.plugins import GROUP, loaded_plugins
 
 
 def nothing_installed() -> bool:
-    """Return whether no plugin can have registered anything: none is loaded or installed, and torch is not imported yet.
+    """Return whether no plugin can have registered anything: none is loaded or installed, and torch is not imported.
 
     What registers losses, models or data sets imports torch.
     """
