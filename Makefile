@@ -29,7 +29,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 check: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto --cov --cov-report=term
 
 # RobustBench, timm and the hub cannot live beside torchattacks: they have an environment of their own, which takes
 # torch and all else that it lacks from the first. Without a registry to install them from, their tests are left out.

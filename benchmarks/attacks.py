@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from robustbench_gkl.attacks import SearchSpec, parse_attack
 from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.attacks.specs.torchattacks import import_torchattacks
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import PUBLISHED_NORMS
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
@@ -101,8 +103,7 @@ def torchattacks_ensemble(model: nn.Module, images: Tensor, labels: Tensor, thre
 
     It runs APGD and FAB for 10 steps instead of 100.
     """
-    import torchattacks
-
+    torchattacks = import_torchattacks()
     norm = PUBLISHED_NORMS[threat.norm]
     attack = torchattacks.AutoAttack(model, norm=norm, eps=threat.radius, version="standard", n_classes=10, seed=0)
     standing = 0
@@ -118,8 +119,7 @@ def torchattacks_ensemble(model: nn.Module, images: Tensor, labels: Tensor, thre
 
 def pgd(options: argparse.Namespace) -> None:
     """Time PGD-50 from the images and torchattacks' with the same steps and start; the best of three turns each."""
-    import torchattacks
-
+    torchattacks = import_torchattacks()
     model = load(options.model)
     images, labels = samples(model, options.n, correct=True)
     threat = ThreatModel(options.norm, options.eps)
@@ -189,12 +189,15 @@ def main() -> None:
     robust = "cnn-a" in (options.case, options.model)
     options.n = options.n or {"cnn-a": 500, "resnet18": 32, "pgd": 250 if robust else 32, "memory": 64}[options.case]
     options.eps = options.eps or ("2/255" if robust else "8/255")
-    if options.case == "pgd":
-        pgd(options)
-    elif options.case == "memory":
-        memory(options)
-    else:
-        autoattack(options, correct=options.case == "resnet18")
+    try:
+        if options.case == "pgd":
+            pgd(options)
+        elif options.case == "memory":
+            memory(options)
+        else:
+            autoattack(options, correct=options.case == "resnet18")
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -27,16 +27,27 @@ def propose(
     Raises:
         UserError: the file is gone, has changed or cannot be used.
     """
+    check_submitted(spec, images)
     submitted, places = _read(spec)
-    if submitted.shape[1:] != images.shape[1:]:
-        raise UserError(
-            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set {_size(images.shape[1:])}"
-        )
     candidates = images.clone()
     for row, index in enumerate(noise.index.tolist()):
         if (place := places.get(index)) is not None:
             candidates[row] = torch.from_numpy(submitted[place]).to(images.device)
     return candidates
+
+
+def check_submitted(spec: SubmittedImages, images: Tensor) -> None:
+    """Check that the submitted images can be read and have the size of ``images`` (N, C, H, W).
+
+    Raises:
+        UserError: the file is gone, has changed or cannot be used.
+    """
+    submitted, _ = _read(spec)
+    if submitted.shape[1:] != images.shape[1:]:
+        raise UserError(
+            f"{spec.file}: its images are {_size(submitted.shape[1:])}, those of the data set "
+            f"{_size(images.shape[1:])}; write them as (M, C, H, W)"
+        )
 
 
 @lru_cache(maxsize=2)
@@ -49,7 +60,7 @@ def _read(spec: SubmittedImages) -> tuple[np.ndarray, dict[int, int]]:
     path = spec.path()
     arrays = _arrays(path)
     if "images" not in arrays:
-        raise UserError(f"{path} must hold images (M, C, H, W), has {', '.join(sorted(arrays)) or 'nothing'}")
+        raise UserError(f"{path} must hold an array images (M, C, H, W), float32 in [0, 1]; it has none")
     images, index = arrays["images"], arrays.get("index")
     if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
         raise UserError(f"{path}: images must be float32 (M, C, H, W) in [0, 1], got {images.dtype} {images.shape}")

@@ -43,7 +43,7 @@ def command(
     The checks of gklbench eval, after a short PGD instead of long attacks; nothing is recorded. Exit code 1 if one
     of them is FAIL.
     """
-    from robustbench_gkl.config.options import evaluation_config
+    from robustbench_gkl.config.options import evaluation_config, usual_note
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.evaluation.checks.run import check_source
@@ -56,7 +56,8 @@ def command(
     config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="check")
     on = resolve_device(device)
     console = make_console(quiet=quiet)
-    console.print(f"checking {source.name} on {config.dataset}, {config.threat.threat()}, on {on}", markup=False)
+    where = f"{config.dataset}, {config.threat.threat()}{usual_note(config, source.native(), threat=threat)}"
+    console.print(f"checking {source.name} on {where}, on {on}", markup=False)
     checks = check_source(config, source, device=on, data_dir=data_dir)
     console.print(checks_table(checks))
     failed = [check.name for check in checks if check.verdict == "FAIL"]

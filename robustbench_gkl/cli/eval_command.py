@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     help="Exit 1 where robust accuracy is below it, or where nothing is ranked: a partial record, checks that FAIL.",
 )
 @click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
-@click.option("--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports.")
+@options.save_adversarial
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -78,7 +78,7 @@ def command(
     seed: int | None,
     fail_under: float | None,
     overwrite: bool,
-    save_adversarial: int,
+    save_adversarial: int | Literal["all"],
     device: str,
     data_dir: Path,
     checkpoints_dir: Path,
@@ -94,12 +94,13 @@ def command(
     \b
     torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
     """  # noqa: D301
-    from robustbench_gkl.config.options import evaluation_config, parse_grid
+    from robustbench_gkl.config.options import evaluation_config, parse_grid, usual_note
     from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
     from robustbench_gkl.report.live import LiveProgress
+    from robustbench_gkl.report.record import saved_lines
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
 
@@ -128,6 +129,7 @@ def command(
     on = rank_device(device, world)
     console = make_console(quiet=quiet or not world.leads)
     where = f"{config.dataset}, {config.threat.norm if eps_grid else config.threat}"
+    where += usual_note(config, source.native(), threat=threat)
     by = f" by {world.size} ranks" if world.size > 1 else ""
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with _resumable(), LiveProgress(console) as progress:
@@ -148,6 +150,9 @@ def command(
         else:
             outcomes = [evaluated.whole(_seconds(time_limit), save_adversarial)]
     _report(outcomes, console, grid=eps_grid is not None)
+    if save_adversarial:
+        for line in saved_lines(outcomes[0].record, workspace.store):
+            console.print(line, markup=False)
     if fail_under is not None:
         _judge(outcomes[0], fail_under, workspace)
 
@@ -162,7 +167,7 @@ class _Evaluated:
     name: str | None
     overwrite: bool
 
-    def whole(self, time_limit: float | None, save_adversarial: int) -> Recorded:
+    def whole(self, time_limit: float | None, save_adversarial: int | Literal["all"]) -> Recorded:
         """Evaluate all samples."""
         from robustbench_gkl.evaluation.recorded import evaluate_and_record
 

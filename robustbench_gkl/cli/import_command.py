@@ -63,6 +63,7 @@ def _read(
 
     from robustbench_gkl.core.environment import environment
     from robustbench_gkl.core.files import file_sha256
+    from robustbench_gkl.core.plugins import loaded_plugins
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.models import create_model
     from robustbench_gkl.models.published import load_published, read_checkpoint
@@ -86,6 +87,7 @@ def _read(
         source={"file": file.name, "sha256": file_sha256(file)},
         created=now(),
         environment=environment(torch.device("cpu")),
+        plugins=loaded_plugins(),
     )
 
 

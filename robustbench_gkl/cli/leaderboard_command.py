@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     help="Rank by this attack alone, which worst_case_acc is then the accuracy under; models without it have no rank.",
 )
 @click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
-@click.option("--published", is_flag=True, help="Add the published results on the table's data sets, or --dataset.")
+@click.option("--published", is_flag=True, help="Add RobustBench's models and other published results.")
 @click.option("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
 @options.strict
 @options.results_dir
@@ -92,7 +92,7 @@ def command(
         )
     console = make_console(quiet=quiet)
     if published:
-        frame = _with_published(frame, dataset, console)
+        frame = _with_published(frame, dataset, eps, console)
     frame = _selected(frame, filters, sort)
     written = _save(frame, paths, html_path, model_info)
     for path in written:
@@ -105,10 +105,10 @@ def command(
             console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
 
 
-def _with_published(frame: pd.DataFrame, dataset: str | None, console: Console) -> pd.DataFrame:
-    from robustbench_gkl.results.export import published_datasets, with_published
+def _with_published(frame: pd.DataFrame, dataset: str | None, eps: str | None, console: Console) -> pd.DataFrame:
+    from robustbench_gkl.results.published_rows import published_datasets, with_published
 
-    joined = with_published(frame, dataset=dataset)
+    joined = with_published(frame, dataset=dataset, eps=eps)
     if len(joined) == len(frame):
         known = ", ".join(published_datasets())
         console.print(f"no published results on these data sets; there are some on {known}", markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -12,7 +13,7 @@ from robustbench_gkl.core.errors import UserError
 
 @click.command()
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
-@click.option("--save-adversarial", type=click.IntRange(min=0), default=0, metavar="N", help="Keep N for reports.")
+@options.save_adversarial
 @options.device
 @options.data_dir
 @options.checkpoints_dir
@@ -20,7 +21,7 @@ from robustbench_gkl.core.errors import UserError
 @options.quiet
 def command(
     records: tuple[str, ...],
-    save_adversarial: int,
+    save_adversarial: int | Literal["all"],
     device: str,
     data_dir: Path,
     checkpoints_dir: Path,
@@ -43,7 +44,7 @@ def command(
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.evaluation.shards import merge_parts
     from robustbench_gkl.evaluation.workspace import Workspace
-    from robustbench_gkl.report.record import record_lines
+    from robustbench_gkl.report.record import record_lines, saved_lines
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.results import ResultStore
 
@@ -66,5 +67,8 @@ def command(
             continue
         for line in record_lines(outcome.record, reused=outcome.reused):
             console.print(line, markup=False)
+        if save_adversarial:
+            for line in saved_lines(outcome.record, store):
+                console.print(line, markup=False)
     if problems:
         raise UserError("; ".join(problems))

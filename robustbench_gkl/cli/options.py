@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -44,6 +44,23 @@ seed = click.option("--seed", type=click.IntRange(min=0), help="Of all random nu
 
 
 strict = click.option("--strict", is_flag=True, help="Refuse broken records instead of passing them by.")
+
+
+def _count_or_all(ctx: click.Context, parameter: click.Parameter, text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"--save-adversarial must be a number of images or all, got {text!r}")
+    return int(text)
+
+
+save_adversarial = click.option(
+    "--save-adversarial",
+    callback=_count_or_all,
+    default="0",
+    metavar="N|all",
+    help="Keep N adversarial images for reports, or all: the file is one for --attack images:FILE.",
+)
 
 
 def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:

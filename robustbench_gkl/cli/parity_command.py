@@ -44,7 +44,7 @@ def command(
     import torch
 
     from robustbench_gkl.attacks import parse_attack
-    from robustbench_gkl.config.options import evaluation_config
+    from robustbench_gkl.config.options import evaluation_config, usual_note
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.evaluation.job import load_subject
@@ -63,7 +63,8 @@ def command(
         attack.reference(threat)
     subject, images = load_subject(config, source, device=resolve_device(device), data_dir=data_dir)
     console = make_console(quiet=quiet)
-    console.print(f"{source.name}, {len(images)} images, {threat}, {torch.get_num_threads()} threads", markup=False)
+    ball = f"{threat}{usual_note(config, source.native(), threat=given)}"
+    console.print(f"{source.name}, {len(images)} images, {ball}, {torch.get_num_threads()} threads", markup=False)
     for attack in parsed:
         with LiveProgress(console) as progress:
             comparison = compare_engines(

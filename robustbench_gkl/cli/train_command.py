@@ -172,6 +172,8 @@ def _base(recipe: str | None, started: Run | None, *, anew: bool) -> dict[str, A
     from robustbench_gkl.config.recipes import read_recipe
     from robustbench_gkl.runs import settled
 
+    if started is not None and settled(started).exists():
+        settled(started).load_plugins(exact=True)
     if recipe is not None:
         return {"recipe": Path(recipe).stem} | read_recipe(recipe)
     if started is None:

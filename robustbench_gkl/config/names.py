@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +15,18 @@ WEIGHTS: tuple[WeightsName, ...] = ("average", "best", "last")
 
 
 def run_name(config: TrainConfig, *varied: str) -> str:
-    """Return the name of a run that was given none: the recipe or loss, model and data set, what varies, the seed."""
+    """Return the name of a run that was given none: the recipe or loss, model and data set, what varies, the seed.
+
+    It is always a legal one: ``trades-timm-resnet18-cifar10-seed0`` for ``timm:resnet18``. What is too long for a name
+    is cut short and told apart by a hash.
+    """
     base = config.recipe or f"{config.loss}-{config.model}-{word(config.dataset)}"
-    return check_name("-".join([base, *varied, f"seed{config.seed}"]))
+    rest = "".join(f"-{part}" for part in (*varied, f"seed{config.seed}"))
+    legal = _spelled(base).lstrip(".-") or "run"
+    if len(legal) + len(rest) > _LONGEST_NAME:
+        digest = hashlib.sha256(base.encode()).hexdigest()[:8]
+        legal = f"{legal[: max(0, _LONGEST_NAME - len(rest) - 9)]}-{digest}".lstrip("-")
+    return check_name(legal + rest)
 
 
 def word(value: object) -> str:
@@ -24,6 +34,10 @@ def word(value: object) -> str:
     text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     if ":" in text or Path(text).suffix in (".npz", ".toml", ".json"):
         text = Path(text).stem
+    return _spelled(text)
+
+
+def _spelled(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in text)
 
 

@@ -59,7 +59,9 @@ def _threat(
     """Return norm and eps; the known ones stand in for one that was not given where the norm is theirs."""
     found = usual(dataset)
     known = native.threat or (None if found is None else ThreatConfig(norm=found[0], eps=parse_fraction(found[1])))
-    norm = parse_norm(asked["norm"]) if "norm" in asked else known.norm if known is not None else "linf"
+    if "norm" not in asked and "eps" not in asked and not grid and known is None:
+        raise UserError(f"{what}: no usual threat is known for {dataset}; give --norm and --eps, such as --eps 8/255")
+    norm = parse_norm(asked["norm"]) if "norm" in asked else "linf" if known is None else known.norm
     if "eps" in asked:
         return {"norm": norm, "eps": asked["eps"]}
     if grid:
@@ -70,6 +72,18 @@ def _threat(
             "--eps 8/255"
         )
     return {"norm": norm, "eps": known.eps}
+
+
+def usual_note(config: EvalConfig, native: Native, *, threat: Mapping[str, Any]) -> str:
+    """Return the words for a threat that was neither asked for nor the model's own; nothing for another.
+
+    Args:
+        config: what :func:`evaluation_config` returned.
+        native: what the model was made for.
+        threat: keys of the threat that were asked for.
+    """
+    own = "eps" in threat or native.threat is not None or config.eps_grid is not None or "none" in config.attacks
+    return "" if own else f" (the usual threat of {config.dataset}; --norm and --eps choose another)"
 
 
 def parse_grid(text: str) -> tuple[Fraction, ...]:

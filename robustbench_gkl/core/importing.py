@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -31,6 +32,17 @@ def on_path(folder: Path, *, first: bool) -> Iterator[None]:
     finally:
         if added:
             sys.path.remove(text)
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Make ``folder`` the working directory in the block; only for a process of one thread."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import importlib.util
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,6 +27,29 @@ _loaded: dict[str, str] = {}
 """Argument and hash of each plugin of ``--plugin`` in this process, in the order in which they were loaded."""
 
 
+_undo: list[Callable[[], object]] = []
+"""What takes back each registration of the plugins that are being loaded."""
+
+
+def on_failure(undo: Callable[[], object]) -> None:
+    """Call ``undo`` if the plugin that is being loaded fails."""
+    _undo.append(undo)
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Take back what is registered in the block if it fails."""
+    start = len(_undo)
+    try:
+        yield
+    except BaseException:
+        for undo in reversed(_undo[start:]):
+            undo()
+        raise
+    finally:
+        del _undo[start:]
+
+
 def load_plugins(arguments: Iterable[str]) -> dict[str, str]:
     """Import plugins and return the hash of each, by its argument: the absolute path of a file, or a module's name.
 
@@ -40,11 +64,15 @@ def load_plugins(arguments: Iterable[str]) -> dict[str, str]:
     return {argument: _load(argument, code) for argument, code in map(_located, arguments)}
 
 
-def load_again(plugins: Mapping[str, str]) -> None:
+def load_again(plugins: Mapping[str, str], *, what: str, exact: bool = False) -> None:
     """Import the plugins that something was made with, unless the same code is loaded already.
 
+    Another version of one that the user gave in its place is used, with a warning.
+
     Args:
-        plugins: argument and hash, as :func:`load_plugins` returned them.
+        plugins: argument and hash, as :func:`loaded_plugins` returned them.
+        what: that was made, for messages.
+        exact: refuse another version even where the user gave it.
 
     Raises:
         UserError: a plugin is not there any more, or is another one now.
@@ -52,14 +80,20 @@ def load_again(plugins: Mapping[str, str]) -> None:
     for argument, digest in plugins.items():
         if digest in _loaded.values():
             continue
-        named, code = _located(argument)
-        found = code.identity()["code_sha256"]
-        if found != digest:
+        try:
+            named, code = _located(argument)
+        except UserError:
             raise UserError(
-                f"the plugin {argument} has changed (its hash was {digest[:8]} and is {found[:8]}); give the version "
-                "that was used by --plugin"
-            )
-        _load(named, code)
+                f"{what} was made with the plugin {argument}, which is not there any more; give it with --plugin"
+            ) from None
+        found = _loaded.get(named) or code.identity()["code_sha256"]
+        if found == digest:
+            _load(named, code)
+            continue
+        changed = f"{what} was made with another version of the plugin {argument} (hash {digest[:8]}, now {found[:8]})"
+        if exact or named not in _loaded:
+            raise UserError(f"{changed}; put that version back, or give it with --plugin")
+        _LOGGER.warning("%s", changed)
 
 
 def loaded_plugins() -> dict[str, str]:
@@ -90,7 +124,7 @@ def _load(argument: str, code: CodeFile) -> str:
     if argument in _loaded:
         return _loaded[argument]
     digest = code.identity()["code_sha256"]
-    with explained(code), on_path(code.root, first=False):
+    with _all_or_nothing(), explained(code), on_path(code.root, first=False):
         if argument.endswith(".py"):
             import_file(code, name=f"gklbench_plugin_{code.path.stem}_{digest[:8]}")
         else:
@@ -106,7 +140,8 @@ def load_installed() -> None:
         if point.module in sys.modules:
             continue
         try:
-            point.load()
+            with _all_or_nothing():
+                point.load()
         except Exception as error:
             package = point.dist.name if point.dist is not None else point.module
             _LOGGER.warning("the plugin %s of %s is left out: %s", point.name, package, reason(error))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from robustbench_gkl.core.errors import UserError, unknown
-from robustbench_gkl.core.plugins import load_installed
+from robustbench_gkl.core.plugins import load_installed, on_failure
 
 T = TypeVar("T")
 
@@ -56,7 +56,8 @@ class Registry(Generic[T]):
 
         def add(value: T) -> T:
             origin = getattr(value, "__module__", "")
-            if not origin.startswith(f"{self._package}."):
+            ours = origin.startswith(f"{self._package}.")
+            if not ours:
                 self._load()  # ours come first, so that no plugin takes their names
             if name in self._entries:
                 taken = getattr(self._entries[name].value, "__module__", "elsewhere")
@@ -66,6 +67,8 @@ class Registry(Generic[T]):
             summary = (value.__doc__ or "").strip().partition("\n")[0]
             compiled = re.compile(pattern) if pattern is not None else None
             self._entries[name] = Registered(name, value, compiled, summary)
+            if not ours:
+                on_failure(lambda: self._entries.pop(name, None))
             return value
 
         return add

@@ -23,7 +23,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset, ImageSet, to_unit
-from robustbench_gkl.evaluation.arrays import Arrays, Threat, as_images, as_labels, as_threat
+from robustbench_gkl.evaluation.arrays import Arrays, Threat, as_images, as_index, as_labels, as_threat
 from robustbench_gkl.evaluation.batch_size import BatchSize
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
@@ -32,7 +32,7 @@ from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.recorded import evaluate_job
 from robustbench_gkl.evaluation.subject import Subject
 from robustbench_gkl.evaluation.workspace import Workspace
-from robustbench_gkl.models.base import WrappedClassifier
+from robustbench_gkl.models.base import Classifier, WrappedClassifier
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import weights_sha256
 
@@ -97,7 +97,7 @@ def evaluate(
         raise UserError(f"the model must be a torch.nn.Module, got {type(model).__name__}; wrap the function in one")
     found = as_images(images)
     targets = as_labels(labels, len(found))
-    places = None if index is None else as_labels(index, len(found))
+    places = None if index is None else as_index(index, len(found))
     ball = as_threat(threat)
     specs = [attacks] if isinstance(attacks, (str, AttackSpec)) else list(attacks)
     settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
@@ -161,11 +161,13 @@ class _PythonSource:
 
     def load(self, dataset: Dataset | ImageSet, *, device: torch.device) -> Subject:
         """Return the model, for as many classes and images of such a size as ``dataset`` has."""
-        model = WrappedClassifier(self.module, num_classes=len(dataset.classes), input_shape=dataset.shape)
+        model = self.module
+        if not isinstance(model, Classifier):
+            model = WrappedClassifier(model, num_classes=len(dataset.classes), input_shape=dataset.shape)
         return Subject(
             model=model.to(device),
             arch=type(self.module).__name__,
-            weights_sha256=weights_sha256(self.module),
+            weights_sha256=weights_sha256(model),
             code_sha256=_code_sha256(self.module),
             source={"kind": "python"},
         )

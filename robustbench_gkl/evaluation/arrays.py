@@ -76,6 +76,21 @@ def as_labels(labels: Arrays, n: int) -> Tensor:
     return found.cpu().long()
 
 
+def as_index(index: Arrays, n: int) -> Tensor | None:
+    """Return the samples' indices in the split (N,) int64 on the CPU; None for its first ``n`` in their order.
+
+    Raises:
+        UserError: not ``n`` integers, one below 0, or one given twice.
+    """
+    found = _as_tensor(index, "index")
+    if found.shape != (n,) or found.is_floating_point() or found.dtype == torch.bool:
+        raise UserError(f"index must be {n} integers, one an image, got {found.dtype} {tuple(found.shape)}")
+    found = found.cpu().long()
+    if int(found.min()) < 0 or len(set(found.tolist())) < n:
+        raise UserError("index must name each sample once, by its place in the split from 0 on")
+    return None if torch.equal(found, torch.arange(n)) else found
+
+
 def _as_tensor(values: Arrays, what: str) -> Tensor:
     if isinstance(values, Tensor):
         return values.detach()

@@ -19,6 +19,8 @@ from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
 from robustbench_gkl.data.facts import Split
+from robustbench_gkl.data.resized import fit_of
+from robustbench_gkl.data.resizing import UNCHANGED
 from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.store import ResultStore
@@ -99,17 +101,23 @@ def evaluate_corruptions(
     if n is not None and not 1 <= n <= folder.per_severity:
         raise UserError(f"--n must lie in 1..{folder.per_severity}, the images of each severity; got {n}")
     n = n or folder.per_severity
-    subject = source.load(_Images(folder), device=device)
+    shown = _Images(folder)
+    if fit_of(source.fitted(shown)) != UNCHANGED:
+        raise UserError(
+            f"{source.label}: corrupted images are evaluated in the size that they have, {_size(folder.shape)}; leave "
+            "out --resize and --crop, and choose a model for that size"
+        )
+    subject = source.load(shown, device=device)
     model, named = subject.model, check_name(source.name if name is None else name)
     if folder.shape != model.input_shape or folder.most_labels > model.num_classes:
-        takes, holds = "x".join(map(str, model.input_shape)), "x".join(map(str, folder.shape))
         raise UserError(
-            f"{source.label} takes {takes} images of {model.num_classes} classes, but {folder.path} holds {holds} "
-            f"images with labels up to {folder.most_labels - 1}"
+            f"{source.label} takes {_size(model.input_shape)} images of {model.num_classes} classes, but {folder.path} "
+            f"holds {_size(folder.shape)} images with labels up to {folder.most_labels - 1}"
         )
     store.corruptions.prepare()
     data = folder.sha256(n)
-    identity = corruption_id(name=named, weights_sha256=subject.weights_sha256, data_sha256=data)
+    known_by = subject.weights_sha256 if subject.source is None else subject.model_sha256
+    identity = corruption_id(name=named, model_sha256=known_by, data_sha256=data)
     existing = store.corruptions.load(identity)
     if existing is not None and not overwrite:
         return existing, True
@@ -148,6 +156,10 @@ class _Images:
     def load(self, split: Split) -> ImageSet:
         """Return nothing: corrupted images are read in batches."""
         raise NotImplementedError
+
+
+def _size(shape: Shape) -> str:
+    return "x".join(map(str, shape))
 
 
 def _name(path: Path) -> str:

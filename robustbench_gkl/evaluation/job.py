@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run, protocol_of
+from robustbench_gkl.attacks.images import check_submitted
+from robustbench_gkl.attacks.specs.images import SubmittedImages
 from robustbench_gkl.config.names import check_name
 from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
 from robustbench_gkl.core.errors import UserError
@@ -82,7 +84,7 @@ class Job:
             "name": self.name,
             "data_sha256": self.samples.sha256,
             "threat": f"{self.config.threat.norm} {format_fraction(self.config.threat.eps)}",
-            "protocol": self.protocol,
+            "protocol": self.protocol if self.index is None else [*self.protocol, {"index": self.index.tolist()}],
             "engine": self.config.engine,
             "seed": self.config.seed,
         }
@@ -143,9 +145,12 @@ def job_of(
         index: (N,) the samples' indices in the split; None for its first N.
 
     Raises:
-        UserError: unknown attacks, or a name that no model can have.
+        UserError: unknown attacks, submitted images that cannot be used, or a name that no model can have.
     """
     attacks = attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")
+    for attack, _ in attacks:
+        if isinstance(attack, SubmittedImages):
+            check_submitted(attack, samples.images)  # whether or not a sample comes to it
     return Job(
         config=config,
         source=source,

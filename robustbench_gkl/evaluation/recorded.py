@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
@@ -47,7 +48,7 @@ def evaluate_and_record(
     name: str | None = None,
     overwrite: bool = False,
     time_limit: float | None = None,
-    save_adversarial: int = 0,
+    save_adversarial: int | Literal["all"] = 0,
 ) -> Recorded:
     """Evaluate a model and write its record and verdicts.
 
@@ -61,7 +62,7 @@ def evaluate_and_record(
         name: the model's name in the record; None for the source's.
         overwrite: measure again even if the record exists; it is replaced when the new one is complete.
         time_limit: seconds after which to stop with a partial record; None for no limit.
-        save_adversarial: how many adversarial images to write beside the verdicts, for reports.
+        save_adversarial: how many adversarial images to write beside the verdicts, or all.
 
     Returns:
         The same on all ranks.
@@ -79,19 +80,16 @@ def evaluate_job(
     *,
     overwrite: bool = False,
     time_limit: float | None = None,
-    save_adversarial: int = 0,
+    save_adversarial: int | Literal["all"] = 0,
 ) -> Recorded:
     """Evaluate a job and write its record and verdicts, see :func:`evaluate_and_record`."""
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
     store.prepare()
     with workspace.holding(job.id):
         if not overwrite and (known := known_records([job], store, exchange)):
-            if save_adversarial and not store.adversarial_path(known[0].id).exists():
-                raise UserError(
-                    f"{known[0].id} is there already, and its adversarial images were not kept; give --overwrite to "
-                    "make them again"
-                )
+            _require_kept(known[0], save_adversarial, store)
             return Recorded(known[0], reused=True)
+        require_room(job, save_adversarial)
         exchange.from_leader(lambda: discard_old(job.id, about(job, overwrite=overwrite), store))
         journal = open_journal(job, store, share, overwrite=overwrite)
         checks, result = attack(job, workspace, share, journal, time_limit=time_limit)
@@ -102,6 +100,23 @@ def evaluate_job(
         if not result.partial:
             journal.delete()
     return Recorded(record, reused=False, evaluation=result)
+
+
+def _require_kept(record: Record, wanted: int | Literal["all"], store: ResultStore) -> None:
+    """Check that as many adversarial images were kept with a record as are wanted now.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not wanted:
+        return
+    least = record.broken if wanted == "all" else min(wanted, record.broken)
+    kept = store.adversarial_count(record.id)
+    if kept is None or kept < least:
+        has = "were not kept" if kept is None else f"are those of {kept} of {record.broken} broken samples"
+        raise UserError(
+            f"{record.id} is there already, and its adversarial images {has}; give --overwrite to make them again"
+        )
 
 
 def evaluate_grid(
@@ -164,7 +179,7 @@ def evaluate_grid(
     return [Recorded(record, reused=False) for record in records]
 
 
-_MOST_KEPT = 2**31
+MOST_KEPT = 2**31
 """Bytes of adversarial images that are kept to be looked at again."""
 
 
@@ -188,7 +203,21 @@ def batches_before(job: Job) -> int:
 
 def keeps_images(job: Job) -> bool:
     """Return whether adversarial images are kept to be looked at again."""
-    return 4 * job.samples.images.numel() <= _MOST_KEPT
+    return 4 * job.samples.images.numel() <= MOST_KEPT
+
+
+def require_room(job: Job, wanted: int | Literal["all"]) -> None:
+    """Check that adversarial images can be kept where some are wanted.
+
+    Raises:
+        UserError: the samples are too large.
+    """
+    if wanted and not keeps_images(job):
+        size = 4 * job.samples.images.numel() / 2**30
+        raise UserError(
+            f"--save-adversarial: {len(job.samples):,} images take {size:.1f} GiB, and at most {MOST_KEPT / 2**30:g} "
+            "GiB are kept; evaluate fewer with --n"
+        )
 
 
 def attack(
@@ -214,7 +243,13 @@ def attack(
 
 
 def conclude(
-    job: Job, result: Evaluation, checks: Sequence[Check], store: ResultStore, *, parts: int, save_adversarial: int
+    job: Job,
+    result: Evaluation,
+    checks: Sequence[Check],
+    store: ResultStore,
+    *,
+    parts: int,
+    save_adversarial: int | Literal["all"],
 ) -> Record:
     """Check what was found, and write record and verdicts."""
     images = job.samples.images

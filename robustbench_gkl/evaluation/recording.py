@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -72,15 +73,15 @@ def make_record(
     ).sealed()
 
 
-def adversarial_bytes(result: Evaluation, images: Tensor, count: int) -> bytes:
-    """Return an npz of the first ``count`` samples whose adversarial images were kept.
+def adversarial_bytes(result: Evaluation, images: Tensor, count: int | Literal["all"]) -> bytes:
+    """Return an npz of the first ``count`` samples whose adversarial images were kept, or of all.
 
     It holds ``index``, ``images`` float32 in [0, 1] and ``original``.
     """
-    broken = ~result.standing & (result.clean_pred == result.label)
-    found, rows = images[:0].float(), np.flatnonzero(broken)[:0]
+    fallen = ~result.standing & (result.clean_pred == result.label)
+    found, rows = images[:0].float(), np.flatnonzero(fallen)[:0]
     if result.adversarial is not None and result.has_adversarial is not None:
-        rows = np.flatnonzero(broken & result.has_adversarial)[:count]
+        rows = np.flatnonzero(fallen & result.has_adversarial)[: None if count == "all" else count]
         found = result.adversarial[rows]
     buffer = io.BytesIO()
     np.savez(buffer, index=result.index[rows], images=found.numpy(), original=images[rows].cpu().numpy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from robustbench_gkl.evaluation.recorded import (
     check_before,
     conclude,
     keeps_images,
+    require_room,
 )
 from robustbench_gkl.evaluation.recording import (
     known_records,
@@ -95,7 +97,7 @@ def merge_parts(
     workspace: Workspace,
     *,
     checkpoints_dir: Path = Path("checkpoints"),
-    save_adversarial: int = 0,
+    save_adversarial: int | Literal["all"] = 0,
 ) -> Recorded:
     """Make a record of the parts that shards, ranks or interrupted evaluations have left; nothing is attacked.
 
@@ -114,8 +116,9 @@ def merge_parts(
         journal = store.joined_journal(record_id)
         if (this := journal.about) is None:
             raise UserError(f"the parts of {record_id} are an earlier version's; give their eval commands again")
+        source = source_again(this.model, checkpoints_dir)
         config = validated(EvalConfig, this.config, what=f"evaluation {record_id}")
-        job = prepare(config, source_again(this.model, checkpoints_dir), workspace, name=this.name)
+        job = prepare(config, source, workspace, name=this.name)
         if job.id != record_id:
             raise UserError(
                 f"the parts of {record_id} are about other weights or images than those of {job.source.label} and "
@@ -126,6 +129,7 @@ def merge_parts(
             raise UserError(
                 f"parts of {record_id} ({names}) were left by another version; give their eval commands again"
             )
+        require_room(job, save_adversarial)
         result, missing = _joined(job, journal)
         if missing:
             raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")

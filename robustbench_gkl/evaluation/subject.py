@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.options import Native
 from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfig
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.importing import working_in
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset
 from robustbench_gkl.data.resized import fit_of, resized
@@ -183,10 +184,12 @@ class OutsideSource:
     Attributes:
         outside: where it comes from.
         options: what is done to images in front of it.
+        folder: the folder that relative paths of the argument and of the user's code start from.
     """
 
     outside: Source
     options: ModelOptions
+    folder: Path = field(default_factory=Path.cwd)
 
     @property
     def name(self) -> str:
@@ -205,8 +208,8 @@ class OutsideSource:
         return Native(facts.dataset, ThreatConfig(norm=facts.norm, eps=facts.eps) if known else None)
 
     def reference(self) -> dict[str, Any]:
-        """Return the MODEL argument and the options."""
-        return {"model": self.outside.argument, **self.options.given()}
+        """Return the MODEL argument, the folder that it starts from, and the options."""
+        return {"model": self.outside.argument, "folder": str(self.folder), **self.options.given()}
 
     def fitted(self, dataset: Dataset) -> Dataset:
         """Return ``dataset`` with its images resized and cropped."""
@@ -233,14 +236,15 @@ class OutsideSource:
 
     def load(self, dataset: Dataset, *, device: torch.device) -> Subject:
         """Return the model for the classes and image size of ``dataset``."""
-        model = self.outside.load(
-            num_classes=len(dataset.classes),
-            input_shape=dataset.shape,
-            mean=self.options.mean,
-            std=self.options.std,
-            device=device,
-        )
-        identity = self.outside.identity()
+        with working_in(self.folder):
+            model = self.outside.load(
+                num_classes=len(dataset.classes),
+                input_shape=dataset.shape,
+                mean=self.options.mean,
+                std=self.options.std,
+                device=device,
+            )
+            identity = self.outside.identity()
         return Subject(
             model=model,
             arch=self.outside.arch,
@@ -260,7 +264,7 @@ def find_source(
     dataset: str | None = None,
     norm: str | None = None,
 ) -> ModelSource:
-    """Return the model that a MODEL argument names.
+    """Return the model that a MODEL argument names; the plugins that a run was made with are loaded.
 
     Args:
         model: a run's name or folder, or one of :data:`robustbench_gkl.models.external.FORMS`.
@@ -270,7 +274,7 @@ def find_source(
         dataset, norm: those that were asked for, which choose where a package has several models of a name.
 
     Raises:
-        UserError: no such model, or options that do not belong to its kind.
+        UserError: no such model, options that do not belong to its kind, or a plugin that is gone or has changed.
     """
     outside = parse_model(model)
     if outside is None:
@@ -278,6 +282,7 @@ def find_source(
         if given := options.given():
             named = ", ".join(f"--{key}" for key in given)
             raise UserError(f"{named}: run {run.name} has its preprocessing inside; leave them out")
+        run.load_plugins()
         return RunSource(run, weights)
     if weights is not None:
         raise UserError(f"--weights {weights} chooses among the weights of a run, and {model} is none")
@@ -287,17 +292,24 @@ def find_source(
 def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:
     """Return the model of a :meth:`ModelSource.reference`.
 
-    A run is looked for by its name among the runs here, else in the folder where it was; files of a model from outside
-    relative to the working directory.
+    A run is looked for by its name among the runs here, else in the folder where it was; a model from outside from the
+    working directory that it was found from, or from ours where there is no such folder. The plugins that a run was
+    made with are loaded.
 
     Raises:
-        UserError: it is not there any more.
+        UserError: it, or a plugin of its, is not there any more.
     """
-    outside = parse_model(reference["model"])
+    start = Path(reference.get("folder", ""))
+    start = start if start.is_dir() else Path.cwd()
+    with working_in(start):
+        outside = parse_model(reference["model"])
     if outside is not None:
-        options = {key: value for key, value in reference.items() if key != "model"}
-        return OutsideSource(outside, validated(ModelOptions, options, what=f"model {outside.argument}"))
+        options = {key: value for key, value in reference.items() if key not in ("model", "folder")}
+        return OutsideSource(
+            outside, validated(ModelOptions, options, what=f"model {outside.argument}"), start.absolute()
+        )
     folder = Path(reference["model"])
     named = look_for(folder.name, checkpoints_dir=checkpoints_dir)
     run = named if named.exists() else find_run(str(folder), checkpoints_dir=checkpoints_dir)
+    run.load_plugins()
     return RunSource(run, reference["weights"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.registry import Registry
 from robustbench_gkl.core.validation import bind_options
 
@@ -146,7 +148,17 @@ class Loss(nn.Module):
         """Update the state from what was observed in the epoch."""
 
 
-LOSSES: Registry[type[Loss]] = Registry("loss", "robustbench_gkl.losses")
+def _check(name: str, loss: type[Loss]) -> None:
+    """Check that a class can be a loss."""
+    if not (inspect.isclass(loss) and issubclass(loss, Loss)):
+        raise UserError(f"loss {name!r} must be a class derived from Loss, got {loss!r}")
+    for method in ("terms", "inner", "observe"):
+        taken = list(inspect.signature(getattr(loss, method)).parameters)
+        if len(taken) != 3:
+            raise UserError(f"loss {name!r}: {method} must take (self, logits, labels), got ({', '.join(taken)})")
+
+
+LOSSES: Registry[type[Loss]] = Registry("loss", "robustbench_gkl.losses", check=_check)
 
 
 def create_loss(

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from robustbench_gkl.report.published import published_lines
 from robustbench_gkl.results.record import Record
 from robustbench_gkl.results.statistics import wilson_interval
+from robustbench_gkl.results.store import ResultStore
+
+
+def saved_lines(record: Record, store: ResultStore) -> list[str]:
+    """Return where the record's adversarial images are kept, and how many; empty if there are none."""
+    path, count = store.adversarial_path(record.id), store.adversarial_count(record.id)
+    if count is None:
+        return []
+    return [f"adversarial images of {count} of {record.broken} broken samples in {path}"]
 
 
 def record_lines(record: Record, *, reused: bool) -> list[str]:
@@ -28,5 +38,6 @@ def record_lines(record: Record, *, reused: bool) -> list[str]:
         for check in record.checks
         if check.verdict != "PASS"
     ]
+    lines += published_lines(record)
     lines.append(f"record {record.id}, {record.seconds:.1f} s, batches of {record.batch_size}")
     return lines

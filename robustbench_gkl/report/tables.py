@@ -10,6 +10,7 @@ import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import parse_fraction
+from robustbench_gkl.results.published_rows import PUBLISHED
 
 Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
@@ -107,9 +108,10 @@ def table_view(frame: pd.DataFrame, *, links: Mapping[str, str], heading: str = 
     for record in frame.to_dict("records"):
         values = {str(key): value for key, value in record.items()}
         cells = tuple(_cell(column, values, links, heading=heading) for column in columns)
-        apart = heading == "model" and before is not None and _apart(before, values)
+        published = values.get("checks") == PUBLISHED  # between rows that are ranked together
+        apart = heading == "model" and before is not None and not published and _apart(before, values)
         rows.append(Row(cells, values.get("checks") == "FAIL", apart))
-        before = values
+        before = before if published else values
     return TableView(columns, tuple(rows))
 
 

@@ -68,11 +68,11 @@ class Models:
         """Return what records, oldest first, know of the models."""
         found = cls()
         newest = _newest_models(records)
-        found.current = set(newest.values())
+        found.current = {sha256 for _, _, sha256 in newest}
         looked: set[str] = set()
         for record in records:
             model = record.model
-            held = newest.get((model.name, model.weights)) == model.model_sha256
+            held = (model.name, model.weights, model.model_sha256) in newest
             if held or model.model_sha256 not in found.current:
                 names = found.names.setdefault(model.model_sha256, [])
                 names += [model.name] if model.name not in names else []
@@ -85,21 +85,38 @@ class Models:
         return found
 
 
-def _newest_models(records: Sequence[Record]) -> dict[tuple[str, str | None], str]:
-    """Return the newest model by name and choice of weights, from records, oldest first.
+def _newest_models(records: Sequence[Record]) -> set[tuple[str, str | None, str]]:
+    """Return name, choice of weights and hash of the newest models of each name, from records, oldest first.
 
     A model is as old as its first record of that name. The weights of an earlier training of the name are superseded,
-    whichever they are.
+    whichever they are. What was evaluated from Python is no newer model where the name has the same weights from
+    elsewhere: neither takes the place of the other.
     """
+    elsewhere = {(record.model.name, record.model.weights_sha256) for record in records if not _from_python(record)}
     first: dict[tuple[str, str], Record] = {}
+    again: list[Record] = []
     for record in records:
-        first.setdefault((record.model.name, record.model.model_sha256 + (record.model.weights or "")), record)
+        if _from_python(record) and (record.model.name, record.model.weights_sha256) in elsewhere:
+            again.append(record)
+        else:
+            first.setdefault((record.model.name, record.model.model_sha256 + (record.model.weights or "")), record)
     training = {record.model.name: record.model.train_config for record in first.values()}
-    return {
-        (record.model.name, record.model.weights): record.model.model_sha256
+    newest = {
+        (record.model.name, record.model.weights): record.model
         for record in first.values()
         if record.model.train_config == training[record.model.name]
     }
+    held = {(model.name, model.weights_sha256) for model in newest.values()}
+    models = [*newest.values(), *(record.model for record in again)]
+    return {
+        (model.name, model.weights, model.model_sha256)
+        for model in models
+        if (model.name, model.weights_sha256) in held
+    }
+
+
+def _from_python(record: Record) -> bool:
+    return (record.model.source or {}).get("kind") == "python"
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,9 +100,9 @@ class CorruptionRecord(Part):
         return 100 * low, 100 * high
 
 
-def corruption_id(*, name: str, weights_sha256: str, data_sha256: str) -> str:
-    """Return ``NAME-HASH``: the same for the same weights and images."""
-    return f"{name}-{canonical_hash(['corruptions', weights_sha256, data_sha256])[:12]}"
+def corruption_id(*, name: str, model_sha256: str, data_sha256: str) -> str:
+    """Return ``NAME-HASH``: the same for the same model and images; a run's model is known by its weights alone."""
+    return f"{name}-{canonical_hash(['corruptions', model_sha256, data_sha256])[:12]}"
 
 
 def corruption_files(results_dir: Path, *, strict: bool) -> RecordFiles[CorruptionRecord]:

@@ -17,8 +17,6 @@ from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
 
-_PUBLISHED = Path(__file__).parent / "published.csv"
-
 
 def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
     """Write a leaderboard as ``csv``, ``markdown``, ``json`` or ``latex``.
@@ -127,29 +125,3 @@ def _autoattack(row: Mapping[Hashable, Any], columns: Sequence[str]) -> float | 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("._") or "unnamed"
-
-
-def published_datasets() -> list[str]:
-    """Return the data sets that there are published results on."""
-    return sorted(pd.read_csv(_PUBLISHED)["dataset"].unique())
-
-
-def with_published(table: pd.DataFrame, *, dataset: str | None = None) -> pd.DataFrame:
-    """Return the leaderboard with the published results on its data sets, or on ``dataset``, appended.
-
-    They carry no rank and ``published`` in place of checks: they were measured elsewhere, on full test sets, by other
-    code (sources in the package's ``results/published.csv``). A table without rows gets all of them, unless
-    ``dataset`` is given.
-    """
-    rows = pd.read_csv(_PUBLISHED)
-    if dataset is not None or not table.empty:
-        rows = rows[rows["dataset"].isin(table["dataset"] if dataset is None else [dataset])]
-    rows["model"] = rows["method"] + " (" + rows["setting"] + ")"
-    rows = rows.assign(checks="published", worst_case_acc=rows["autoattack"], n=10_000, params=0)
-    rows = rows.sort_values(["dataset", "autoattack"], ascending=[True, False])
-    columns = list(table.columns)
-    if "autoattack" not in columns:
-        columns.insert(columns.index("worst_case_acc"), "autoattack")
-    joined = pd.concat([table, rows.reindex(columns=columns).astype({"rank": "Int64"})], ignore_index=True)
-    joined.attrs = dict(table.attrs)
-    return joined[columns]

@@ -255,6 +255,12 @@ class Record(Part):
         """Return the names of the checks of a scope that fail."""
         return [check.name for check in self.checks if check.verdict == "FAIL" and check.scope == scope]
 
+    @property
+    def broken(self) -> int:
+        """How many samples an attack has broken: those right at first that do not stand."""
+        right, standing = (round(acc * self.data.n / 100) for acc in (self.clean_acc, self.worst_case_acc))
+        return right - standing
+
     def sealed(self) -> Record:
         """Return the record with its hash."""
         return self.model_copy(update={"sha256": _seal(self.model_dump(mode="json"))})

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import re
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -134,6 +135,14 @@ class ResultStore:
     def adversarial_path(self, record_id: str) -> Path:
         """Return where the adversarial images of a record are kept."""
         return self.folder / "adversarial" / f"{record_id}.npz"
+
+    def adversarial_count(self, record_id: str) -> int | None:
+        """Return of how many samples adversarial images are kept; None if there is no readable file of them."""
+        try:
+            with np.load(self.adversarial_path(record_id), allow_pickle=False) as kept:
+                return len(kept["index"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
 
     def load(self, record_id: str) -> Record | None:
         """Return a record, or None if there is none of that id.

@@ -62,6 +62,8 @@ class RunConfig(BaseModel):
     """Where an imported model came from."""
     created: str
     environment: dict[str, str]
+    plugins: dict[str, str] = {}
+    """Argument and hash of each plugin that it was made with, see :mod:`robustbench_gkl.core.plugins`."""
 
     @field_validator("train", mode="before")
     @classmethod

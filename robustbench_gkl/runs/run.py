@@ -16,6 +16,7 @@ from robustbench_gkl.config.names import WEIGHTS, WeightsName
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.core.plugins import load_again
 from robustbench_gkl.core.validation import user_error
 from robustbench_gkl.models.weights import file_weights_sha256, load_saved, save_weights
 from robustbench_gkl.runs.config import RunConfig
@@ -77,6 +78,17 @@ class Run:
             raise UserError(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
             raise user_error(error, what=f"{path} is broken") from None
+
+    def load_plugins(self, *, exact: bool = False) -> None:
+        """Import the plugins that the run was made with, such as that of its architecture or loss.
+
+        Args:
+            exact: refuse another version of one even where the user gave it.
+
+        Raises:
+            UserError: one is gone or has changed; ``config.json`` is absent or broken.
+        """
+        load_again(self.config().plugins, what=f"run {self.name}", exact=exact)
 
     def trained_with(self) -> TrainConfig | None:
         """Return the settings that the run was started with; None for no run, and for one that was imported.
@@ -172,6 +184,7 @@ class Run:
         raise UserError(f"run {self.name} is replaced again and again; evaluate it when its training is over")
 
     def _load(self, config: RunConfig, which: WeightsName | None, device: torch.device | str) -> Classifier:
+        load_again(config.plugins, what=f"run {self.name}")
         model = load_saved(
             self.weights_path(self.choose(which)),
             arch=config.arch,

@@ -190,6 +190,7 @@ class Ledger:
         outcome = self.outcome(cell)
         for record in self._records.get(self.name_of(cell), ()):
             known = outcome is not None and outcome.weights == model and outcome.record == record.id
+            known = known and _same_images(record, cell)
             if not record.partial and self._is_about(record, cell, model) and (known or _answers(record, cell)):
                 return record
         return None
@@ -253,6 +254,12 @@ def _measured(spec: str, config: EvalConfig) -> str:
         return (attack.reference(config.threat) if config.engine == "reference" else attack).canonical
     except UserError:
         return spec
+
+
+def _same_images(record: Record, cell: EvalCell) -> bool:
+    """Return whether the files of submitted images are those that a record was made with."""
+    submitted = {spec for spec in question(cell.config).attacks if spec.startswith("images:")}
+    return record.config is None or submitted <= set(record.config.attacks)
 
 
 def _answers(record: Record, cell: EvalCell) -> bool:

@@ -27,7 +27,7 @@ from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.facts import usual_threat
 from robustbench_gkl.models.external import parse_model
-from robustbench_gkl.runs import find_run
+from robustbench_gkl.runs import find_run, look_for
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 
 Flat = dict[str, Any]
@@ -94,6 +94,7 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
     tables = [flat(table) | changes["eval"] for table in _tables(values, "eval")]
     questions = [chosen for table in tables for chosen, _ in _expand(table, EvalConfig)]
     models = _models(values)
+    _check_models(models, trainings, checkpoints_dir)
     if not trainings and not models:
         raise UserError(f"{path} has nothing to do: it needs a [train] table or models = [...]")
     cells: list[Cell] = []
@@ -149,6 +150,23 @@ def _model(values: dict[str, Any]) -> ModelEntry:
         None if name is None else check_name(str(name)),
         validated(ModelOptions, options, what=f"models, {values['model']}"),
     )
+
+
+def _check_models(models: Sequence[ModelEntry], trainings: Sequence[TrainCell], checkpoints_dir: Path) -> None:
+    """Refuse two models of one name, of which the later would supersede the other, and options that a run has not.
+
+    Raises:
+        UserError: there are some.
+    """
+    taken: dict[str, object] = {cell.run: cell for cell in trainings}
+    for entry in models:
+        outside = parse_model(entry.model)
+        if outside is None and (given := entry.options.given()):
+            raise UserError(f"models: {entry.model} is a run, which has its {', '.join(given)} inside; leave them out")
+        run = look_for(entry.model, checkpoints_dir=checkpoints_dir).name if outside is None else outside.name
+        name = entry.name or run
+        if taken.setdefault(name, entry) != entry and not (outside is None and run == name):
+            raise UserError(f"models: {entry.model} has the name {name!r} of another model; give it one of its own")
 
 
 def _native(cell: ModelEntry, checkpoints_dir: Path) -> Native:
@@ -244,6 +262,8 @@ def _evaluation(model: ModelEntry, training: TrainCell | None, native: Native, c
     weights = chosen.pop("weights", None)
     if weights is not None and weights not in WEIGHTS:
         raise unknown("weights", str(weights), WEIGHTS)
+    if weights is not None and training is None and parse_model(model.model) is not None:
+        raise UserError(f"eval: weights = {weights} chooses among the weights of a run, and {model.model} is none")
     asked: dict[str, Any] = {}
     for key, value in chosen.items():
         put_key(asked, SHORT_KEYS.get(key, key), value)

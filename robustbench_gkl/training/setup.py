@@ -17,6 +17,7 @@ from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.hashing import cached_sha256
 from robustbench_gkl.core.noise import permutation
+from robustbench_gkl.core.plugins import loaded_plugins
 from robustbench_gkl.data import ImageSet, load_dataset, train_validation_split
 from robustbench_gkl.data.augment import AUGMENTATIONS
 from robustbench_gkl.data.synthetic import SyntheticImages, files_of
@@ -100,10 +101,12 @@ def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: b
     """Check that a run that exists is to be replaced, or to go on with the settings that it was started with.
 
     Raises:
-        UserError: it is not, or both.
+        UserError: it is not, or both; a plugin that it was started with is gone or has changed.
     """
     if resume and overwrite:
         raise UserError("give resume or overwrite, not both")
+    if resume and run.exists():
+        run.load_plugins(exact=True)
     if overwrite or not run.exists():
         return
     if not resume:
@@ -160,6 +163,7 @@ def run_config(
         data=hashes,
         created=now(),
         environment=found,
+        plugins=loaded_plugins(),
     )
 
 

@@ -93,7 +93,7 @@ def test_the_file_is_known_by_its_hash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"pictures": np.zeros((1, *SHAPE))}, "must hold images"),
+        ({"pictures": np.zeros((1, *SHAPE))}, "must hold an array images"),
         ({"images": np.zeros((1, 4, 4))}, "must be float32"),
         ({"images": np.zeros((1, *SHAPE), dtype=np.uint8)}, "must be float32"),
         ({"images": np.zeros((1, 3, 4, 4))}, "its images are 3x4x4, those of the data set 1x4x4"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, CommandLine
+from corruption_files import write_folder
 
 EVAL = ("eval", "tiny", "--n", 8, "--attack", "fgsm")
 TRAIN = ("train", "digits-trades", "--name", "new", *TINY)
@@ -68,6 +69,36 @@ def pickled(folder: Path) -> None:
     (folder / "net.pt").write_bytes(pickle.dumps({"weights": Path("anything")}))
 
 
+NET = """
+import torch
+from torch import nn
+build = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+five = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+wide = nn.Sequential(nn.Flatten(), nn.Linear(99, 10))
+words = "a model"
+def needs(depth): return build
+def fails(): raise ValueError("no such depth")
+def nothing(): return None
+class Pair(nn.Module):
+    def forward(self, images): return images, images
+"""
+
+
+def with_net(folder: Path) -> None:
+    """Write ``net.py``, with what is a model for digits and what is none."""
+    (folder / "net.py").write_text(NET)
+
+
+def with_images(**arrays: np.ndarray) -> Callable[[Path], None]:
+    """Return a preparation that writes ``adv.npz`` beside ``net.py``."""
+
+    def prepare(folder: Path) -> None:
+        with_net(folder)
+        np.savez(folder / "adv.npz", **arrays)  # type: ignore[arg-type]
+
+    return prepare
+
+
 @dataclass(frozen=True)
 class Case:
     """Arguments, what the message must say, and what is prepared before."""
@@ -76,6 +107,22 @@ class Case:
     says: str
     prepare: Callable[[Path], None] = lambda folder: None
 
+
+def with_corruptions(folder: Path) -> None:
+    """Write ``net.py`` and a folder of corrupted digits."""
+    with_net(folder)
+    write_folder(folder / "digits-c", names=("noise",), m=8, shape=(8, 8))
+
+
+def with_namesakes(folder: Path) -> None:
+    """Write ``net.py`` and a suite that evaluates it in two ways under one name."""
+    with_net(folder)
+    models = 'models = ["net.py:build", {model = "net.py:build", crop = 4}]'
+    (folder / "mine.toml").write_text(f'{models}\n[[eval]]\nattacks = ["fgsm"]\n')
+
+
+OWN = ("eval", "net.py:build", "--dataset", "digits", "--norm", "linf", "--eps", "0.1", "--n", 8, "--attack", "fgsm")
+ADV = (*OWN[:-1], "images:adv.npz")
 
 CASES = {
     "unknown command": Case(("evall", "tiny"), "did you mean 'eval'?"),
@@ -195,6 +242,69 @@ CASES = {
         (*IMPORT, "--mean", ".5,.5,.5", "--std", "1"), "mean", with_checkpoint(weight=torch.zeros(3))
     ),
     "mean that is no number": Case((*IMPORT, "--mean", "half", "--std", "1"), "--mean"),
+    "absent file of code": Case((*OWN[:1], "none.py:build", *OWN[2:]), "no file none.py"),
+    "file of code alone": Case((*OWN[:1], "net.py", *OWN[2:]), "net.py:CALLABLE", with_net),
+    "name that a file has not": Case((*OWN[:1], "net.py:biuld", *OWN[2:]), "did you mean 'build'", with_net),
+    "model that is a word": Case((*OWN[:1], "net.py:words", *OWN[2:]), "is a str", with_net),
+    "model that needs arguments": Case((*OWN[:1], "net.py:needs", *OWN[2:]), "needs arguments (depth)", with_net),
+    "model that raises": Case((*OWN[:1], "net.py:fails", *OWN[2:]), "net.py, line 9: ValueError", with_net),
+    "model that is None": Case((*OWN[:1], "net.py:nothing", *OWN[2:]), "must return a torch.nn.Module", with_net),
+    "model that returns a pair": Case((*OWN[:1], "net.py:Pair", *OWN[2:]), "returns a tuple", with_net),
+    "model of other classes": Case((*OWN[:1], "net.py:five", *OWN[2:]), "2x10", with_net),
+    "model of other images": Case((*OWN[:1], "net.py:wide", *OWN[2:]), "cannot predict", with_net),
+    "file with a syntax error": Case(OWN, "net.py, line 2: SyntaxError", with_file("net.py", "x = 1\nbuild = (\n")),
+    "unknown kind of model": Case((*OWN[:1], "torchvison:resnet18", *OWN[2:]), "did you mean 'torchvision'"),
+    "unknown torchvision model": Case((*OWN[:1], "torchvision:resnet19", *OWN[2:]), "did you mean 'resnet18'"),
+    "absent checkpoint of torchvision": Case((*OWN[:1], "torchvision:resnet18@none.pt", *OWN[2:]), "none.pt"),
+    "outside model without a data set": Case(("eval", "net.py:build"), "give --dataset", with_net),
+    "outside model with weights": Case((*OWN, "--weights", "best"), "--weights best", with_net),
+    "outside mean without std": Case((*OWN, "--mean", "0.5"), "together", with_net),
+    "outside mean of two channels": Case((*OWN, "--mean", "0.5,0.5", "--std", "1,1"), "mean", with_net),
+    "outside mean that is no number": Case((*OWN, "--mean", "x", "--std", "1"), "--mean must be numbers", with_net),
+    "outside std of nothing": Case((*OWN, "--mean", "0.5", "--std", "0"), "std", with_net),
+    "crop larger than the images": Case((*OWN, "--crop", 9), "--crop 9 is larger", with_net),
+    "crop of nothing": Case((*OWN, "--crop", 0), "--crop", with_net),
+    "resize to nothing": Case((*OWN, "--resize", "big"), "--resize", with_net),
+    "run with a mean": Case((*EVAL, "--mean", "0.5", "--std", "0.5"), "run tiny has its preprocessing inside"),
+    "run with a crop": Case((*EVAL, "--crop", 4), "run tiny has its preprocessing inside"),
+    "no radius for a norm": Case((*EVAL, "--norm", "l1"), "give --eps"),
+    "illegal name on the board": Case((*OWN, "--name", "a/b"), "letters, digits", with_net),
+    "submitted images that are not there": Case((*OWN[:-1], "images:none.npz"), "none.npz", with_net),
+    "submitted images without a file": Case((*OWN[:-1], "images"), "images", with_net),
+    "submitted images of another format": Case((*OWN[:-1], "images:adv.pt"), ".npz or .safetensors", with_net),
+    "submitted images that are none": Case((*ADV,), "must hold an array images", with_images(x=NINE)),
+    "submitted images in bytes": Case(ADV, "must be float32", with_images(images=np.zeros((8, 1, 8, 8), np.uint8))),
+    "submitted images of another size": Case(
+        ADV, "those of the data set 1x8x8", with_images(images=np.zeros((8, 8, 8, 1), np.float32))
+    ),
+    "submitted images with an index twice": Case(
+        ADV,
+        "each sample once",
+        with_images(images=np.zeros((8, 1, 8, 8), np.float32), index=np.zeros(8, np.int64)),
+    ),
+    "submitted images with a short index": Case(
+        ADV, "8 integers", with_images(images=np.zeros((8, 1, 8, 8), np.float32), index=np.arange(3))
+    ),
+    "absent plugin": Case((*EVAL, "--plugin", "none.py"), "--plugin none.py: no file"),
+    "absent plugin module": Case((*EVAL, "--plugin", "no_such_module_here"), "no module of that name"),
+    "plugin with an error": Case(
+        (*EVAL, "--plugin", "mine.py"), "mine.py, line 2: ZeroDivisionError", with_file("mine.py", "x = 1\nx / 0\n")
+    ),
+    "plugin with a taken name": Case(
+        (*EVAL, "--plugin", "mine.py"),
+        "loss 'gkl' is taken by",
+        with_file("mine.py", "from robustbench_gkl.losses import LOSSES\nLOSSES.register('gkl')(print)\n"),
+    ),
+    "corrupted images with a crop": Case(
+        ("corruptions", "net.py:build", "--data", "digits-c", "--crop", 4),
+        "leave out --resize and --crop",
+        with_corruptions,
+    ),
+    "suite with two models of a name": Case(
+        ("suite", "mine.toml"),
+        "has the name 'net-build' of another model",
+        with_namesakes,
+    ),
     "absent recipe file": Case(("train", "none.toml"), "none.toml"),
     "broken recipe file": Case(("train", "mine.toml"), "mine.toml", with_file("mine.toml", "epochs = ")),
     "recipe file with a wrong type": Case(("train", "mine.toml"), "epochs", with_file("mine.toml", 'epochs = "few"')),
@@ -217,6 +327,7 @@ def test_bad_input_ends_in_one_line(
     assert case.says in result.err
     assert set(before) <= set(tmp_path.rglob("*"))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["tiny"], "nothing is left of a run"
+    assert set(tmp_path.glob("results/records/*")) <= set(before)
 
 
 def test_there_are_at_least_thirty_cases() -> None:

@@ -102,3 +102,16 @@ def test_bad_input_to_corruptions(
     assert result.code == 2, result.out
     assert says in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_net_of_a_file_is_known_by_its_code_too(workplace: Path, gklbench: CommandLine) -> None:
+    text = "import torch\nfrom torch import nn\n\ntorch.manual_seed(0)\n"
+    text += "build = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    command = ("corruptions", "net.py:build", "--data", "digits-c", "--name", "mine")
+    edited = text.replace("nn.Flatten()", "nn.Sequential(nn.Flatten(), nn.Tanh())")  # the same weights
+    for code, known in ((text, False), (text, True), (edited, False)):
+        Path("net.py").write_text(code)
+        result = gklbench(*command)
+        assert result.code == 0, result.err
+        assert ("already evaluated" in result.out) == known
+    assert len(list(ResultStore(workplace / "results").corruptions.all())) == 2

@@ -83,7 +83,7 @@ class TestTrainConfig:
             ({"optimizer": {"momentum": 1}}, "optimizer.momentum"),
             ({"optimizer": 3}, "optimizer"),
             ({"schedule": {"name": "sine"}}, "schedule.name: .*'constant', 'cosine'"),
-            ({"threat": {"norm": "l3"}}, "threat.norm: .*'linf', 'l2' or 'l1'"),
+            ({"threat": {"norm": "l3"}}, "threat.norm: unknown norm 'l3'"),
             ({"threat": {"eps": 8}}, r"threat: .*\[0, 1\] image scale.* 8/255"),
             ({"threat": {"eps": "-1/255"}}, "threat.eps: .*negative"),
             ({"threat": {"eps": "eight"}}, "threat.eps: .*number such as 8/255.* 'eight'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +72,17 @@ def test_modules_are_imported_at_the_first_look_up(package: Path) -> None:
 
 def test_duplicates_are_refused(package: Path) -> None:
     (package / "second_alpha.py").write_text(SIMPLE.format(package=package.name, name="alpha", cls="Other"))
-    with pytest.raises(ValueError, match=r"thing 'alpha' is taken by registry_under_test\.alpha; register "):
+    taken = f"thing 'alpha' is taken by {package.name}.alpha; register {package.name}.second_alpha's under another name"
+    with pytest.raises(UserError, match=re.escape(taken)):
         registry_of(package).names()
+
+
+def test_a_newcomer_from_elsewhere_takes_no_name_of_ours(package: Path) -> None:
+    things = registry_of(package)
+    with pytest.raises(UserError, match="'beta' is taken"):
+        things.register("beta")(type("Elsewhere", (), {}))
+    assert things.names() == ["alpha", "beta"]
+    assert things.resolve("beta")[0].__name__ == "Beta"
 
 
 def test_unknown_names_list_the_choices_and_the_closest(package: Path) -> None:

@@ -108,7 +108,7 @@ class TestParsing:
             ("linf", [1], "must be a number"),
             ("linf", True, "must be a number"),
             ("lin", "0.1", "unknown norm 'lin'; did you mean 'linf'"),
-            ("L2", "0.1", "did you mean 'l2'"),
+            ("L3", "0.1", "unknown norm 'L3'"),
         ],
     )
     def test_errors(self, norm: str, eps: str, says: str) -> None:

@@ -12,9 +12,11 @@ from broken_models import digits, digits_model
 from torch import nn
 
 import robustbench_gkl as gkl
+from robustbench_gkl.cli import run
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.results import ResultStore
+from robustbench_gkl.runs import weights_sha256
 
 SAMPLES = digits(40)
 LINF = ("linf", "0.1")
@@ -128,3 +130,46 @@ def test_bad_input_is_one_line(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("norm", ["Linf", "LINF", "linf", "l_inf", "inf"])
 def test_norms_are_spelled_in_many_ways(norm: str) -> None:
     assert str(gkl.ThreatModel(norm, "8/255")) == "linf 8/255"
+
+
+def test_the_weights_are_those_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same net from a file and from Python has one hash of weights and of data, and neither hides the other."""
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = ["--dataset", "digits", "--n", "40", "--eps", "0.1", "--norm", "linf", "--attack", "pgd:steps=10"]
+    assert run(["eval", "net.py:build", "--name", "mine", "--quiet", *options]) == 0
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    made = evaluated(model=net, attacks="fgsm", name="mine", results_dir=tmp_path / "results", dataset="digits").record
+    assert made is not None
+    (other,) = [record for record in ResultStore(tmp_path / "results").records() if record.id != made.id]
+    assert made.model.weights_sha256 == other.model.weights_sha256
+    assert made.data == other.data
+    assert gkl.leaderboard(tmp_path / "results")["tier"].tolist() == ["gradient", "other"]
+
+
+def test_a_loaded_run_is_not_wrapped_again(trained: Path, tmp_path: Path) -> None:
+    model = gkl.load_model("tiny", checkpoints_dir=trained)
+    made = evaluated(model=model, name="tiny", results_dir=tmp_path, dataset="digits").record
+    assert made is not None
+    assert made.model.weights_sha256 == weights_sha256(model)
+
+
+def test_the_indices_belong_to_the_question(tmp_path: Path) -> None:
+    where = {"name": "mine", "results_dir": tmp_path, "dataset": "digits"}
+    first = evaluated(**where).record
+    assert evaluated(**where, index=range(40)).record == first
+    later = evaluated(**where, index=np.arange(100, 140)).record
+    assert first is not None
+    assert later is not None
+    assert later.id != first.id
+    assert later.data.index_ranges == ((100, 140),)
+
+
+@pytest.mark.parametrize("index", [[0] * 40, [-1, *range(39)], range(39), np.linspace(0, 1, 40)])
+def test_indices_that_name_no_samples_are_refused(index: Any) -> None:
+    with pytest.raises(UserError, match="index must"):
+        evaluated(index=index)

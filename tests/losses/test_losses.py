@@ -226,3 +226,23 @@ class TestMART:
         assert torch.autograd.gradcheck(
             lambda z, a: loss.outer(Logits(z, a), labels), (given.clean.requires_grad_(), given.adv.requires_grad_())
         )
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "def terms(self, adv_logits, clean_logits, labels): ...",
+            r"terms must take \(self, logits, labels\), got \(self, adv",
+        ),
+        ("def observe(self, logits): ...", "observe must take"),
+    ],
+)
+def test_a_loss_of_another_shape_is_refused_when_it_is_registered(body: str, message: str) -> None:
+    space: dict[str, object] = {}
+    exec(body, space)
+    with pytest.raises(UserError, match=message):
+        LOSSES.register("shapeless")(type("Shapeless", (Loss,), space))
+    with pytest.raises(UserError, match="derived from Loss"):
+        LOSSES.register("shapeless")(int)  # type: ignore[arg-type]
+    assert "shapeless" not in LOSSES.names()

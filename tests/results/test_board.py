@@ -166,6 +166,32 @@ class TestIdentity:
         assert rows(store)["a"][2] == 50.0
         assert len(leaderboard(store.folder)) == 1
 
+    @pytest.mark.parametrize("python_first", [False, True])
+    def test_python_and_the_command_do_not_supersede_each_other(
+        self, store: ResultStore, add: Add, python_first: bool
+    ) -> None:
+        """The same weights under one name: the weaker evaluation hides no row."""
+
+        def by_command() -> None:
+            add("a", 40, weights_sha256="w", attacks=("autoattack",))
+
+        def by_python() -> None:
+            record = add("a", 80, weights_sha256="w", seed=1)
+            model = record.model.model_copy(
+                update={"source": {"kind": "python"}, "model_sha256": "other", "weights": None, "train_config": None}
+            )
+            rewritten(store, record, model=model)
+
+        for evaluate in (by_python, by_command) if python_first else (by_command, by_python):
+            evaluate()
+        board = leaderboard(store.folder)
+        assert list(zip(board["model"], board["tier"], board["worst_case_acc"], strict=True)) == [
+            ("a", "autoattack", 40.0),
+            ("a", "gradient", 80.0),
+        ]
+        add("a", 30, weights_sha256="new")
+        assert leaderboard(store.folder)["worst_case_acc"].tolist() == [30.0]
+
     def test_what_a_model_is_does_not_change(self, store: ResultStore, add: Add) -> None:
         add("a", 60, attacks=("autoattack",), check="deterministic")
         add("a", 70, verdict="FAIL", scope="attack", check="deterministic")

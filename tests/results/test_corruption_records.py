@@ -24,7 +24,7 @@ FOG: Counts = (100, 90, 80, 50, 10)
 
 def record(name: str, correct: dict[str, Counts], *, data: str = "a" * 64, n: int = 100) -> CorruptionRecord:
     return CorruptionRecord(
-        id=corruption_id(name=name, weights_sha256=name, data_sha256=data),
+        id=corruption_id(name=name, model_sha256=name, data_sha256=data),
         created="2026-01-01T00:00:00+00:00",
         model=ModelInfo(name=name, arch="tiny-cnn", params=3, weights_sha256=name),
         data=CorruptionData(dataset="CIFAR-10-C", sha256=data, n=n),

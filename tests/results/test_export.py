@@ -15,7 +15,8 @@ from command_line import CommandLine
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.results import ResultStore, leaderboard
-from robustbench_gkl.results.export import latex, save_model_info, with_published
+from robustbench_gkl.results.export import latex, save_model_info
+from robustbench_gkl.results.published_rows import with_published
 from robustbench_gkl.results.record import pack_standing
 
 

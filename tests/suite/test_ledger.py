@@ -6,9 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import CommandLine
-from suite_files import finished_run, suite_of
+from suite_files import finished_run, suite_of, write
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.config.schema import TrainConfig
@@ -190,3 +191,25 @@ def test_broken_files_are_said(name: str, folders: Folders, tmp_path: Path) -> N
     (folders.checkpoints / "gkl" / name).write_bytes(b"epoch\nx\n")
     with pytest.raises(UserError, match="broken"):
         pending(suite, folders)
+
+
+def test_other_submitted_images_are_another_question(
+    gklbench: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "import torch\nfrom torch import nn\ntorch.manual_seed(0)\n"
+    Path("net.py").write_text(f"{code}build = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n")
+    text = """
+    models = ["net.py:build"]
+    [[eval]]
+    attacks = ["images:adv.npz"]
+    dataset = "digits"
+    norm = "linf"
+    eps = 0.1
+    """
+    for pixel, said in ((0.0, "1 ready"), (0.0, "1 done"), (0.5, "1 ready"), (0.5, "1 done")):
+        np.savez("adv.npz", images=np.full((4, 1, 8, 8), pixel, np.float32))
+        write(tmp_path, text)
+        result = gklbench("suite", "suite.toml", "--device", "cpu")
+        assert result.code == 0, result.err
+        assert f"1 cells: {said}" in result.out.replace("1 cell:", "1 cells:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -170,3 +171,52 @@ def test_a_key_is_refused_if_no_run_has_a_use_for_it(tmp_path: Path) -> None:
     assert len(suite_of(tmp_path, text).trainings) == 2
     with pytest.raises(UserError, match=r"^train: averaging.decay = 0.5 has no effect: averaging.per is none"):
         suite_of(tmp_path, text, assignments=["train.averaging.per=none"])
+
+
+OUTSIDE = """
+models = {models}
+[[eval]]
+attacks = ["fgsm"]
+dataset = "digits"
+norm = "linf"
+eps = 0.1
+{more}
+"""
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "says"),
+    [
+        ('["net.py:build", "other/net.py:build"]', "", "other/net.py:build has the name 'net-build' of another model"),
+        (
+            '["net.py:build", {model = "net.py:build", mean = [0.5], std = [0.5]}]',
+            "",
+            "the name 'net-build' of another",
+        ),
+        ('[{model = "net.py:build", name = "a"}, {model = "other/net.py:build", name = "a"}]', "", "the name 'a'"),
+        ('[{model = "some-run", mean = [0.5], std = [0.5]}]', "", "some-run is a run, which has its mean, std inside"),
+        ('["net.py:build"]', 'weights = "best"', "weights = best chooses among the weights of a run"),
+        ('[{model = "net.py:build", mean = [0.5]}]', "", "together"),
+        ('[{model = "net.py:build", meen = [0.5]}]', "", "did you mean 'mean'"),
+        ('[{name = "a"}]', "", "needs model = MODEL"),
+        ("[3]", "", "models must be a list"),
+        ('["absent.py:build"]', "", "no file absent.py"),
+    ],
+)
+def test_models_from_outside_that_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str, more: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    for folder in (tmp_path, tmp_path / "other"):
+        (folder / "net.py").write_text("build = None")
+    with pytest.raises(UserError, match=re.escape(says)):
+        suite_of(tmp_path, OUTSIDE.format(models=models, more=more))
+
+
+def test_a_model_from_outside_may_stand_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("build = None")
+    models = '["net.py:build", "net.py:build", {model = "net.py:build", name = "half", mean = [0.5], std = [0.5]}]'
+    suite = suite_of(tmp_path, OUTSIDE.format(models=models, more=""))
+    assert [cell.name for cell in suite.evaluations] == [None, "half"]

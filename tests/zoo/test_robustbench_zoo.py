@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import CommandLine
+from dataset_files import write_cifar
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
@@ -246,3 +248,17 @@ def test_files_of_torchattacks_wheel_are_recognised(tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match=r"files of robustbench .* --force-reinstall --no-deps robustbench==") as caught:
         package()
     assert "\n" not in str(caught.value)
+
+
+def test_an_evaluation_prints_the_published_figures(
+    here: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar(here / "data", monkeypatch, reader="CIFAR10", classes=10)
+    lay(here / "models/cifar10/Linf/Wong2020Fast.pt", fresh("cifar10", "Linf", "Wong2020Fast").state_dict())
+    result = gklbench("eval", "robustbench:cifar10/Linf/Wong2020Fast", "--attack", "pgd:steps=1", "--device", "cpu")
+    assert result.code == 0, result.err
+    (line,) = [line for line in result.out.splitlines() if line.startswith("published by RobustBench")]
+    (row,) = [row for row in published_models() if (row.name, row.dataset) == ("Wong2020Fast", "cifar10")]
+    assert f"clean {row.clean:.2f} %, AutoAttack {row.autoattack:.2f} %" in line
+    assert "clean: our 95 % interval on 4 images" in result.out
+    assert "robust: not compared, because this is no complete evaluation under autoattack" in result.out

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-
 import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.published.foreign import Contiguous, quiet_and_seeded
-from robustbench_gkl.attacks.specs.torchattacks import TorchAttack
+from robustbench_gkl.attacks.specs.torchattacks import TorchAttack, import_torchattacks
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
@@ -32,9 +30,10 @@ def propose(
         noise: the samples' random numbers, of which only the seed is used.
 
     Raises:
-        UserError: the package raises an error, as some classes do for some options, norms or image sizes.
+        UserError: the package is not installed, or raises an error, as some classes do for some options, norms or image
+            sizes.
     """
-    cls = getattr(importlib.import_module("torchattacks"), spec.cls)
+    cls = getattr(import_torchattacks(), spec.cls)
     with quiet_and_seeded(noise.at(spec.name), images.device):
         try:
             attack = cls(Contiguous(model, images.device).eval(), **spec.keywords(threat))

@@ -8,6 +8,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Any, ClassVar
 
 from robustbench_gkl.attacks.specs.base import ATTACKS, AttackSpec, Ball
@@ -155,6 +156,18 @@ class TorchAttack(AttackSpec):
         return self
 
 
+def import_torchattacks() -> ModuleType:
+    """Return the package torchattacks, which imports torch.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torchattacks")
+    except ImportError:
+        raise UserError("torchattacks is not installed; pip install 'gklbench[torchattacks]'") from None
+
+
 @cache
 def _parameters(cls: str) -> dict[str, Any]:
     """Return the options of a class and their defaults; imports torchattacks.
@@ -162,11 +175,7 @@ def _parameters(cls: str) -> dict[str, Any]:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        package = importlib.import_module("torchattacks")
-    except ImportError:
-        raise UserError("torchattacks is not installed; pip install 'gklbench[torchattacks]'") from None
-    parameters = list(inspect.signature(getattr(package, cls).__init__).parameters.values())[2:]
+    parameters = list(inspect.signature(getattr(import_torchattacks(), cls).__init__).parameters.values())[2:]
     return {p.name: None if p.default is p.empty else p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
 
 

@@ -23,7 +23,7 @@ def obtain(module: ModuleType, attribute: str, code: CodeFile, argument: str) ->
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
-            choices = [name for name, value in vars(found).items() if callable(value) and _defined(value, module)]
+            choices = [name for name, value in vars(found).items() if _is_a_choice(value, module)]
             raise unknown(f"name in {code.path.name}", part, choices)
         found = getattr(found, part)
     if isinstance(found, nn.Module):
@@ -44,8 +44,11 @@ def obtain(module: ModuleType, attribute: str, code: CodeFile, argument: str) ->
     return made
 
 
-def _defined(value: object, module: ModuleType) -> bool:
-    return getattr(value, "__module__", None) == module.__name__
+def _is_a_choice(value: object, module: ModuleType) -> bool:
+    """Return whether a value is a network, or a class or function that is defined in the module."""
+    from torch import nn
+
+    return isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == module.__name__)
 
 
 def _needed(call: Callable[..., Any]) -> list[str]:

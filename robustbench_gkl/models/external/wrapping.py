@@ -48,12 +48,12 @@ def wrap(
     model = model.eval().to(device)
     images = torch.zeros(2, *input_shape, device=device)
     shown = "x".join(map(str, input_shape))
-    with (
-        in_one_line(f"{what} cannot predict images of {shown}"),
-        explained or contextlib.nullcontext(),
-        torch.no_grad(),
-    ):
-        logits: object = model(images)
+    try:
+        with explained or contextlib.nullcontext(), torch.no_grad():
+            logits: object = model(images)
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else one_line(error)
+        raise UserError(f"{what} cannot predict images of {shown} ({told})") from error
     if not isinstance(logits, Tensor):
         raise UserError(f"{what} returns a {type(logits).__name__} and not a tensor; return the logits alone")
     if logits.shape != (2, num_classes) or not logits.is_floating_point():
