@@ -10,7 +10,7 @@ from robustbench_gkl.config.changes import flat
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 
-CLEAN_LOSSES = frozenset({"standard"})
+CLEAN_LOSSES = frozenset({"standard", "kd", "kd-standardised", "dkd", "dkl-kd", "ikl-kd", "gkl-kd"})
 """Our losses that make no adversarial images, for those who ask without torch; a loss itself has it in ``crafts``."""
 
 

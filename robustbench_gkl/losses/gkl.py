@@ -52,14 +52,21 @@ def dkl_divergence(adv_logits: Tensor, clean_logits: Tensor, *, alpha: float = 1
 
 
 def ikl_divergence(
-    adv_logits: Tensor, clean_logits: Tensor, class_weights: Tensor, *, alpha: float, beta: float
+    adv_logits: Tensor,
+    clean_logits: Tensor,
+    class_weights: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Return the improved KL divergence, a scalar (batch mean), for logits and class weights (B, K).
 
     Unlike GKL it is normalised by the batch size and the weights are not smoothed (arXiv 2305.13948).
+    ``temperature`` divides both logits in the soft cross-entropy.
     """
     return (
-        alpha * soft_cross_entropy(adv_logits, clean_logits).mean()
+        alpha * soft_cross_entropy(adv_logits, clean_logits, temperature=temperature).mean()
         + beta * weighted_mse(adv_logits, clean_logits, class_weights.detach()).mean()
     )
 

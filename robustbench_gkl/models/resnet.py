@@ -10,32 +10,11 @@ from torch.nn import functional as F
 
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
-from robustbench_gkl.models.layers import global_average
-
-
-class _Block(nn.Module):
-    """Two 3x3 convolutions, each followed by batch normalisation, beside a shortcut."""
-
-    def __init__(self, in_planes: int, planes: int, *, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or in_planes != planes:
-            self.shortcut.append(nn.Conv2d(in_planes, planes, kernel_size=1, stride=stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(planes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features (B, planes, H / stride, W / stride) of ``x`` (B, in_planes, H, W)."""
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out)) + self.shortcut(x)
-        return F.relu(out, inplace=True)
+from robustbench_gkl.models.layers import BasicBlock, global_average
 
 
 def _stage(in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(in_planes, planes, stride=stride), _Block(planes, planes, stride=1))
+    return nn.Sequential(BasicBlock(in_planes, planes, stride=stride), BasicBlock(planes, planes, stride=1))
 
 
 @MODELS.register("resnet18")

@@ -115,6 +115,7 @@ class WideResNet(Classifier):
         return logits
 
 
+@MODELS.register("kd-wrn-D-W", pattern=r"kd-wrn-(?P<depth>[0-9]+)-(?P<width>[0-9]+)")
 @MODELS.register("wrn-D-W", pattern=r"wrn-(?P<depth>[0-9]+)-(?P<width>[0-9]+)")
 def wide_resnet(
     *,
@@ -125,7 +126,7 @@ def wide_resnet(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Classifier:
-    """Wide ResNet of depth D (6n + 4) and width W with ReLU (arXiv 1605.07146), such as wrn-34-10."""
+    """Wide ResNet of depth D (6n + 4) and width W with ReLU (arXiv 1605.07146); kd-wrn-D-W is mdistiller's name."""
     return WideResNet(
         depth=int(depth),
         width=int(width),

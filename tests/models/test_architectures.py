@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
@@ -12,15 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reference_models import (
+    REFERENCE,
+    SHARED,
+    assert_published,
+    filled,
+    needs_shared,
+    parameter_count,
+    reference_images,
+)
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.models import Classifier, create_model
+from robustbench_gkl.models import create_model
 from robustbench_gkl.models.published import load_published, read_checkpoint
-
-SHARED = Path(__file__).parents[2].parent / "shared"
-REFERENCE = SHARED / "reference" / "architectures.json"
-needs_shared = pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference files are not here")
 
 PUBLISHED = {
     "dkl:wrn-34-10(cifar100)": ("wrn-34-10", 100),
@@ -31,47 +35,12 @@ PUBLISHED = {
 }
 
 
-def filled_value(name: str, tensor: Tensor) -> Tensor:
-    """Return reproducible weights for a key: any two implementations of an architecture can be compared with them."""
-    generator = torch.Generator().manual_seed(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
-    noise = torch.randn(tensor.shape, generator=generator)
-    if name.endswith("running_var"):
-        return 1 + 0.1 * noise.abs()
-    if name.endswith("running_mean"):
-        return 0.1 * noise
-    if tensor.ndim > 1:
-        return noise * math.sqrt(2 / tensor[0].numel())
-    if tensor.ndim == 1:
-        return 1 + 0.1 * noise if "weight" in name.rpartition(".")[2] else 0.1 * noise
-    return torch.zeros_like(tensor)
-
-
-def filled(name: str, *, num_classes: int, **options: Any) -> Classifier:
-    model = create_model(name, num_classes=num_classes, **options)
-    model.load_state_dict({key: filled_value(key, tensor) for key, tensor in model.state_dict().items()})
-    return model.eval()
-
-
-def reference_images(model: Classifier) -> Tensor:
-    return torch.rand(2, *model.input_shape, generator=torch.Generator().manual_seed(7))
-
-
-def parameter_count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 @needs_shared
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_published_names_shapes_and_logits(case: str) -> None:
     name, num_classes = PUBLISHED[case]
-    reference = json.loads(REFERENCE.read_text())[case]
-    model = filled(name, num_classes=num_classes)
-    assert [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()] == reference["keys"]
-    assert parameter_count(model) == reference["params"]
-    expected = torch.tensor(reference["logits"])
-    with torch.no_grad():
-        logits = model(reference_images(model))
-    assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+    reference = json.loads((REFERENCE / "architectures.json").read_text())[case]
+    assert_published(filled(name, num_classes=num_classes), reference)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +58,15 @@ def test_published_names_shapes_and_logits(case: str) -> None:
         ("small-cnn", 10, 312_202, ["feature_extractor.conv4.weight", "classifier.fc1.weight", "classifier.fc3.bias"]),
         ("resnet18", 10, 11_173_962, ["bn1.weight", "layer4.0.shortcut.1.running_mean", "linear.bias"]),
         ("cnn-a", 10, 214_918, ["0.weight", "2.bias", "5.weight", "7.bias"]),
+        ("cifar-resnet20", 10, 269_722, ["layer2.0.conv1.weight", "layer3.2.bn2.bias", "linear.weight"]),
+        ("resnet8x4", 100, 1_233_540, ["layer1.0.downsample.1.weight", "layer3.0.conv2.weight", "fc.bias"]),
+        ("resnet56", 100, 861_620, ["layer2.0.downsample.0.weight", "layer3.8.conv2.weight", "fc.weight"]),
+        ("kd-resnet50", 100, 23_705_252, ["layer1.0.shortcut.0.weight", "layer4.2.conv3.weight", "linear.weight"]),
+        ("kd-wrn-40-2", 100, 2_255_156, ["block1.layer.5.conv2.weight", "bn1.bias", "fc.bias"]),
+        ("vgg8", 100, 3_965_028, ["block0.0.weight", "block4.1.running_var", "classifier.bias"]),
+        ("mobilenetv2", 100, 812_836, ["conv1.0.weight", "blocks.6.0.conv.7.bias", "classifier.0.weight"]),
+        ("shufflenetv1", 100, 949_258, ["conv1.weight", "layer3.3.bn3.weight", "linear.bias"]),
+        ("shufflenetv2", 100, 1_355_528, ["layer1.0.conv5.weight", "conv2.weight", "linear.bias"]),
     ],
 )
 def test_published_sizes_and_names(name: str, num_classes: int, parameters: int, keys: list[str]) -> None:
@@ -205,6 +183,14 @@ def test_small_cnn_starts_undecided() -> None:
         ("wrn-10-1", (3, 64, 64)),
         ("wrn-10-1-swish", (3, 64, 64)),
         ("wrn-10-1-swish", (1, 7, 5)),
+        ("cifar-resnet8", (1, 28, 28)),
+        ("resnet8", (3, 64, 64)),
+        ("resnet8x4", (1, 7, 5)),
+        ("kd-resnet18", (1, 8, 8)),
+        ("vgg8", (1, 8, 9)),
+        ("mobilenetv2", (1, 28, 28)),
+        ("shufflenetv1", (3, 20, 12)),
+        ("shufflenetv2", (1, 28, 28)),
     ],
 )
 def test_other_image_shapes(name: str, shape: tuple[int, int, int]) -> None:
@@ -228,6 +214,13 @@ def test_tiny_cnn_stays_tiny(shape: tuple[int, int, int]) -> None:
         ("wrn-10-0", {}, "width .* at least 1, got 0"),
         ("wrn-10", {}, "unknown model 'wrn-10'; did you mean 'wrn-D-W'"),
         ("wrn-ten-2", {}, "unknown model"),
+        ("kd-wrn-30-2", {}, "got 30; use 28 or 34"),
+        ("cifar-resnet18", {}, "got 18; use 14 or 20"),
+        ("cifar-resnet2", {}, "got 2; use 8"),
+        ("resnet50", {}, "unknown model 'resnet50'; did you mean"),
+        ("resnet20x4", {}, "unknown model"),
+        ("vgg12", {}, "unknown model"),
+        ("vgg16", {"input_shape": (3, 32, 7)}, "vgg16 needs images of at least 8x8, got 32x7"),
         ("preact-resnet-18", {}, "did you mean 'preact-resnet18'"),
         ("small-cnn", {"input_shape": (1, 8, 28)}, "at least 16x16, got 8x28"),
         ("cnn-a", {"input_shape": (3, 32, 3)}, "at least 4x4, got 32x3"),

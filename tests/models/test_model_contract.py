@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 
@@ -9,12 +10,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import MODELS, Classifier, create_model
 
-# What stands for the capitals in the name of a family, such as wrn-D-W.
-PLACEHOLDERS = {"D": "10", "W": "2", "NAME": "test_byobnet"}
-EXAMPLES = [re.sub("[A-Z]+", lambda capitals: PLACEHOLDERS[capitals[0]], name) for name in MODELS.names()]
+# What stands for the capitals in the name of a family, such as wrn-D-W: of the depths the first that it has.
+PLACEHOLDERS = {"W": "2", "NAME": "test_byobnet"}
+DEPTHS = ("10", "8", "18")
 NUM_CLASSES = 7
+
+
+def example(name: str) -> str:
+    """Return a name of the family ``name``."""
+    for depth in DEPTHS:
+        values = PLACEHOLDERS | {"D": depth}
+        filled = "".join(values.get(part, part) for part in re.split("([A-Z]+)", name))
+        if "D" not in name:
+            return filled
+        with contextlib.suppress(UserError), torch.device("meta"):
+            create_model(filled, num_classes=NUM_CLASSES)
+            return filled
+    raise AssertionError(f"{name} has none of the depths {', '.join(DEPTHS)}")
+
+
+EXAMPLES = [example(name) for name in MODELS.names()]
 
 
 def build(name: str, **options: tuple[float, ...]) -> Classifier:
@@ -44,12 +62,21 @@ def model(request: pytest.FixtureRequest) -> Classifier:
 
 def test_each_family_is_here() -> None:
     families = {
+        "cifar-resnetD",
         "cnn-a",
+        "kd-resnetD",
+        "kd-wrn-D-W",
+        "mobilenetv2",
         "preact-resnet18",
         "resnet18",
+        "resnetD",
+        "resnetDx4",
+        "shufflenetv1",
+        "shufflenetv2",
         "small-cnn",
         "timm:NAME",
         "tiny-cnn",
+        "vggD",
         "wrn-D-W",
         "wrn-D-W-swish",
     }

@@ -31,7 +31,9 @@ def counted(config: TrainConfig, images: int) -> Calls:
     """Return the passes of one step, counted by hooks at the model's first layer."""
     model = create_model("tiny-cnn", num_classes=10, input_shape=(1, 8, 8))
     loss = create_loss(config.loss, num_classes=10)
-    stepper = Stepper(config, model=model, loss=loss, optimizer=build_optimizer(config.optimizer, model))
+    optimizer = build_optimizer(config.optimizer, model)
+    teacher = create_model("tiny-cnn", num_classes=10, input_shape=(1, 8, 8)).eval().requires_grad_(False)
+    stepper = Stepper(config, model=model, loss=loss, optimizer=optimizer, teacher=teacher)
     seen = {"forwards": 0, "backwards": 0, "updates": 0}
 
     def add(kind: str, gradient: Tensor) -> None:

@@ -13,7 +13,16 @@ from robustbench_gkl.ranks.collectives import ALONE
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
-FOLDS = {"wrn-10-1": 3, "wrn-10-1-swish": 3, "preact-resnet18": 8, "resnet18": 20, "tiny-cnn": 0, "small-cnn": 0}
+FOLDS = {"wrn-10-1": 3, "wrn-10-1-swish": 3, "preact-resnet18": 8, "resnet18": 20, "tiny-cnn": 0, "small-cnn": 0} | {
+    "cifar-resnet8": 7,
+    "resnet8": 9,
+    "resnet8x4": 10,
+    "kd-resnet50": 53,
+    "vgg11": 8,
+    "mobilenetv2": 53,
+    "shufflenetv1": 49,
+    "shufflenetv2": 56,
+}
 
 
 def shaken(name: str) -> nn.Module:

@@ -170,12 +170,14 @@ def test_every_loss_trains_in_every_precision(name: str, precision: str) -> None
     config = TrainConfig.model_validate({**CONFIG, "loss": name, "precision": precision})
     torch.manual_seed(0)
     model = create_model("wrn-10-1", num_classes=CLASSES, input_shape=(3, 8, 8))
+    teacher = create_model("wrn-10-1", num_classes=CLASSES, input_shape=(3, 8, 8)).eval().requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     stepper = Stepper(
         config,
         model=model,
         loss=create_loss(name, num_classes=CLASSES),
         optimizer=build_optimizer(config.optimizer, model),
+        teacher=teacher,
     )
     views = Views(torch.rand(6, 3, 8, 8), torch.tensor([0, 1, 2, 3, 0, 1]))
     measured = stepper.step(
