@@ -91,10 +91,10 @@ def test_the_usual_threat_is_used_and_said(net: Path, gklbench: CommandLine) -> 
     unknown = gklbench("eval", "net.py:linear", "--dataset", "npz:data.npz")
     assert unknown.code == 2
     assert "no usual threat is known for npz:data.npz" in unknown.err
-    said = gklbench("eval", "net.py:linear", "--dataset", "mnist", "--data-dir", "none", "--n", 8, "--attack", "absent")
+    said = gklbench("eval", "net.py:linear", "--dataset", "mnist", "--data-dir", "none", "--n", 8, "--attack", "fgsm")
     assert said.code == 2
     assert "mnist, linf 0.3 (the usual threat of mnist; --norm and --eps choose another)" in " ".join(said.out.split())
-    given = gklbench("eval", "net.py:linear", *DIGITS, "--attack", "absent")
+    given = gklbench("eval", "net.py:linear", *OUTSIDE, *DIGITS, "--attack", "fgsm")
     assert "usual" not in given.out
 
 
