@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation.context import Samples
+from robustbench_gkl.evaluation.context import SampleSet
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.evaluation.replay import Entry, clean_predictions
 from robustbench_gkl.evaluation.sharing import Share
@@ -37,7 +37,7 @@ def check_samples(images: Tensor, labels: Tensor) -> None:
 
 
 @torch.no_grad()
-def clean_logits(meter: Meter, samples: Samples, *, batch_size: int) -> Tensor:
+def clean_logits(meter: Meter, samples: SampleSet, *, batch_size: int) -> Tensor:
     """Return the logits (N, K) of the unattacked images on the CPU.
 
     Raises:

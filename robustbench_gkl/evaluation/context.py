@@ -26,7 +26,7 @@ from robustbench_gkl.results.journal import Journal
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class SampleSet:
     """Images with labels, and the random numbers that belong to each.
 
     Attributes:
@@ -80,7 +80,7 @@ class Context:
         on_progress: called a few times a second, on rank 0 alone.
     """
 
-    samples: Samples
+    samples: SampleSet
     clean_logits: Tensor
     meter: Meter
     threat: ThreatModel
@@ -110,7 +110,7 @@ class Context:
         return self.deadline is not None and time.perf_counter() > self.deadline
 
     def load(self, positions: Sequence[int]) -> Load:
-        """Return the samples at ``positions``, see :meth:`Samples.load`."""
+        """Return the samples at ``positions``, see :meth:`SampleSet.load`."""
         return self.samples.load(positions)
 
     def ranking(self, positions: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
 from robustbench_gkl.evaluation.clean import agreed_predictions, check_samples, clean_logits
-from robustbench_gkl.evaluation.context import Context, Samples
+from robustbench_gkl.evaluation.context import Context, SampleSet
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.evaluation.progress import Progress
@@ -111,7 +111,7 @@ def measure(
     check_samples(images, labels)
     where = torch.device(device) if device is not None else device_of(model)
     positions = torch.arange(len(labels)) if index is None else index.cpu()
-    samples = Samples(images, labels.cpu().long(), positions, settings.seed, where)
+    samples = SampleSet(images, labels.cpu().long(), positions, settings.seed, where)
     with attack_mode(model), full_precision():
         meter = Meter(model.to(where))
         size = _batch_size(model, samples, settings.batch_size, share, journal)
@@ -139,7 +139,7 @@ def measure(
         return _attacked(context, chosen, prediction, began=began)
 
 
-def _batch_size(model: nn.Module, samples: Samples, wanted: BatchSize, share: Share, journal: Journal | None) -> int:
+def _batch_size(model: nn.Module, samples: SampleSet, wanted: BatchSize, share: Share, journal: Journal | None) -> int:
     """Return ``wanted``, or for ``"auto"`` the one that rank 0 finds fastest."""
     if wanted != "auto":
         return wanted

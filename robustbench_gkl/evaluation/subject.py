@@ -17,7 +17,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.importing import working_in
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.resizing import INTERPOLATIONS, UNCHANGED, Fit, Interpolation
-from robustbench_gkl.models.external import Source, parse_model
+from robustbench_gkl.models.external import ExternalSource, parse_model
 from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
 from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
 
@@ -191,7 +191,7 @@ class OutsideSource:
         folder: the folder that relative paths of the argument and of the user's code start from.
     """
 
-    outside: Source
+    outside: ExternalSource
     options: ModelOptions
     folder: Path = field(default_factory=Path.cwd)
 

@@ -12,7 +12,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results.published_rows import PUBLISHED
 
-Kind = Literal["number", "text", "verdict", "heading", "accuracy"]
+ColumnKind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
 SHOWN_FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
 """What is wanted first, above all on a phone; the other columns follow in the frame's order."""
@@ -65,7 +65,7 @@ class TableCell:
     """The text of a cell, and the value that it is sorted by."""
 
     text: str
-    kind: Kind
+    kind: ColumnKind
     order: str | float
     link: str | None = None
     bounds: tuple[float, float, float] | None = None

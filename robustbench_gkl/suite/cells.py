@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
-from robustbench_gkl.models.external import Source, parse_model
+from robustbench_gkl.models.external import ExternalSource, parse_model
 from robustbench_gkl.results.record import canonical_hash
 
 
@@ -68,7 +68,7 @@ class EvalCell:
     options: ModelOptions = field(default_factory=ModelOptions)
 
     @cached_property
-    def outside(self) -> Source | None:
+    def outside(self) -> ExternalSource | None:
         """The model from outside that is evaluated; None for a run."""
         return None if self.train is not None else parse_model(self.run)
 

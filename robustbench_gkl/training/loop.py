@@ -29,7 +29,7 @@ from robustbench_gkl.training.batches import Batch, Batches
 from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport
 from robustbench_gkl.training.metrics import Means
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
-from robustbench_gkl.training.progress import Progress
+from robustbench_gkl.training.progress import RunProgress
 from robustbench_gkl.training.schedule import epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
     TrainingData,
@@ -144,7 +144,7 @@ class _Trainer:
         self.average: WeightAverage | None = None
         if config.averaging.per != "none":
             self.average = WeightAverage(config.averaging, self.model, total_steps=config.epochs * self.batches.steps)
-        self.progress = Progress(config.epochs, self.batches.steps, self.batches.batch_size)
+        self.progress = RunProgress(config.epochs, self.batches.steps, self.batches.batch_size)
         self.means = Means()
         self.rows: list[dict[str, float]] = []
 

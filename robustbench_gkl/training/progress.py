@@ -10,7 +10,7 @@ from robustbench_gkl.training.schedule import Place
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Where a run stands.
 
     Attributes:

@@ -13,13 +13,13 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.files import file_sha256
 from robustbench_gkl.models import create_model
 from robustbench_gkl.models.external import parse_model
-from robustbench_gkl.models.external.source import Source
+from robustbench_gkl.models.external.source import ExternalSource
 
 timm = pytest.importorskip("timm")
 SHAPE = (3, 64, 64)
 
 
-def parse(argument: str) -> Source:
+def parse(argument: str) -> ExternalSource:
     source = parse_model(argument)
     assert source is not None
     return source

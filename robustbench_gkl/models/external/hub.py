@@ -16,7 +16,7 @@ from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.exact import ExactNumber, Norm
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.core.validation import user_error
-from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.models.external.source import ExternalSource, Facts, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class _Config(BaseModel):
 
 
 @dataclass(frozen=True)
-class HubSource(Source):
+class HubSource(ExternalSource):
     """A run on the hub, downloaded or taken from the hub's cache."""
 
     kind: ClassVar[str] = "hf"
@@ -87,7 +87,7 @@ class HubSource(Source):
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> Classifier:
-        """Return the run's model, see :meth:`Source.load`."""
+        """Return the run's model, see :meth:`ExternalSource.load`."""
         from robustbench_gkl.models.weights import load_saved
 
         self.refuse_normalisation(mean, std)

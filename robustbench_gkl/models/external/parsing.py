@@ -10,7 +10,7 @@ from pathlib import Path
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.models.external.hub import HubSource
 from robustbench_gkl.models.external.robustbench_zoo import RobustBenchSource
-from robustbench_gkl.models.external.source import Source
+from robustbench_gkl.models.external.source import ExternalSource
 from robustbench_gkl.models.external.timm_zoo import TimmSource
 from robustbench_gkl.models.external.torchvision_zoo import TorchvisionSource
 from robustbench_gkl.models.external.user_code import FileSource, ModuleSource, working_directory_on_path
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[\w.-]+")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def parse_model(argument: str, *, zoo_dir: Path = Path("models")) -> Source | None:
+def parse_model(argument: str, *, zoo_dir: Path = Path("models")) -> ExternalSource | None:
     """Return the model from outside that a MODEL argument names, or None for a run's name or folder.
 
     A folder that exists is a run's whatever its name, and so is whatever holds no colon but that of a Windows drive.
@@ -75,7 +75,7 @@ def _existing(file: Path, argument: str) -> Path:
     return file.absolute()
 
 
-def _from_package(scheme: str, rest: str, argument: str) -> Source:
+def _from_package(scheme: str, rest: str, argument: str) -> ExternalSource:
     """Return the model of torchvision or timm; what follows the ``@`` is a file or the name of weights."""
     name, at, weights = rest.partition("@")
     if not _NAME.fullmatch(name) or (at and not weights):
@@ -98,7 +98,7 @@ def _zoo_parts(rest: str, argument: str) -> tuple[str, str | None, str | None]:
     return name, place[0] if place else None, place[1] if len(place) > 1 else None
 
 
-def _module(module: str, attribute: str, argument: str) -> Source:
+def _module(module: str, attribute: str, argument: str) -> ExternalSource:
     """Return the model in a module, whose package must be there: it is looked for, and not imported."""
     top = module.partition(".")[0]
     with working_directory_on_path():
@@ -115,7 +115,7 @@ def _module(module: str, attribute: str, argument: str) -> Source:
     return ModuleSource(argument, attribute, module)
 
 
-def _no_source(scheme: str, argument: str) -> Source | None:
+def _no_source(scheme: str, argument: str) -> ExternalSource | None:
     """Return None where the argument can be a path, and refuse what looks like a kind that there is not."""
     if near := get_close_matches(scheme, _SCHEMES, n=1):
         raise UserError(f"unknown kind of model {scheme!r}; did you mean {FORMS[near[0]]}?")

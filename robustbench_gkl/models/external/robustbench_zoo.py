@@ -13,7 +13,7 @@ from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.files import file_sha256
 from robustbench_gkl.core.shapes import Shape
-from robustbench_gkl.models.external.source import Facts, Source, legal_name, versions
+from robustbench_gkl.models.external.source import ExternalSource, Facts, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ _PREPROCESSING = re.compile(r"(?P<cubic>Bicubic)?(Res(?P<resize>\d+))?(Crop(?P<c
 
 
 @dataclass(frozen=True)
-class RobustBenchSource(Source):
+class RobustBenchSource(ExternalSource):
     """A model of RobustBench, whose checkpoint lies where that package puts it or is downloaded by it."""
 
     kind: ClassVar[str] = "robustbench"
@@ -133,7 +133,7 @@ class RobustBenchSource(Source):
     ) -> Classifier:
         """Return the model as RobustBench's ``load_model`` does, but no checkpoint is unpickled.
 
-        See :meth:`Source.load`. A checkpoint that is not there is downloaded by the package.
+        See :meth:`ExternalSource.load`. A checkpoint that is not there is downloaded by the package.
         """
         from robustbench_gkl.models.external.robustbench_package import load_from_zoo
         from robustbench_gkl.models.external.wrapping import wrap

@@ -64,7 +64,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class ExternalSource(ABC):
     """A model from outside, named by a MODEL argument ``KIND:ARGUMENT``."""
 
     argument: str
@@ -100,7 +100,7 @@ class Source(ABC):
         """
         return Facts()
 
-    def within(self, *, dataset: str | None = None, norm: str | None = None) -> Source:
+    def within(self, *, dataset: str | None = None, norm: str | None = None) -> ExternalSource:
         """Return the source, narrowed to a data set and a norm where its argument leaves them open.
 
         Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_gkl.core.shapes import Shape
-from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.models.external.source import ExternalSource, Facts, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def preprocessing(config: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TimmSource(Source):
+class TimmSource(ExternalSource):
     """A classifier of timm, with the weights that it downloads or a checkpoint file."""
 
     kind: ClassVar[str] = "timm"
@@ -68,7 +68,7 @@ class TimmSource(Source):
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> Classifier:
-        """Return the classifier with its weights, see :meth:`Source.load`."""
+        """Return the classifier with its weights, see :meth:`ExternalSource.load`."""
         from robustbench_gkl.models import create_model
         from robustbench_gkl.models.external.wrapping import in_one_line, package_at_work
         from robustbench_gkl.models.published import load_published, read_checkpoint

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.shapes import Shape
-from robustbench_gkl.models.external.source import Facts, Source, checkpoint_hash, legal_name, versions
+from robustbench_gkl.models.external.source import ExternalSource, Facts, checkpoint_hash, legal_name, versions
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TorchvisionSource(Source):
+class TorchvisionSource(ExternalSource):
     """A classifier of torchvision, with weights that it downloads or a checkpoint file."""
 
     kind: ClassVar[str] = "torchvision"
@@ -64,7 +64,7 @@ class TorchvisionSource(Source):
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> Classifier:
-        """Return the classifier with its weights, see :meth:`Source.load`."""
+        """Return the classifier with its weights, see :meth:`ExternalSource.load`."""
         import torchvision
 
         from robustbench_gkl.models.external.wrapping import in_one_line, package_at_work, wrap

@@ -24,7 +24,7 @@ from robustbench_gkl.core.importing import (
 )
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.external.obtaining import obtain
-from robustbench_gkl.models.external.source import Source, legal_name
+from robustbench_gkl.models.external.source import ExternalSource, legal_name
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ def working_directory_on_path() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class CodeSource(Source):
+class CodeSource(ExternalSource):
     """A model that a user's code makes.
 
     Its identity holds the hash of the code: the file and, where they are imported by name, the modules of its
@@ -78,7 +78,7 @@ class CodeSource(Source):
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
     ) -> Classifier:
-        """Return the model that the code makes, see :meth:`Source.load`."""
+        """Return the model that the code makes, see :meth:`ExternalSource.load`."""
         from robustbench_gkl.models.external.wrapping import wrap
 
         code = self.code()
