@@ -8,6 +8,15 @@ from collections.abc import Callable
 import torch
 
 
+def time_once(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that one call of ``work`` takes; its work on ``device`` is waited for."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
 def time_calls(work: Callable[[], object], device: torch.device, *, seconds: float, fewest: int = 1) -> list[float]:
     """Return the seconds of each call of ``work``, after a first one that is not counted.
 
@@ -19,18 +28,10 @@ def time_calls(work: Callable[[], object], device: torch.device, *, seconds: flo
         seconds: how long to go on.
         fewest: calls to count at least.
     """
-
-    def once() -> float:
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-
-    first = once()
+    first = time_once(work, device)
     if fewest == 1 and first >= seconds:
         return [first]
     times: list[float] = []
     while len(times) < fewest or sum(times) < seconds:
-        times.append(once())
+        times.append(time_once(work, device))
     return times

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +11,15 @@ from torch import Tensor
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.device import TensorCores
+from robustbench_gkl.core.timing import time_calls, time_once
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.facts import FACTS
 from robustbench_gkl.models import Classifier, create_model
 
 _LONG = 1.0
 """Seconds that a pass of the batch may take; larger batches are not tried."""
+_SECONDS = 0.3
+"""For which each kind of pass is timed."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,11 @@ def time_passes(config: TrainConfig, device: torch.device) -> Measured:
     model = _model(config).to(device).to(memory_format=torch.channels_last)
     with TensorCores(allowed=config.precision != "float32"):
         size = 1
-        while size < config.batch_size and _once(partial(_update, model, config, size), device) < _LONG:
+        while size < config.batch_size and time_once(partial(_update, model, config, size), device) < _LONG:
             size = min(4 * size, config.batch_size)
         forward, attack, update = (
-            _least(partial(one, model, config, size), device) / size for one in (_forward, _attack, _update)
+            min(time_calls(partial(one, model, config, size), device, seconds=_SECONDS, fewest=2)) / size
+            for one in (_forward, _attack, _update)
         )
     return Measured(forward, attack, update, size)
 
@@ -53,24 +55,6 @@ def _model(config: TrainConfig) -> Classifier:
     known = FACTS.get(config.dataset) or load_dataset(config.dataset).load("test")
     classes, shape = len(known.classes), known.shape
     return create_model(config.model, num_classes=classes, input_shape=shape, mean=config.mean, std=config.std)
-
-
-def _once(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds that ``work`` takes."""
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def _least(work: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest of two or more calls, made for a third of a second after one that is not counted."""
-    _once(work, device)
-    times = [_once(work, device), _once(work, device)]
-    while sum(times) < 0.3:
-        times.append(_once(work, device))
-    return min(times)
 
 
 def _images(model: Classifier, size: int) -> Tensor:
