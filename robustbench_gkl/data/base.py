@@ -46,6 +46,8 @@ class ImageSet:
             raise UserError(
                 f"images must be uint8 or float32 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}"
             )
+        if self.images.is_floating_point() and not bool(((self.images >= 0) & (self.images <= 1)).all()):
+            raise UserError("images of floats must lie in [0, 1]")
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
             got = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise UserError(f"{len(self.images)} images need as many int64 labels, got {got}")

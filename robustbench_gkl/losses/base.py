@@ -153,9 +153,11 @@ def _check(name: str, loss: type[Loss]) -> None:
     if not (inspect.isclass(loss) and issubclass(loss, Loss)):
         raise UserError(f"loss {name!r} must be a class derived from Loss, got {loss!r}")
     for method in ("terms", "inner", "observe"):
-        taken = list(inspect.signature(getattr(loss, method)).parameters)
-        if len(taken) != 3:
-            raise UserError(f"loss {name!r}: {method} must take (self, logits, labels), got ({', '.join(taken)})")
+        signature = inspect.signature(getattr(loss, method))
+        try:
+            signature.bind(loss, None, None)
+        except TypeError:
+            raise UserError(f"loss {name!r}: {method} must take (self, logits, labels), got {signature}") from None
 
 
 LOSSES: Registry[type[Loss]] = Registry("loss", "robustbench_gkl.losses", check=_check)

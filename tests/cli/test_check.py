@@ -99,7 +99,7 @@ def test_a_failed_check_is_told_recorded_and_never_ranked(workplace: Path, gklbe
 def test_images_too_large_to_keep_are_a_warning(
     workplace: Path, gklbench: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robustbench_gkl.evaluation.recorded._MOST_KEPT", 0)
+    monkeypatch.setattr("robustbench_gkl.evaluation.recorded.MOST_KEPT", 0)
     assert gklbench("eval", "tiny", "--n", 128, "--attack", "pgd:steps=3").code == 0
     (record,) = ResultStore(workplace / "results").records()
     assert {check.name: check.verdict for check in record.checks}["reverified"] == "WARN"

@@ -102,7 +102,7 @@ BAD: dict[str, tuple[Callable[[Path], object], Split, str]] = {
     "one is grey": (
         lambda root: save_image(PIXELS[0][:1], root / "test" / "dog" / "0.png"),
         "test",
-        "{root}/train/cat/0.png is 5x6 RGB but {root}/test/dog/0.png is 5x6 grey; resize or convert",
+        "{root}/train/cat/0.png is 5x6 RGB but {root}/test/dog/0.png is 5x6 grey; resize (--resize, --crop) or convert",
     ),
     "no image": (
         lambda root: (root / "train" / "dog" / "1.png").write_text("<html>"),
