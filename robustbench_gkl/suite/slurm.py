@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.core.files import write_atomically
 from robustbench_gkl.core.plugins import load_plugins
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
@@ -139,16 +141,26 @@ class SlurmQueue:
                     self._state.begin(self._state.by_key[key], "queued")
 
     def submit(self) -> int:
-        """Queue all that is ready, as job arrays, and return the number of tasks."""
+        """Queue all that is ready, as job arrays, and return the number of tasks.
+
+        Raises:
+            UserError: Slurm refuses the jobs.
+        """
+        from submitit.core.utils import FailedJobError
+
         tasks = self._tasks()
         for start in range(0, len(tasks), _LARGEST_ARRAY):
             chunk = tasks[start : start + _LARGEST_ARRAY]
             patience = 0.8 * self._settings.signal_delay
-            with self._executor.batch():
-                jobs = [
-                    self._executor.submit(CellTask(self._name, self._ledger.folders, cells, patience))
-                    for cells in chunk
-                ]
+            try:
+                # submitit repeats what sbatch says; the error has it
+                with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():
+                    jobs = [
+                        self._executor.submit(CellTask(self._name, self._ledger.folders, cells, patience))
+                        for cells in chunk
+                    ]
+            except FailedJobError as error:
+                raise UserError(f"Slurm refuses the jobs ({one_line(error)}); change the file of --slurm") from None
             for job, cells in zip(jobs, chunk, strict=True):
                 self._jobs[job.job_id] = [cell.key for cell in cells]
             self._observer.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")

@@ -44,6 +44,15 @@ def wait_for(what: Callable[[], bool], *, seconds: float = 300) -> None:
         time.sleep(0.2)
 
 
+def test_what_slurm_refuses_is_one_line(gklbench: CommandLine, slurm: LocalSlurm, here: Path) -> None:
+    suite = write(here, f"[train]\n{QUICK}{EVAL}")
+    (here / "slurm.json").write_text(json.dumps({"partition": "absent", "time": "0:10:00"}))
+    refused = gklbench("suite", suite, "--launcher", "slurm", "--slurm", "slurm.json")
+    assert refused.code == 2
+    assert refused.err.startswith("Error: Slurm refuses the jobs (FailedJobError: sbatch: error: invalid partition")
+    assert refused.err.count("\n") == 1
+
+
 def test_a_cancelled_job_and_a_drained_node_are_made_up_for_by_one_more_call(
     gklbench: CommandLine, slurm: LocalSlurm, here: Path
 ) -> None:
