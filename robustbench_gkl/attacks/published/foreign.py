@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -42,9 +43,11 @@ def quiet_and_seeded(noise: Noise, device: torch.device) -> Iterator[int]:
     logger = logging.getLogger("auto-attack")
     disabled, logger.disabled = logger.disabled, True
     devices = [device] if device.type == "cuda" else []
+    tracing = sys.gettrace()  # pyautoattack takes away a debugger's or a coverage report's
     try:
         with torch.random.fork_rng(devices=devices), contextlib.redirect_stdout(io.StringIO()):
             torch.manual_seed(seed)
             yield seed
     finally:
         logger.disabled = disabled
+        sys.settrace(tracing)

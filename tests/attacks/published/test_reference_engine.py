@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 import torch
 from linear_model import Linear, optimum, samples
@@ -39,6 +42,20 @@ def test_the_random_state_of_the_caller_is_left_alone() -> None:
     torch.manual_seed(99)
     again = evaluate(model, images, model(images).argmax(1), ThreatModel("linf", 0.02), "apgd-ce", reference=True)
     assert first.verdicts().equals(again.verdicts())
+
+
+def test_a_debugger_goes_on_after_the_published_attack() -> None:
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        return None
+
+    model, images = Linear(classes=3, shape=SHAPE, seed=0), samples(4, SHAPE, seed=1)
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        evaluate(model, images, model(images).argmax(1), ThreatModel("linf", 0.02), "apgd-ce", reference=True)
+        assert sys.gettrace() is trace
+    finally:
+        sys.settrace(before)
 
 
 def test_attacks_without_a_published_form_are_refused() -> None:
