@@ -50,9 +50,19 @@ def as_images(images: Arrays) -> Tensor:
     if not found.is_floating_point():
         raise UserError(f"images must be uint8, or floats in [0, 1], got {found.dtype}; convert them to uint8")
     found = found.float()
-    if not bool(found.isfinite().all()):
+    check_range(found)
+    return found
+
+
+def check_range(images: Tensor) -> None:
+    """Check that float images (N, C, H, W) are finite and in [0, 1].
+
+    Raises:
+        UserError: they are not.
+    """
+    if not bool(images.isfinite().all()):
         raise UserError("images hold NaN or infinite values; every pixel must lie in [0, 1]")
-    low, high = float(found.min()), float(found.max())
+    low, high = float(images.min()), float(images.max())
     if low >= 0 and 1 < high <= 255:
         raise UserError(f"images must lie in [0, 1], got values from {low:g} to {high:g}; divide them by 255")
     if low < 0 or high > 1:
@@ -60,7 +70,6 @@ def as_images(images: Arrays) -> Tensor:
             f"images must lie in [0, 1], got values from {low:g} to {high:g}; take back the normalisation, which "
             "belongs inside the model"
         )
-    return found
 
 
 def as_labels(labels: Arrays, n: int) -> Tensor:
@@ -70,7 +79,7 @@ def as_labels(labels: Arrays, n: int) -> Tensor:
         UserError: not ``n`` integers.
     """
     found = _as_tensor(labels, "labels")
-    if found.shape != (n,) or found.is_floating_point() or found.dtype == torch.bool:
+    if not _are_integers(found, n):
         hint = "; give labels.argmax(1)" if found.dim() == 2 else ""
         raise UserError(f"labels must be {n} integers, got {found.dtype} {tuple(found.shape)}{hint}")
     return found.cpu().long()
@@ -83,12 +92,16 @@ def as_index(index: Arrays, n: int) -> Tensor | None:
         UserError: not ``n`` integers, one below 0, or one given twice.
     """
     found = _as_tensor(index, "index")
-    if found.shape != (n,) or found.is_floating_point() or found.dtype == torch.bool:
+    if not _are_integers(found, n):
         raise UserError(f"index must be {n} integers, one an image, got {found.dtype} {tuple(found.shape)}")
     found = found.cpu().long()
     if int(found.min()) < 0 or len(set(found.tolist())) < n:
         raise UserError("index must name each sample once, by its place in the split from 0 on")
     return None if torch.equal(found, torch.arange(n)) else found
+
+
+def _are_integers(values: Tensor, n: int) -> bool:
+    return values.shape == (n,) and not values.is_floating_point() and values.dtype != torch.bool
 
 
 def _as_tensor(values: Arrays, what: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation.arrays import check_range
 from robustbench_gkl.evaluation.context import SampleSet
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.evaluation.replay import Entry, clean_predictions
@@ -26,14 +27,7 @@ def check_samples(images: Tensor, labels: Tensor) -> None:
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise UserError(f"labels must be {len(images)} integers, got {labels.dtype} {tuple(labels.shape)}")
     if images.dtype != torch.uint8:
-        if not bool(images.isfinite().all()):
-            raise UserError("images hold NaN or infinite values; every pixel must lie in [0, 1]")
-        low, high = float(images.min()), float(images.max())
-        if low < 0 or high > 1:
-            raise UserError(
-                f"images must lie in [0, 1], got values from {low:g} to {high:g}; "
-                "divide by 255 and leave normalisation to the model"
-            )
+        check_range(images)
 
 
 @torch.no_grad()

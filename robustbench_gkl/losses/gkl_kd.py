@@ -78,13 +78,13 @@ class _Weighted(_Decoupled):
         self,
         *,
         num_classes: int,
-        ce_weight: float,
-        alpha: float,
-        beta: float,
-        weights: Weights,
-        temperature: float,
-        prior_temperature: float,
-        warmup: int,
+        ce_weight: Weight = 1.0,
+        alpha: Weight = 1.0,
+        beta: Weight = 16.0,
+        weights: Weights = "class",
+        temperature: Temperature = 4.0,
+        prior_temperature: Temperature = 4.0,
+        warmup: Epochs = 20,
     ) -> None:
         super().__init__(ce_weight=ce_weight, warmup=warmup)
         self.alpha, self.beta, self.temperature = alpha, beta, temperature
@@ -122,29 +122,6 @@ class IKLKD(_Weighted):
         prior_temperature: T2, that of the predictions that make the weights, above 0.
         warmup: epochs over which the teacher's term grows linearly to its weight; 0 for none.
     """
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        ce_weight: Weight = 1.0,
-        alpha: Weight = 1.0,
-        beta: Weight = 16.0,
-        weights: Weights = "class",
-        temperature: Temperature = 4.0,
-        prior_temperature: Temperature = 4.0,
-        warmup: Epochs = 20,
-    ) -> None:
-        super().__init__(
-            num_classes=num_classes,
-            ce_weight=ce_weight,
-            alpha=alpha,
-            beta=beta,
-            weights=weights,
-            temperature=temperature,
-            prior_temperature=prior_temperature,
-            warmup=warmup,
-        )
 
     def divergence(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Return IKL, a scalar."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
-from robustbench_gkl.models.layers import BasicBlock, global_average
+from robustbench_gkl.models.layers import BasicBlock, global_average, stage
 
 
 def thin_resnet_blocks(depth: int) -> int:
@@ -67,12 +68,12 @@ class CIFARResNet(Classifier):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
-        blocks = thin_resnet_blocks(depth)
+        blocks, block = thin_resnet_blocks(depth), partial(BasicBlock, shortcut=_Padding)
         self.conv1 = nn.Conv2d(input_shape[0], 16, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(blocks, 16, 16, stride=1)
-        self.layer2 = _stage(blocks, 16, 32, stride=2)
-        self.layer3 = _stage(blocks, 32, 64, stride=2)
+        self.layer1 = stage(block, 16, 16, stride=1, blocks=blocks)
+        self.layer2 = stage(block, 16, 32, stride=2, blocks=blocks)
+        self.layer3 = stage(block, 32, 64, stride=2, blocks=blocks)
         self.linear = nn.Linear(64, num_classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -81,17 +82,10 @@ class CIFARResNet(Classifier):
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            features = stage(features)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            features = layer(features)
         logits: Tensor = self.linear(global_average(features))
         return logits
-
-
-def _stage(blocks: int, in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
-    stage = nn.Sequential(BasicBlock(in_planes, planes, stride=stride, shortcut=_Padding))
-    for _ in range(blocks - 1):
-        stage.append(BasicBlock(planes, planes, stride=1, shortcut=_Padding))
-    return stage
 
 
 @MODELS.register("cifar-resnetD", pattern=r"cifar-resnet(?P<depth>[0-9]+)")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
-from robustbench_gkl.models.layers import BasicBlock, global_average, he_normal_convolutions_, projection
+from robustbench_gkl.models.layers import BasicBlock, global_average, he_normal_convolutions_, projection, stage
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 """Blocks in each of the four stages, by depth."""
@@ -38,14 +38,6 @@ class _Bottleneck(nn.Module):
         return F.relu(out, inplace=True)
 
 
-def _stage(blocks: int, in_planes: int, planes: int, *, stride: int, bottleneck: bool) -> nn.Sequential:
-    block = _Bottleneck if bottleneck else BasicBlock
-    stage = nn.Sequential(block(in_planes, planes, stride=stride))
-    for _ in range(blocks - 1):
-        stage.append(block(planes, planes, stride=1))
-    return stage
-
-
 class KDResNet(Classifier):
     """ResNet-18, 34 or 50 for small images (arXiv 1512.03385): 3x3 stem of stride 1 and four stages.
 
@@ -68,21 +60,22 @@ class KDResNet(Classifier):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
-        blocks, widen = _BLOCKS[depth], 4 if depth == 50 else 1
+        blocks = _BLOCKS[depth]
+        widen, block = (4, _Bottleneck) if depth == 50 else (1, BasicBlock)
         self.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(blocks[0], 64, 64 * widen, stride=1, bottleneck=depth == 50)
-        self.layer2 = _stage(blocks[1], 64 * widen, 128 * widen, stride=2, bottleneck=depth == 50)
-        self.layer3 = _stage(blocks[2], 128 * widen, 256 * widen, stride=2, bottleneck=depth == 50)
-        self.layer4 = _stage(blocks[3], 256 * widen, 512 * widen, stride=2, bottleneck=depth == 50)
+        self.layer1 = stage(block, 64, 64 * widen, stride=1, blocks=blocks[0])
+        self.layer2 = stage(block, 64 * widen, 128 * widen, stride=2, blocks=blocks[1])
+        self.layer3 = stage(block, 128 * widen, 256 * widen, stride=2, blocks=blocks[2])
+        self.layer4 = stage(block, 256 * widen, 512 * widen, stride=2, blocks=blocks[3])
         self.linear = nn.Linear(512 * widen, num_classes)
         he_normal_convolutions_(self)
 
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = stage(features)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = layer(features)
         logits: Tensor = self.linear(global_average(features))
         return logits
 

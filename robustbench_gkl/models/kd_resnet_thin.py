@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.cifar_resnet import thin_resnet_blocks
-from robustbench_gkl.models.layers import global_average, he_normal_convolutions_, projection
+from robustbench_gkl.models.layers import global_average, he_normal_convolutions_, projection, stage
 
 
 class _Block(nn.Module):
@@ -60,26 +60,19 @@ class ThinResNet(Classifier):
         blocks = thin_resnet_blocks(depth)
         self.conv1 = nn.Conv2d(input_shape[0], planes[0], kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes[0])
-        self.layer1 = _stage(blocks, planes[0], planes[1], stride=1)
-        self.layer2 = _stage(blocks, planes[1], planes[2], stride=2)
-        self.layer3 = _stage(blocks, planes[2], planes[3], stride=2)
+        self.layer1 = stage(_Block, planes[0], planes[1], stride=1, blocks=blocks)
+        self.layer2 = stage(_Block, planes[1], planes[2], stride=2, blocks=blocks)
+        self.layer3 = stage(_Block, planes[2], planes[3], stride=2, blocks=blocks)
         self.fc = nn.Linear(planes[3], num_classes)
         he_normal_convolutions_(self)
 
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        for stage in (self.layer1, self.layer2, self.layer3):
-            features = stage(features)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            features = layer(features)
         logits: Tensor = self.fc(global_average(features))
         return logits
-
-
-def _stage(blocks: int, in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
-    stage = nn.Sequential(_Block(in_planes, planes, stride=stride))
-    for _ in range(blocks - 1):
-        stage.append(_Block(planes, planes, stride=1))
-    return stage
 
 
 @MODELS.register("resnetD", pattern=r"resnet(?P<depth>8|14|20|32|44|56|110)")

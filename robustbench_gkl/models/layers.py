@@ -85,6 +85,12 @@ class BasicBlock(nn.Module):
         return F.relu(out, inplace=True)
 
 
+def stage(block: Callable[..., nn.Module], in_planes: int, planes: int, *, stride: int, blocks: int) -> nn.Sequential:
+    """Return ``blocks`` residual blocks, of which the first goes from ``in_planes`` to ``planes`` by ``stride``."""
+    rest = (block(planes, planes, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(block(in_planes, planes, stride=stride), *rest)
+
+
 def shuffled(features: Tensor, *, groups: int) -> Tensor:
     """Return ``features`` (B, C, H, W) with the channels of the groups interleaved (arXiv 1707.01083)."""
     return torch.unflatten(features, 1, (groups, -1)).transpose(1, 2).flatten(1, 2)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
-from robustbench_gkl.models.layers import global_average
+from robustbench_gkl.models.layers import global_average, stage
 
 
 class _Block(nn.Module):
@@ -35,10 +35,6 @@ class _Block(nn.Module):
         return out + shortcut
 
 
-def _stage(in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(in_planes, planes, stride=stride), _Block(planes, planes, stride=1))
-
-
 @MODELS.register("preact-resnet18")
 class PreActResNet18(Classifier):
     """Pre-activation ResNet-18 (arXiv 1603.05027) with batch normalisation before the last layer.
@@ -58,18 +54,18 @@ class PreActResNet18(Classifier):
     ) -> None:
         super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
         self.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2)
-        self.layer3 = _stage(128, 256, stride=2)
-        self.layer4 = _stage(256, 512, stride=2)
+        self.layer1 = stage(_Block, 64, 64, stride=1, blocks=2)
+        self.layer2 = stage(_Block, 64, 128, stride=2, blocks=2)
+        self.layer3 = stage(_Block, 128, 256, stride=2, blocks=2)
+        self.layer4 = stage(_Block, 256, 512, stride=2, blocks=2)
         self.bn = nn.BatchNorm2d(512)
         self.linear = nn.Linear(512, num_classes)
 
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = self.conv1(images)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = stage(features)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = layer(features)
         features = F.relu(self.bn(features), inplace=True)
         logits: Tensor = self.linear(global_average(features))
         return logits

@@ -10,11 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
-from robustbench_gkl.models.layers import BasicBlock, global_average
-
-
-def _stage(in_planes: int, planes: int, *, stride: int) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(in_planes, planes, stride=stride), BasicBlock(planes, planes, stride=1))
+from robustbench_gkl.models.layers import BasicBlock, global_average, stage
 
 
 @MODELS.register("resnet18")
@@ -37,16 +33,16 @@ class ResNet18(Classifier):
         super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
         self.conv1 = nn.Conv2d(input_shape[0], 64, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2)
-        self.layer3 = _stage(128, 256, stride=2)
-        self.layer4 = _stage(256, 512, stride=2)
+        self.layer1 = stage(BasicBlock, 64, 64, stride=1, blocks=2)
+        self.layer2 = stage(BasicBlock, 64, 128, stride=2, blocks=2)
+        self.layer3 = stage(BasicBlock, 128, 256, stride=2, blocks=2)
+        self.layer4 = stage(BasicBlock, 256, 512, stride=2, blocks=2)
         self.linear = nn.Linear(512, num_classes)
 
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            features = stage(features)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            features = layer(features)
         logits: Tensor = self.linear(global_average(features))
         return logits

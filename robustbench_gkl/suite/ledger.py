@@ -184,32 +184,26 @@ class Ledger:
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that answers the cell; None if there is none."""
-        model = self.model_hash(cell)
+        records = self._records.get(self.name_of(cell), ())
+        made_of = _made_of(cell) if records else None
+        model = self.model_hash(cell) if made_of is None else canonical_hash(made_of)
         if model is None:
             return None
         outcome = self.outcome(cell)
-        for record in self._records.get(self.name_of(cell), ()):
+        for record in records:
             known = outcome is not None and outcome.weights == model and outcome.record == record.id
             known = known and _same_images(record, cell)
-            if not record.partial and self._is_about(record, cell, model) and (known or _answers(record, cell)):
+            if not record.partial and _is_about(record, made_of, model) and (known or _answers(record, cell)):
                 return record
         return None
-
-    def _is_about(self, record: Record, cell: EvalCell, model: str) -> bool:
-        """Return whether a record is about the model of a cell, whose hash is ``model``."""
-        if cell.outside is None:
-            return record.model.weights_sha256 == model
-        source = record.model.source or {}
-        wanted = {**cell.outside.identity(), **cell.options.given()}
-        return all(source.get(key) == value for key, value in wanted.items())
 
     def model_hash(self, cell: EvalCell) -> str | None:
         """Return the hash of the weights that a cell evaluates, or of what a model from outside is made of.
 
         None if there are no such weights.
         """
-        if cell.outside is not None:
-            return canonical_hash({**cell.outside.identity(), **cell.options.given()})
+        if (made_of := _made_of(cell)) is not None:
+            return canonical_hash(made_of)
         run = self.run_of(cell)
         there = cell.weights in run.available() if cell.weights else run.available()
         return run.weights_sha256(cell.weights) if there else None
@@ -227,6 +221,19 @@ class Ledger:
         record = ResultStore(self.folders.results).load(record_id)
         if record is not None:
             self._note(record)
+
+
+def _made_of(cell: EvalCell) -> dict[str, Any] | None:
+    """Return what a cell's model from outside is made of, as its record has it; None for a run. Hashes its files."""
+    return None if cell.outside is None else {**cell.outside.identity(), **cell.options.given()}
+
+
+def _is_about(record: Record, made_of: Mapping[str, Any] | None, weights: str) -> bool:
+    """Return whether a record is about the model that is ``made_of`` this, or the run's model of these ``weights``."""
+    if made_of is None:
+        return record.model.weights_sha256 == weights
+    source = record.model.source or {}
+    return all(source.get(key) == value for key, value in made_of.items())
 
 
 def question(config: EvalConfig) -> EvalConfig:

@@ -22,10 +22,11 @@ from robustbench_gkl.config.idle import idle_keys, without_effect
 from robustbench_gkl.config.names import WEIGHTS, check_name, run_name, word
 from robustbench_gkl.config.options import Native, evaluation_config
 from robustbench_gkl.config.recipes import read_recipe
-from robustbench_gkl.config.schema import EvalConfig, ModelOptions, ThreatConfig, TrainConfig
+from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.facts import usual_threat
+from robustbench_gkl.evaluation.subject import OutsideSource, RunSource
 from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.runs import find_run, look_for
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
@@ -169,15 +170,12 @@ def _check_models(models: Sequence[ModelEntry], trainings: Sequence[TrainCell], 
             raise UserError(f"models: {entry.model} has the name {name!r} of another model; give it one of its own")
 
 
-def _native(cell: ModelEntry, checkpoints_dir: Path) -> Native:
+def _native(entry: ModelEntry, checkpoints_dir: Path) -> Native:
     """Return what a model was made for."""
-    outside = parse_model(cell.model)
-    if outside is not None:
-        facts = outside.facts()
-        known = facts.norm is not None and facts.eps is not None
-        return Native(facts.dataset, ThreatConfig(norm=facts.norm, eps=facts.eps) if known else None)
-    saved = find_run(cell.model, checkpoints_dir=checkpoints_dir).config()
-    return Native(saved.dataset, None if saved.train is None else saved.train.threat)
+    outside = parse_model(entry.model)
+    if outside is None:
+        return RunSource(find_run(entry.model, checkpoints_dir=checkpoints_dir)).native()
+    return OutsideSource(outside, entry.options).native()
 
 
 def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[TrainCell]:
