@@ -223,6 +223,14 @@ def test_what_is_heavy_is_imported_late(room: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_leaderboard_ranks_without_scipy(tmp_path: Path) -> None:
+    for model in ("one", "other"):
+        make_record(ResultStore(tmp_path), outcome(stands=3, broken=1), model=model)
+    code = f"import sys, robustbench_gkl as gkl; print(len(gkl.leaderboard({str(tmp_path)!r})), 'scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+
+
 def test_training_never_imports_the_compiler(tmp_path: Path) -> None:
     arguments = ["train", "digits-standard", "--name", "net", "--epochs", "1", "--set", "model=tiny-cnn"]
     arguments += ["--checkpoints-dir", str(tmp_path), "--quiet"]

@@ -65,11 +65,6 @@ def command(
     have completed, and are ranked in their tier by what nothing known has broken. A rank is 1 + the number of models
     that are significantly better. Filters choose rows and change no ranks.
     """
-    from robustbench_gkl.attacks import parse_attack
-    from robustbench_gkl.report.terminal import leaderboard_table, make_console
-    from robustbench_gkl.results.corruptions import corruption_leaderboard
-    from robustbench_gkl.results.leaderboard import leaderboard
-
     ours = eps is not None or average_seeds or all_models or reference is not None or published or model_info
     if corruptions and ours:
         raise UserError(
@@ -80,6 +75,11 @@ def command(
     if model_info and (average_seeds or reference is not None):
         raise UserError("--model-info is of single models under AutoAttack; leave out --seeds and --reference")
     with starting():  # thousands of small objects that stay
+        from robustbench_gkl.attacks import parse_attack
+        from robustbench_gkl.report.terminal import leaderboard_table, make_console
+        from robustbench_gkl.results.corruptions import corruption_leaderboard
+        from robustbench_gkl.results.leaderboard import leaderboard
+
         if corruptions:
             frame = corruption_leaderboard(results_dir, dataset=dataset, strict=strict)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 from typing import Annotated, Literal, get_args
@@ -16,6 +17,10 @@ PUBLISHED_NORMS: dict[str, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """How RobustBench, pyautoattack and torchattacks spell the norms."""
 _ENDLESS = re.compile(r"e[+-]?\d{4,}", re.IGNORECASE)
 """Exponents that would take an exact number of thousands of digits, or millions."""
+
+
+_written = functools.lru_cache(Fraction)
+"""A thousand records have the same few radii."""
 
 
 def parse_fraction(text: str | int | float | Fraction, *, what: str = "eps") -> Fraction:
@@ -33,7 +38,7 @@ def parse_fraction(text: str | int | float | Fraction, *, what: str = "eps") -> 
             levels = Fraction(round(text * 255), 255)
             value = levels if float(levels) == text else Fraction(repr(float(text)))
         else:
-            value = Fraction(text)
+            value = _written(text) if isinstance(text, str) else Fraction(text)
         float(value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         raise UserError(f"{what} must be a number such as 8/255 or 0.3, got {text!r}") from None

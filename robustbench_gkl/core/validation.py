@@ -121,7 +121,8 @@ class Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean_numbers(cls, value: object, info: ValidationInfo) -> object:
-        if info.field_name is not None:
+        # Only these can hold a boolean; a thousand records have ten thousand values.
+        if isinstance(value, (bool, list, tuple)) and info.field_name is not None:
             check_number(cls.model_fields[info.field_name].annotation, value)
         return value
 

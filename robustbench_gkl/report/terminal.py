@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
 from rich.markup import escape
+from rich.segment import Segment, Segments
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -35,8 +39,8 @@ def make_console(*, quiet: bool = False) -> Console:
     return console
 
 
-def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Table:
-    """Return a leaderboard as a rich table: figures aligned right, checks in colour, ``-`` for what is not there.
+def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> RenderableType:
+    """Return a leaderboard for a console: figures aligned right, checks in colour, ``-`` for what is not there.
 
     Columns that matter least are left out until the rest fits, and the caption names them.
 
@@ -46,8 +50,8 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
     """
     import pandas as pd
 
-    columns = {name: [_cell(name, value) for value in frame[name]] for name in frame.columns}
-    widths = {name: max(map(len, [name, *map(str, cells)])) for name, cells in columns.items()}
+    columns = {name: _cells(frame[name]) for name in frame.columns}
+    widths = {name: max(map(cell_len, [name, *cells])) for name, cells in columns.items()}
     left_out = []
     for name in _dispensable(frame):
         if _total(widths) <= width:
@@ -57,19 +61,38 @@ def leaderboard_table(frame: pd.DataFrame, *, width: int = _PLAIN_WIDTH) -> Tabl
             left_out.append(name)
     notes = [f"no room here for {', '.join(left_out)}; --csv writes all columns"] if left_out else []
     notes += _lacking(frame) if "lacks" in left_out else []
-    caption = Text("\n".join(notes)) if notes else None
+    caption = Text("\n".join(notes), justify="left") if notes else None
+    numeric = {name for name in columns if pd.api.types.is_numeric_dtype(frame[name])}
+    if _total(widths) <= width:
+        lines = _lines(columns, widths, numeric)
+        return lines if caption is None else Group(lines, Constrain(caption, _total(widths)))
     table = Table(header_style="bold", box=None, pad_edge=False, caption=caption, caption_justify="left")
     for name in columns:
-        numeric = pd.api.types.is_numeric_dtype(frame[name])
         # What does not fit goes on in the next line: an ellipsis could hide the difference between two rows.
-        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
-    if _total(widths) <= width:
-        # Rich lays out cell by cell, a second for a thousand rows; where no line breaks, a column can be one cell.
-        table.add_row(*(Text("\n").join(cells) for cells in columns.values()))
-    else:
-        for row in zip(*columns.values(), strict=True):
-            table.add_row(*row)
+        table.add_column(escape(name), justify="right" if name in numeric else "left", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(text, style=_style(name, text)) for name, text in zip(columns, row, strict=True)))
     return table
+
+
+def _lines(columns: Mapping[str, Sequence[str]], widths: Mapping[str, int], numeric: Collection[str]) -> Segments:
+    """Return the lines of a table none of which breaks: rich's own lays out cell by cell, a second for 1,000 rows."""
+    *_, last = columns
+
+    def padded(name: str, text: str) -> str:
+        space = " " * (widths[name] - cell_len(text))
+        return (space + text if name in numeric else text + space) + ("" if name == last else "  ")
+
+    segments = [*(Segment(padded(name, name), Style(bold=True)) for name in columns), Segment.line()]
+    for row in zip(*columns.values(), strict=True):
+        cells = zip(columns, row, strict=True)
+        segments += [Segment(padded(name, text), Style.parse(_style(name, text))) for name, text in cells]
+        segments.append(Segment.line())
+    return Segments(Segment.simplify(segments))
+
+
+def _style(column: str, text: str) -> str:
+    return VERDICT_STYLES.get(text, "") if column == "checks" else ""  # type: ignore[call-overload]
 
 
 def _dispensable(frame: pd.DataFrame) -> list[str]:
@@ -95,16 +118,13 @@ def _total(widths: Mapping[str, int]) -> int:
     return sum(widths.values()) + 2 * (len(widths) - 1)
 
 
-def _cell(name: str, value: Any) -> Text:
-    import pandas as pd
-
-    if pd.isna(value):
-        return Text("-")
-    if name == "checks":
-        return Text(value, style=VERDICT_STYLES.get(value, ""))
-    if isinstance(value, float):
-        return Text(f"{value:.1f}" if name == "eval_seconds" else f"{value:.2f}")
-    return Text(str(value))
+def _cells(column: pd.Series[Any]) -> list[str]:
+    """Return the texts of a column's cells."""
+    digits = 1 if column.name == "eval_seconds" else 2
+    return [
+        "-" if absent else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+        for value, absent in zip(column, column.isna(), strict=True)
+    ]
 
 
 def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
+
+from pydantic_core import from_json
 
 from robustbench_gkl.core.errors import UserError
 
 _WRITTEN_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
 """How JSON in UTF-8 writes control characters other than tabs and line ends."""
+_BEFORE_CONTROL = (b"\\", b"\x7f", b"\xc2")
+"""One of these begins whatever that pattern finds; nearly no file has any."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -20,16 +23,12 @@ def read_table(content: bytes, *, what: str) -> dict[str, Any]:
         UserError: it is no JSON, holds a number that is none, or no table.
     """
     try:
-        values = json.loads(content, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        values = from_json(content, allow_inf_nan=False)
+    except ValueError as error:
         raise UserError(f"{what} is broken: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{what} is broken: it holds no table")
     return values
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 def without_control_characters(values: dict[str, Any], content: bytes) -> dict[str, Any]:
@@ -39,7 +38,7 @@ def without_control_characters(values: dict[str, Any], content: bytes) -> dict[s
         values: read from ``content``.
         content: the file's; searched first, since nearly no file has any.
     """
-    if _WRITTEN_CONTROL.search(content) is None:
+    if not any(mark in content for mark in _BEFORE_CONTROL) or _WRITTEN_CONTROL.search(content) is None:
         return values
     return {_visible(key): _visible(value) for key, value in values.items()}
 

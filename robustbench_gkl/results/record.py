@@ -23,11 +23,12 @@ SCHEMA_VERSION = 2
 CheckVerdict = Literal["PASS", "WARN", "FAIL"]
 CheckScope = Literal["model", "attack"]
 _SEVERITY: dict[CheckVerdict, int] = {"PASS": 0, "WARN": 1, "FAIL": 2}
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def canonical_hash(value: Any) -> str:
     """Return the SHA-256 of ``value``'s canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(value).encode()).hexdigest()
 
 
 def pack_standing(standing: NDArray[np.bool_]) -> str:

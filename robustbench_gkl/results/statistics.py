@@ -67,13 +67,17 @@ def mcnemar_p(first_only: NDArray[np.integer], second_only: NDArray[np.integer])
     Args:
         first_only, second_only: (...) numbers of samples on which just the first, or just the second, is right.
     """
-    from scipy.special import betainc
-
-    fewer = np.minimum(first_only, second_only).astype(np.float64)
-    more = np.maximum(first_only, second_only).astype(np.float64)
-    # P(X <= k) of Binomial(k + m, 1/2) is the incomplete beta function I_{1/2}(m, k + 1), which needs m > 0.
-    half = betainc(np.maximum(more, 1), fewer + 1, 0.5)
-    return np.asarray(np.where(more > 0, np.minimum(1.0, 2 * half), 1.0))
+    fewer, total = np.minimum(first_only, second_only).ravel(), np.add(first_only, second_only).ravel()
+    tails = np.empty(total.shape)
+    log_factorials = np.array([math.lgamma(k + 1) for k in range(int(total.max(initial=0)) + 1)])
+    order = np.argsort(total)
+    totals, starts = np.unique(total[order], return_index=True)
+    # One sum of binomial terms serves all pairs with as many discordant samples; scipy takes longer to be imported.
+    for n, alike in zip(totals.tolist(), np.split(order, starts)[1:], strict=True):
+        k = np.arange(fewer[alike].max() + 1)
+        log_terms = log_factorials[n] - log_factorials[k] - log_factorials[n - k] - n * math.log(2)
+        tails[alike] = np.exp(log_terms).cumsum()[fewer[alike]]
+    return np.asarray(np.minimum(1.0, 2 * tails).reshape(np.shape(first_only)))
 
 
 def holm(p: NDArray[np.float64], counts: NDArray[np.integer] | None = None) -> NDArray[np.float64]:
@@ -96,14 +100,12 @@ class PairedTests:
     """All pairs of models on the same samples: exact McNemar, adjusted by Holm over all pairs.
 
     Attributes:
-        distinct: (u, n) float32 of 0 and 1, the distinct outcomes.
-        which: (m,) the row of ``distinct`` that a model has.
+        right: (m, n) float32 of 0 and 1, which samples each model gets right.
         codes: rising; each stands for the pairs with one number of discordant samples on either side.
         adjusted: the adjusted p-value of each code.
     """
 
-    distinct: NDArray[np.float32]
-    which: NDArray[np.integer]
+    right: NDArray[np.float32]
     codes: NDArray[np.int64]
     adjusted: NDArray[np.float64]
 
@@ -114,59 +116,54 @@ class PairedTests:
         Args:
             standing: (m, n) bool, which samples of the same n each of m models gets right.
         """
-        packed, which, many = np.unique(np.packbits(standing, axis=1), axis=0, return_inverse=True, return_counts=True)
         # Sums of float32 ones are exact up to 2^24 samples, and matrix products of floats are fast.
-        distinct = np.unpackbits(packed, axis=1, count=standing.shape[1]).astype(np.float32)
-        found: dict[int, int] = {0: int((many * (many - 1) // 2).sum())}
-        for rows, ours, theirs in _discordant(distinct):
-            upper = np.arange(len(distinct)) > rows[:, None]
-            codes, place = np.unique(_code(ours, theirs)[upper], return_inverse=True)
-            weights = np.multiply.outer(many[rows], many).astype(np.float64)[upper]
-            for code, weight in zip(codes.tolist(), np.bincount(place, weights=weights).tolist(), strict=True):
-                found[code] = found.get(code, 0) + int(weight)
-        codes = np.array(sorted(found), dtype=np.int64)
-        counts = np.array([found[code] for code in codes.tolist()], dtype=np.int64)
-        adjusted = holm(mcnemar_p(codes >> 32, codes & 0xFFFFFFFF), counts)
-        adjusted[0] = 1.0  # of a model and itself, which is no pair
-        return cls(distinct, which.reshape(-1), codes, adjusted)
+        right = standing.astype(np.float32)
+        found = [
+            np.unique(_code(ours, theirs)[np.arange(len(right)) > rows[:, None]], return_counts=True)
+            for rows, ours, theirs in _discordant(right)
+        ]
+        codes, place = np.unique(np.concatenate([some for some, _ in found]), return_inverse=True)
+        counts = np.zeros(len(codes), dtype=np.int64)
+        np.add.at(counts, place, np.concatenate([many for _, many in found]))
+        return cls(right, codes, holm(mcnemar_p(codes >> 32, codes & 0xFFFFFFFF), counts))
 
     def ranks(self) -> NDArray[np.int64]:
         """Return (m,) ranks: 1 + the number of models that are significantly better."""
-        many = np.bincount(self.which, minlength=len(self.distinct)).astype(np.float64)
         # Of a number of discordant samples p rises with the smaller count, so that a limit on this count decides.
-        limit = np.full(self.distinct.shape[1] + 1, -1)
+        limit = np.full(self.right.shape[1] + 1, -1)
         codes = self.codes[self.adjusted < SIGNIFICANCE]
         fewer, more = codes >> 32, codes & 0xFFFFFFFF
         np.maximum.at(limit, fewer + more, fewer)
-        ahead = np.zeros(len(self.distinct))
-        for rows, ours, theirs in _discordant(self.distinct):
-            ahead[rows] = ((theirs > ours) & (ours <= limit[ours + theirs])) @ many
-        ranks: NDArray[np.int64] = 1 + ahead.astype(np.int64)[self.which]
+        ranks = np.ones(len(self.right), dtype=np.int64)
+        for rows, ours, theirs in _discordant(self.right):
+            ranks[rows] += np.sum((theirs > ours) & (ours <= limit[ours + theirs]), axis=1)
         return ranks
 
     def adjusted_p(self, first: int, second: int) -> float:
-        """Return the adjusted p-value of two models by their positions in 0..m-1."""
-        one, other = self.distinct[self.which[first]], self.distinct[self.which[second]]
+        """Return the adjusted p-value of two models by their positions in 0..m-1; 1 of a model and itself."""
+        if first == second:
+            return 1.0
+        one, other = self.right[first], self.right[second]
         code = _code(np.array([np.sum(one > other)]), np.array([np.sum(other > one)]))
         return float(self.adjusted[np.searchsorted(self.codes, code)][0])
 
 
-_Block = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+_Block = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]
 
 
-def _discordant(distinct: NDArray[np.float32]) -> Iterator[_Block]:
-    """Yield some rows (b,) at a time and, for each with all u, what it alone has and what it alone lacks: (b, u)."""
-    right = distinct.sum(axis=1)
-    step = max(1, _CELLS // max(1, len(distinct)))
-    for start in range(0, len(distinct), step):
-        rows = np.arange(start, min(start + step, len(distinct)))
-        both = distinct[rows] @ distinct.T
-        yield rows, (right[rows, None] - both).astype(np.int64), (right - both).astype(np.int64)
+def _discordant(right: NDArray[np.float32]) -> Iterator[_Block]:
+    """Yield some rows (b,) at a time and, for each with all m, what it alone has and what it alone lacks: (b, m)."""
+    total = right.sum(axis=1)
+    step = max(1, _CELLS // max(1, len(right)))
+    for start in range(0, len(right), step):
+        rows = np.arange(start, min(start + step, len(right)))
+        both = right[rows] @ right.T
+        yield rows, (total[rows, None] - both).astype(np.int32), (total - both).astype(np.int32)
 
 
-def _code(ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> NDArray[np.int64]:
+def _code(ours: NDArray[np.integer], theirs: NDArray[np.integer]) -> NDArray[np.int64]:
     """Return the smaller count and the larger one as one number."""
-    return np.asarray(np.minimum(ours, theirs) << 32 | np.maximum(ours, theirs))
+    return np.asarray(np.left_shift(np.minimum(ours, theirs), 32, dtype=np.int64) | np.maximum(ours, theirs))
 
 
 @dataclass(frozen=True)
