@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -115,26 +115,33 @@ def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta
 
 def sum_over_ranks(tensors: Sequence[Tensor], world: World) -> None:
     """Replace each of ``tensors``, of any shapes, by its sum over all ranks, with one message a dtype and device."""
-    if world.size > 1:
-        _together(tensors, dist.all_reduce)
+    if world.size == 1:
+        return
+    for group in _groups(tensors, lambda tensor: (tensor.dtype, tensor.device)):
+        flat = torch.cat([tensor.flatten() for tensor in group])
+        dist.all_reduce(flat)
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def copy_from_leader(tensors: Sequence[Tensor], world: World) -> None:
-    """Make each of ``tensors``, of any shapes, what it is on rank 0, bit for bit; one message a dtype and device."""
-    if world.size > 1:
-        _together(tensors, lambda flat: dist.broadcast(flat.view(torch.uint8), src=0))
+    """Make each of ``tensors``, of any shapes, what it is on rank 0, bit for bit; one message a device."""
+    if world.size == 1:
+        return
+    for group in _groups(tensors, lambda tensor: tensor.device):
+        group.sort(key=Tensor.element_size, reverse=True)  # each then lies where a tensor of its dtype may begin
+        flat = torch.cat([tensor.flatten().view(torch.uint8) for tensor in group])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(group, torch.split(flat, [tensor.nbytes for tensor in group]), strict=True):
+            tensor.copy_(part.view(tensor.dtype).view_as(tensor))
 
 
-def _together(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Let ``exchange`` change the values of ``tensors`` in place, those of one dtype and device at a time, flat."""
-    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+def _groups(tensors: Sequence[Tensor], kind: Callable[[Tensor], object]) -> Iterable[list[Tensor]]:
+    """Return those of ``tensors`` of the same ``kind`` together."""
+    groups: dict[object, list[Tensor]] = {}
     for tensor in tensors:
-        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in groups.values():
-        flat = torch.cat([tensor.flatten() for tensor in group])
-        exchange(flat)
-        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        groups.setdefault(kind(tensor), []).append(tensor)
+    return groups.values()
 
 
 def bytes_from_leader(content: bytes | None, world: World) -> bytes | None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
+from robustbench_gkl.ranks.collectives import ALONE, World
+from robustbench_gkl.ranks.gradients import summed_gradients
 
 _TINY = 1e-20
 
@@ -56,9 +57,9 @@ def weight_perturbation(
     """
     weights = perturbed_weights(model)
     with frozen_statistics(model):
-        gradients = torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
-    sum_over_ranks(gradients, world)
+        summed = summed_gradients(loss(), weights, world)
     with torch.no_grad():
+        gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, summed, strict=True)]
         lengths = torch._foreach_norm(list(weights))
         slopes = torch._foreach_norm(gradients)
         scales = [gamma * length / (slope + _TINY) for length, slope in zip(lengths, slopes, strict=True)]

@@ -15,7 +15,8 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import Logits, Loss
-from robustbench_gkl.ranks.collectives import ALONE, World, copy_from_leader, sum_over_ranks
+from robustbench_gkl.ranks.collectives import ALONE, World, copy_from_leader
+from robustbench_gkl.ranks.gradients import summed_gradients
 from robustbench_gkl.training.awp import perturbed, perturbed_weights, weight_perturbation
 from robustbench_gkl.training.crafting import as_attacked, inner_start
 from robustbench_gkl.training.folding import FoldedModel
@@ -164,19 +165,22 @@ class Stepper:
             members["adv"] = self._logits(adversarial)
         if "clean" in reads:
             members["clean"] = self._logits(views.images)
-        logits = Logits(**members).map(
-            lambda part: whole_batch(part, views=views.count, size=len(views.labels), world=self.world)
-        )
+        logits = whole_batch(Logits(**members), views=views.count, size=len(views.labels), world=self.world)
         return views.terms(self.loss, logits), logits
 
     def _update(self, total: Tensor) -> Tensor:
         """Take the optimiser's step down ``total``, a scalar, and return the norm of its gradient."""
-        weights, others = list(self.model.parameters()), list(self.loss.parameters())
+        weights, others = (
+            [weight for weight in module.parameters() if weight.requires_grad] for module in (self.model, self.loss)
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        # Each rank has its part of the weights' gradients, and the whole of those of the loss, which sees all logits.
-        sum_over_ranks([weight.grad for weight in weights if weight.grad is not None], self.world)
-        copy_from_leader([weight.grad for weight in others if weight.grad is not None], self.world)
+        if self.world.size == 1:
+            total.backward()  # type: ignore[no-untyped-call]
+        else:
+            # Each rank has its part of the weights' gradients, and the whole of the loss's, which sees all logits.
+            gradients = summed_gradients(total, weights, self.world, alike=others)
+            for weight, gradient in zip([*weights, *others], gradients, strict=True):
+                weight.grad = gradient
         clip = self.config.optimizer.clip
         norm = nn.utils.clip_grad_norm_([*weights, *others], float("inf") if clip is None else clip)
         self.optimizer.step()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from robustbench_gkl.ranks.collectives import copy_from_leader, joined, sum_over_ranks, world_from_environment
+from robustbench_gkl.ranks import gradients
+from robustbench_gkl.ranks.collectives import World, copy_from_leader, joined, sum_over_ranks, world_from_environment
 
 
 def held(rank: int) -> dict[str, Tensor]:
@@ -27,14 +30,51 @@ def odd(rank: int) -> dict[str, Tensor]:
     return {"flags": torch.tensor([rank == 0, True]), "zero": torch.tensor([-0.0, float("nan"), 1.0 + rank])}
 
 
+def weights() -> dict[str, Tensor]:
+    """Return weights in the order of their use, of two dtypes and one of them in channels last."""
+    torch.manual_seed(0)
+    made = {
+        "of rank 0": torch.randn(5),
+        "unused": torch.randn(2),
+        "of rank 1": torch.randn(6, dtype=torch.float64),
+        "first": torch.randn(3, 4, dtype=torch.float64),
+        "second": torch.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+        "third": torch.randn(4, 4, dtype=torch.float64),
+        "alike": torch.randn(()),
+    }
+    return {name: weight.requires_grad_() for name, weight in made.items()}
+
+
+def value(made: dict[str, Tensor], rank: int) -> Tensor:
+    """Return a scalar that depends on the rank, and on some weights on one rank alone."""
+    hidden = torch.tanh(made["first"] * (rank + 1)) @ made["third"]
+    scale = (made["second"] * torch.arange(4.0).view(2, 2)).square().sum()
+    return hidden.sum() * scale + made[f"of rank {rank}"].exp().sum() + 3 * made["alike"]
+
+
+def gradients_of(world: World) -> dict[str, object]:
+    """Return the summed gradients by name, and how many messages had left when ``first`` had its gradient."""
+    made, sent, left = weights(), [], []
+    made["first"].register_hook(lambda gradient: left.append(len(sent)))
+    with pytest.MonkeyPatch.context() as patch:
+        send = dist.all_reduce
+        patch.setattr(dist, "all_reduce", lambda *given, **how: (sent.append(given), send(*given, **how))[1])
+        patch.setattr(gradients, "_BUCKET", 100)
+        *tensors, alike = made.values()
+        summed = gradients.summed_gradients(value(made, world.rank), tensors, world, alike=[alike])
+    return {"left": left[0], "sent": len(sent), **dict(zip(made, summed, strict=True))}
+
+
 def main() -> None:
-    """Write the sums and what comes from the leader to ``RANK.pt`` in the folder that is given."""
+    """Write the sums, what comes from the leader and summed gradients to ``RANK.pt`` in the folder that is given."""
     world = world_from_environment()
     with joined(world, torch.device("cpu")):
         sums, copies = held(world.rank), held(world.rank) | odd(world.rank)
         sum_over_ranks(list(sums.values()), world)
         copy_from_leader(list(copies.values()), world)
-        torch.save({"sums": sums, "copies": copies}, Path(sys.argv[1]) / f"{world.rank}.pt")
+        torch.save(
+            {"sums": sums, "copies": copies, "gradients": gradients_of(world)}, Path(sys.argv[1]) / f"{world.rank}.pt"
+        )
 
 
 if __name__ == "__main__":
