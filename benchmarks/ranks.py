@@ -1,21 +1,22 @@
 """One single-threaded process against several ranks of torchrun, on the same evaluation in one run.
 
-    python benchmarks/ranks.py [--ranks 2] [--n 500] [--eps 2/255] [--attack autoattack] [--batch-size 250]
+    python benchmarks/ranks.py [--ranks 2] [--n 500] [--eps 2/255] [--attack autoattack] [--batch-size 250] [--together]
 
 The model is a robust one on CIFAR-10 from the folder of reference data beside the checkout. Where other work takes
 cores away, wall times say little. So the CPU time is printed too, less that of starting the processes, measured by
 giving the same command again: on an idle machine the ratio of the attacks' times is close to that of the CPU times.
+A busy machine makes CPU time dearer too; ``--together`` runs both at once, so that both pay the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,14 +41,19 @@ class Timing:
     cpu: float
 
 
-def command(*arguments: object, ranks: int = 1) -> None:
-    """Run the command line, each process with one thread."""
+def command(*arguments: object, ranks: int = 1) -> float:
+    """Run the command line, each process with one thread; return the CPU time of its processes."""
     launcher = ["-m", "robustbench_gkl"]
     if ranks > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "--"]
         launcher.append("robustbench_gkl")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *launcher, *map(str, arguments)], check=True, env=environment)
+    process = subprocess.Popen([sys.executable, *launcher, *map(str, arguments)], env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return used.ru_utime + used.ru_stime
 
 
 def measure(folder: Path, options: argparse.Namespace, *, ranks: int) -> Timing:
@@ -57,18 +63,12 @@ def measure(folder: Path, options: argparse.Namespace, *, ranks: int) -> Timing:
     for attack in options.attack or ["autoattack"]:
         arguments += ["--attack", attack]
     arguments += ["--results-dir", results]
-    wall, cpu = timed("eval", folder / "runs" / "cnn-a", *arguments, ranks=ranks)
-    _, start = timed("eval", folder / "runs" / "cnn-a", *arguments, ranks=ranks)
+    began = time.perf_counter()
+    cpu = command("eval", folder / "runs" / "cnn-a", *arguments, ranks=ranks)
+    wall = time.perf_counter() - began
+    start = command("eval", folder / "runs" / "cnn-a", *arguments, ranks=ranks)
     (record,) = ResultStore(results).records()
     return Timing(record, wall, cpu - start)
-
-
-def timed(*arguments: object, ranks: int) -> tuple[float, float]:
-    """Run the command line, and return its wall time and the CPU time of its processes."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    command(*arguments, ranks=ranks)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--eps", default="2/255")
     parser.add_argument("--attack", action="append")
     parser.add_argument("--batch-size", type=int, default=250)
+    parser.add_argument("--together", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -87,7 +88,8 @@ def main() -> None:
         where = ("--dataset", f"npz:{data}", "--checkpoints-dir", folder / "runs")
         command("import", weights, "--model", "cnn-a", "--name", "cnn-a", *statistics, *where)
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        one, several = (measure(folder, options, ranks=ranks) for ranks in (1, options.ranks))
+        with ThreadPoolExecutor(2 if options.together else 1) as threads:
+            one, several = threads.map(lambda ranks: measure(folder, options, ranks=ranks), (1, options.ranks))
         report(one, several, options.ranks, folder)
 
 

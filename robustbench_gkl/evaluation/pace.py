@@ -45,6 +45,10 @@ class Pace:
         """Add restarts that are over, samples that fell, and images through the model."""
         self._tally.add(restarts, fallen, calls)
 
+    def end(self) -> None:
+        """Let rank 0 know all that was added."""
+        self._tally.say()
+
     def mark(self) -> None:
         """Note that all calls of the model so far have been added."""
         meter = self._context.meter

@@ -12,8 +12,11 @@ from robustbench_gkl.attacks.search.driver import Source, Task, Waiting
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.ranks.exchange import Exchange
 
-_ASK_EVERY = 0.05
-"""Seconds between two looks at a pool that was empty."""
+_ASK_IDLE, _ASK_BUSY = 0.05, 0.25
+"""Seconds between two looks at a pool that was empty, without and with restarts under way: a look can cost a rank its
+turn on a processor that it shares."""
+_SAY_EVERY = 1.0
+"""Seconds between two messages of a rank about what it has done."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Share:
         return Waiting(tasks) if self.exchange.world.size == 1 else Pool(self.exchange, tasks)
 
 
+_POOLED = ("through", "later", "taken")
+"""What a pool counts: samples that are through, restarts that came later than the first, restarts that were taken."""
+
+
 class Pool:
     """The restarts of a stage, shared by all ranks.
 
@@ -82,21 +89,24 @@ class Pool:
         self._claims: list[int] = []
         self._left = len(self._first)
         self._ask_again = 0.0
+        for what in _POOLED:
+            self._count(what)
 
     def take(self, free: int, held: int) -> list[Task]:
         """Return the next restarts."""
         now, size = time.monotonic(), self._exchange.world.size
         if now < self._ask_again or (held >= -(-self._left // size) and not self._claims):
             return []  # without a message: as time goes on there are never more left
-        self._left = len(self._first) - self._count("through")
-        ready = len(self._first) + self._count("later") - self._count("taken")
+        through, later, taken = self._exchange.counts([f"{self._topic}/{what}" for what in _POOLED])
+        self._left = len(self._first) - through
+        ready = len(self._first) + later - taken
         number = min(ready, min(free, -(-self._left // size) - held) - len(self._claims))
         if number > 0:
             end = self._count("taken", number)
             self._claims += range(end - number, end)
         tasks = self._redeem(free)
         if not tasks:
-            self._ask_again = now + _ASK_EVERY
+            self._ask_again = now + (_ASK_BUSY if held else _ASK_IDLE)
         return tasks
 
     def settle(self, later: Sequence[Task], through: int) -> None:
@@ -105,6 +115,7 @@ class Pool:
             end = len(self._first) + self._count("later", len(later))
             pairs = zip(range(end - len(later), end), later, strict=True)
             self._exchange.post({self._key(number): f"{run},{position}" for number, (run, position) in pairs})
+            self._ask_again = 0.0
         if through:
             self._count("through", through)
 
@@ -131,18 +142,34 @@ class Pool:
 
 
 class Tally:
-    """Counts what all ranks have done in a stage: restarts over, samples that fell, images through the model."""
+    """Counts what all ranks have done in a stage: restarts over, samples that fell, images through the model.
+
+    Rank 0, which alone asks for it, knows what it did itself; the others say so now and then.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
-        self._exchange, self._topic = exchange, exchange.topic()
+        self._exchange, topic = exchange, exchange.topic()
+        self._keys = [f"{topic}/{name}" for name in ("runs", "fallen", "calls")]
+        self._own, self._said = [0, 0, 0], time.monotonic()
+        for key in self._keys:
+            exchange.add(key, 0)
 
     def add(self, *counts: int) -> None:
         """Add to the restarts, the fallen and the calls."""
-        for name, amount in zip(("runs", "fallen", "calls"), counts, strict=True):
-            if amount:
-                self._exchange.add(f"{self._topic}/{name}", amount)
+        self._own = [own + count for own, count in zip(self._own, counts, strict=True)]
+        if time.monotonic() - self._said >= _SAY_EVERY:
+            self.say()
+
+    def say(self) -> None:
+        """Say what was added here."""
+        self._said = time.monotonic()
+        if self._exchange.world.leads:
+            return
+        for key, own in zip(self._keys, self._own, strict=True):
+            self._exchange.add(key, own)
+        self._own = [0, 0, 0]
 
     def totals(self) -> tuple[int, int, int]:
         """Return the restarts, the fallen and the calls so far."""
-        runs, fallen, calls = (self._exchange.add(f"{self._topic}/{name}", 0) for name in ("runs", "fallen", "calls"))
+        runs, fallen, calls = map(sum, zip(self._own, self._exchange.counts(self._keys), strict=True))
         return runs, fallen, calls

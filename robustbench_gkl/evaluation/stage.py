@@ -187,6 +187,7 @@ class _Stage:
     def exchange(self, whole: bool) -> bool:
         """Take in what other ranks found; return whether all came to their end."""
         exchange = self.context.share.exchange
+        self.pace.end()
         told = exchange.gather((whole, self._news))
         for rank, (_, news) in enumerate(told):
             for entry in news if rank != exchange.world.rank else ():

@@ -228,7 +228,7 @@ class TestPool:
         assert other.take(1, 0) == []
         one.settle([Task(1, 0)], 0)
         time.sleep(0.06)
-        assert other.take(0, 1) == []
+        assert other.take(0, 0) == []
         time.sleep(0.06)
         assert other.take(1, 0) == [Task(1, 0)]
 

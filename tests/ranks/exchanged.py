@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,11 +55,17 @@ def value(made: dict[str, Tensor], rank: int) -> Tensor:
 
 def gradients_of(world: World) -> dict[str, object]:
     """Return the summed gradients by name, and how many messages had left when ``first`` had its gradient."""
-    made, sent, left = weights(), [], []
-    made["first"].register_hook(lambda gradient: left.append(len(sent)))
+    made, send = weights(), dist.all_reduce
+    sent: list[Tensor] = []
+    left: list[int] = []
+
+    def counted(flat: Tensor, **how: Any) -> Any:
+        sent.append(flat)
+        return send(flat, **how)
+
+    made["first"].register_hook(lambda gradient: left.append(len(sent)))  # type: ignore[no-untyped-call]
     with pytest.MonkeyPatch.context() as patch:
-        send = dist.all_reduce
-        patch.setattr(dist, "all_reduce", lambda *given, **how: (sent.append(given), send(*given, **how))[1])
+        patch.setattr(dist, "all_reduce", counted)
         patch.setattr(gradients, "_BUCKET", 100)
         *tensors, alike = made.values()
         summed = gradients.summed_gradients(value(made, world.rank), tensors, world, alike=[alike])

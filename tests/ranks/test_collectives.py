@@ -50,7 +50,7 @@ def test_gradients_are_summed_where_a_rank_has_one_and_leave_before_all_are_ther
             if expected is None:
                 assert gradient is None, name
                 continue
-            torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0, msg=lambda text, name=name: name + text)
+            torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=0, msg=f"{name}: ".__add__)
             assert gradient.stride() == weight.stride()
     for rank, found in enumerate(exchanged):
         told = found["gradients"]
