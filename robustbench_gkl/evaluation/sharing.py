@@ -13,8 +13,7 @@ from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.ranks.exchange import Exchange
 
 _ASK_IDLE, _ASK_BUSY = 0.05, 0.25
-"""Seconds between two looks at a pool that was empty, without and with restarts under way: a look can cost a rank its
-turn on a processor that it shares."""
+"""Seconds between two looks at an empty pool, without and with restarts under way: each look waits for an answer."""
 _SAY_EVERY = 1.0
 """Seconds between two messages of a rank about what it has done."""
 
@@ -115,14 +114,14 @@ class Pool:
             end = len(self._first) + self._count("later", len(later))
             pairs = zip(range(end - len(later), end), later, strict=True)
             self._exchange.post({self._key(number): f"{run},{position}" for number, (run, position) in pairs})
-            self._ask_again = 0.0
         if through:
             self._count("through", through)
+        self._ask_again = 0.0
 
     @property
     def exhausted(self) -> bool:
-        """Whether all samples are through, on whatever rank."""
-        return self._count("through") >= len(self._first)
+        """Whether all samples were through, on whatever rank, when this one last looked."""
+        return self._left == 0
 
     def _redeem(self, free: int) -> list[Task]:
         """Return at most ``free`` of the restarts claimed, as far as they are there."""
