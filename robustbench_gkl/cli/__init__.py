@@ -124,6 +124,8 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(error.format_message(), 2)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
+    except ConnectionError as error:
+        return _fail(error.strerror or str(error), 1, wait=False)  # a rank is gone, and will read nothing
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except RuntimeError as error:
@@ -136,7 +138,7 @@ def run(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, *, wait: bool = True) -> int:
     """Print what went wrong, once for all ranks that torchrun has started, and return the exit code."""
     leads = _leads()
     reached = True
@@ -144,18 +146,18 @@ def _fail(message: str, code: int) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             # torchrun ends the other ranks when the first is gone; each must still come to its own exit code.
             signal.signal(number, signal.SIG_IGN)
-        message, code, reached = _tell(message, code)
+        message, code, reached = _tell(message, code, wait=wait)
     if leads is not False or not reached:
         click.echo(f"Error: {' '.join(message.split())}", err=True)
     return code
 
 
-def _tell(message: str, code: int) -> tuple[str, int, bool]:
+def _tell(message: str, code: int, *, wait: bool) -> tuple[str, int, bool]:
     from robustbench_gkl.ranks.collectives import world_from_environment
     from robustbench_gkl.ranks.exchange import exchange_of
 
     try:
-        return exchange_of(world_from_environment()).fail(message, code)
+        return exchange_of(world_from_environment()).fail(message, code, wait=wait)
     except (UserError, RuntimeError):  # no world, or none that can be reached
         return message, code, False
 

@@ -113,18 +113,21 @@ class Exchange:
             message, code = json.loads(failure["failure"])
             raise RankError(message, code)
 
-    def fail(self, message: str, code: int) -> tuple[str, int, bool]:
+    def fail(self, message: str, code: int, *, wait: bool = True) -> tuple[str, int, bool]:
         """Post to the others that this rank ends.
 
+        Args:
+            message, code: with which it ends.
+            wait: for the others to read it, unless it is an interruption (130): all are interrupted.
+
         Returns:
-            Message and exit code of the rank that failed first, and whether all have read it. An interruption
-            (130) is not waited for: all are interrupted.
+            Message and exit code of the rank that failed first, and whether all have read it.
         """
         if self._store is None:
             return message, code, True
         first = self._store.compare_set("failure", "", json.dumps([message, code]))
         message, code = json.loads(first)
-        readers, until = self.add("readers", 1), time.monotonic() + (_FAREWELL if code != 130 else 0)
+        readers, until = self.add("readers", 1), time.monotonic() + (_FAREWELL if wait and code != 130 else 0)
         while readers < self.world.size and time.monotonic() < until:
             time.sleep(_LONGEST_PAUSE)
             readers = self.add("readers", 0)

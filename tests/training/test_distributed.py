@@ -145,6 +145,18 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(program: tuple[str, ...], pla
 
 
 @pytest.mark.slow
+def test_a_rank_that_loses_another_says_so_at_once(tmp_path: Path) -> None:
+    process = torchrun(*GKLBENCH, "train", *PLAIN, "--name", "net", "--checkpoints-dir", tmp_path, cwd=tmp_path)
+    while not Run(tmp_path / "net").exists() and process.poll() is None:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert re.findall("^Error: rank 0 lost another one", err, re.MULTILINE), err
+    assert err.count("exitcode  : 1 ") == err.count("exitcode  : -9 ") == 1
+
+
+@pytest.mark.slow
 def test_what_is_wrong_is_said_once_and_ends_all_ranks(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/config.json").write_text("{}")
