@@ -23,6 +23,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset({"ranks", "config", "data", "models"}),
     frozenset({"losses", "attacks", "runs", "results"}),
+    frozenset({"sources"}),
     frozenset({"training"}),
     frozenset({"evaluation"}),
     frozenset({"report"}),
@@ -39,7 +40,7 @@ TORCH = ("torch", "torchvision", "torchattacks", "pyautoattack", "safetensors.to
 TORCH_FREE = (
     "robustbench_gkl.core.declared",
     "robustbench_gkl.data.source_files",
-    *(f"robustbench_gkl.evaluation.{name}" for name in ("answered", "question", "subject")),
+    *(f"robustbench_gkl.evaluation.{name}" for name in ("answered", "question")),
 )
 """What answers without torch, in rooms that need it elsewhere."""
 
@@ -153,7 +154,7 @@ def reached(start: str) -> set[str]:
     [
         dotted(path)
         for path in modules()
-        if room_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "config")
+        if room_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "sources", "config")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
         or dotted(path) in TORCH_FREE
     ],

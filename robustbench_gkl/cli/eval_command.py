@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from robustbench_gkl.config.schema import EvalConfig
     from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.recorded import Recorded
-    from robustbench_gkl.evaluation.subject import ModelSource
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.results.record import Check, Record
+    from robustbench_gkl.sources.subject import ModelSource
 
 
 @click.command()

@@ -15,10 +15,10 @@ from robustbench_gkl.core.declared import nothing_installed
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.source_files import images_key, known_images_sha256
 from robustbench_gkl.evaluation.question import id_of, protocol_under, question_of
-from robustbench_gkl.evaluation.subject import ModelSource, RunSource
 from robustbench_gkl.models.weights import tensors_match_header
 from robustbench_gkl.results.record import Record, model_sha256
 from robustbench_gkl.results.store import ResultStore
+from robustbench_gkl.sources.subject import ModelSource, RunSource
 
 
 def answered(

@@ -30,11 +30,11 @@ from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import job_of
 from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.recorded import evaluate_job
-from robustbench_gkl.evaluation.subject import Subject
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models.base import Classifier, WrappedClassifier
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import weights_sha256
+from robustbench_gkl.sources.subject import Subject
 
 
 def evaluate(

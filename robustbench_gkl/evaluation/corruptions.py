@@ -21,10 +21,10 @@ from robustbench_gkl.data.corruptions import SEVERITIES, CorruptionFolder
 from robustbench_gkl.data.facts import Split
 from robustbench_gkl.data.resized import fit_of
 from robustbench_gkl.data.resizing import UNCHANGED
-from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import now
+from robustbench_gkl.sources.subject import ModelSource
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the corruption under way, the severities done and all there are."""

@@ -22,10 +22,10 @@ from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.source_files import images_key, keep_images_sha256
 from robustbench_gkl.evaluation.eps_grid import grid_text
 from robustbench_gkl.evaluation.question import Question, id_of, protocol_under, question_of
-from robustbench_gkl.evaluation.subject import ModelSource, Subject
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import first_record_id
+from robustbench_gkl.sources.subject import ModelSource, Subject
 
 
 @dataclass(frozen=True)

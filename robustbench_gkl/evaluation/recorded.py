@@ -23,11 +23,11 @@ from robustbench_gkl.evaluation.recording import (
     save,
 )
 from robustbench_gkl.evaluation.sharing import Share
-from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
+from robustbench_gkl.sources.subject import ModelSource
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from robustbench_gkl.evaluation.recording import (
 )
 from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
 from robustbench_gkl.evaluation.sharing import Shard, Share
-from robustbench_gkl.evaluation.subject import ModelSource, source_again
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.sources.subject import ModelSource, source_again
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.facts import usual_threat
-from robustbench_gkl.evaluation.subject import OutsideSource, RunSource
 from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.runs import find_run, look_for
+from robustbench_gkl.sources.subject import OutsideSource, RunSource
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 
 Flat = dict[str, Any]

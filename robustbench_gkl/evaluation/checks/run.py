@@ -12,8 +12,8 @@ from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.checks.finding import sample_rows
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.job import load_subject
-from robustbench_gkl.evaluation.subject import ModelSource
 from robustbench_gkl.results.record import Check
+from robustbench_gkl.sources.subject import ModelSource
 
 
 def check_source(

@@ -1,4 +1,4 @@
-"""The model that an evaluation is about: where it comes from, and what a record keeps of it.
+"""The model that a command is about: where it comes from, and what a record keeps of it.
 
 Torch is imported only where a model is loaded.
 """

@@ -12,7 +12,7 @@ from robustbench_gkl.config.schema import ModelOptions
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.resizing import Fit
-from robustbench_gkl.evaluation.subject import OutsideSource, RunSource, Subject, find_source, source_again
+from robustbench_gkl.sources.subject import OutsideSource, RunSource, Subject, find_source, source_again
 
 NET = """
 import torch
