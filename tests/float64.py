@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from robustbench_gkl.cli import run
 from robustbench_gkl.runs import Run
-from robustbench_gkl.training import loop, validation, views
+from robustbench_gkl.training import loop, origins, validation, views
 
 FLOAT64 = (str(Path(__file__)),)
 """What python runs in place of ``-m robustbench_gkl``."""
@@ -33,7 +33,8 @@ def float64() -> Iterator[None]:
         return lambda *arguments, **options: make(*arguments, **options).double()
 
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in ((loop, "fresh_model"), (loop, "create_loss"), (views, "to_unit"), (validation, "to_unit")):
+        made = ((loop, "fresh_model"), (loop, "create_loss"), (origins, "as_teacher"))
+        for module, name in (*made, (views, "to_unit"), (validation, "to_unit")):
             patch.setattr(module, name, doubled(getattr(module, name)))
         yield
 

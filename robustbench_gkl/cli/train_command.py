@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @click.argument("recipe", required=False)
 @click.option("--loss", help="See gklbench list losses.")
 @click.option("--model", help="See gklbench list models.")
+@click.option("--teacher", metavar="MODEL", help="What a distilling loss learns from: a run or another MODEL of eval.")
+@click.option("--init", metavar="MODEL", help="Start from the weights of this run or MODEL of the same architecture.")
 @click.option("--dataset", help="See gklbench list datasets.")
 @options.norm
 @options.eps
@@ -55,6 +57,8 @@ def command(
     recipe: str | None,
     loss: str | None,
     model: str | None,
+    teacher: str | None,
+    init: str | None,
     dataset: str | None,
     norm: str | None,
     eps: str | None,
@@ -81,6 +85,7 @@ def command(
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
+    from robustbench_gkl.config.names import check_name, run_name
     from robustbench_gkl.report.terminal import make_console, settings_lines
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
@@ -90,6 +95,8 @@ def command(
     asked = options.given(
         loss=loss,
         model=model,
+        teacher=teacher,
+        init=init,
         dataset=dataset,
         norm=norm,
         eps=eps,
@@ -101,7 +108,12 @@ def command(
     changes = _changes(assignments, synthetic, asked)
     started = Run(checkpoints_dir / name) if resume and name is not None else None
     with starting():
-        config, name, idle = _resolve(_base(recipe, started, anew=bool(changes)), changes, name)
+        base = _base(recipe, started, anew=bool(changes))
+        config = _configuration(base, changes)
+        name = run_name(config) if name is None else check_name(name)
+        run = Run(checkpoints_dir / name)
+        _find_models(config, checkpoints_dir, begins=not (resume and run.exists()))
+        idle = _idle(config, base, changes)
         from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
         from robustbench_gkl.training import Interrupted, train
 
@@ -113,7 +125,6 @@ def command(
         _export(config, export)
         console.print(f"wrote {export}", markup=False)
         return
-    run = Run(checkpoints_dir / name)
     on = rank_device(device, world)
     console.print(f"run {name} on {on}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
     for line in settings_lines(config.model_dump(mode="json")):
@@ -199,26 +210,49 @@ def _changes(assignments: tuple[str, ...], synthetic: tuple[str, ...], asked: di
     return changes | dict(map(read_assignment, assignments)) | asked
 
 
-def _resolve(base: dict[str, Any], changes: dict[str, object], name: str | None) -> tuple[TrainConfig, str, str | None]:
-    """Return the configuration, the run's name, and a line on the keys of ``base`` that are idle, if any are.
+def _configuration(base: dict[str, Any], changes: dict[str, object]) -> TrainConfig:
+    """Return the settings that the user's ``changes`` make of ``base``; names that there are none of are refused.
 
     Raises:
-        UserError: settings that are wrong, or without an effect though the user gave them.
+        UserError: settings that are wrong.
     """
-    from robustbench_gkl.config.changes import given_keys, with_changes
-    from robustbench_gkl.config.idle import idle_of_recipe, refuse_idle
-    from robustbench_gkl.config.names import check_name, run_name
+    from robustbench_gkl.config.changes import with_changes
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.core.validation import validated
 
     config = validated(TrainConfig, with_changes(base, changes), what="configuration")
     options.refuse_unknown(loss=config.loss, model=config.model, dataset=config.dataset)
+    return config
+
+
+def _find_models(config: TrainConfig, checkpoints_dir: Path, *, begins: bool) -> None:
+    """Look for the teacher and, where the run ``begins``, for its initial weights, without loading them.
+
+    Raises:
+        UserError: one is not there.
+    """
+    from robustbench_gkl.config.schema import ModelOptions
+    from robustbench_gkl.sources.subject import find_source
+
+    for model in (config.teacher, config.init if begins else None):
+        if model is not None:
+            find_source(model, checkpoints_dir=checkpoints_dir, options=ModelOptions())
+
+
+def _idle(config: TrainConfig, base: dict[str, Any], changes: dict[str, object]) -> str | None:
+    """Return a line on the keys of ``base`` that are idle, or None if all have an effect.
+
+    Raises:
+        UserError: settings that are without an effect though the user gave them.
+    """
+    from robustbench_gkl.config.changes import given_keys
+    from robustbench_gkl.config.idle import check_teacher, idle_of_recipe, refuse_idle
     from robustbench_gkl.losses import LOSSES
 
-    crafts, given = LOSSES.resolve(config.loss)[0].crafts, given_keys(changes)
-    refuse_idle(config, given, crafts=crafts)
-    named = run_name(config) if name is None else check_name(name)
-    return config, named, idle_of_recipe(config, base, given, crafts=crafts)
+    loss, given = LOSSES.resolve(config.loss)[0], given_keys(changes)
+    check_teacher(config, taught=loss.taught)
+    refuse_idle(config, given, crafts=loss.crafts)
+    return idle_of_recipe(config, base, given, crafts=loss.crafts)
 
 
 def _show(event: Event, display: TrainingDisplay, logger: Logger | None) -> None:

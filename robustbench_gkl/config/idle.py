@@ -12,6 +12,8 @@ from robustbench_gkl.core.errors import UserError
 
 CLEAN_LOSSES = frozenset({"standard", "kd", "kd-standardised", "dkd", "dkl-kd", "ikl-kd", "gkl-kd"})
 """Our losses that make no adversarial images, for those who ask without torch; a loss itself has it in ``crafts``."""
+TAUGHT_LOSSES = CLEAN_LOSSES - {"standard"} | {"ard", "rslad", "adaad", "gkl-rd", "gkl-rd-adaptive"}
+"""Our losses that read a teacher, likewise; a loss itself has it in ``taught``."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,23 @@ def refuse_idle(config: TrainConfig, given: Collection[str], *, crafts: bool) ->
 def without_effect(key: str, value: object, why: str) -> str:
     """Return the line that says that a setting decides nothing."""
     return f"{key} = {_text(value)} has no effect: {why}; leave it out or change that"
+
+
+def check_teacher(config: TrainConfig, *, taught: bool) -> None:
+    """Check that there is a teacher if, and only if, the loss reads one.
+
+    Args:
+        config: the resolved settings.
+        taught: whether the loss reads a teacher's logits.
+
+    Raises:
+        UserError: it does and there is none, or there is one that it does not read.
+    """
+    if taught and config.teacher is None:
+        raise UserError(f"the loss {config.loss} reads a teacher, and there is none; give --teacher MODEL")
+    if not taught and config.teacher is not None:
+        why = f"the loss {config.loss} reads no teacher"
+        raise UserError(without_effect("teacher", config.teacher, why))
 
 
 def idle_of_recipe(

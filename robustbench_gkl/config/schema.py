@@ -211,6 +211,10 @@ class ProbeConfig(Frozen):
         return (epoch + 1) % self.every == 0 or epoch + 1 == epochs
 
 
+ModelName = Annotated[str | None, BeforeValidator(lambda name: name or None)]
+"""A MODEL argument; None, or empty text, for none."""
+
+
 class TrainConfig(Frozen):
     """Everything that decides what is trained. A recipe is one of these with a name."""
 
@@ -221,6 +225,11 @@ class TrainConfig(Frozen):
     loss: str = "gkl"
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the loss, such as ``alpha`` and ``beta``."""
+    teacher: ModelName = None
+    """For losses that read a teacher: a MODEL as in ``eval``, on the student's images and with its own preprocessing.
+    It is frozen and in eval mode."""
+    init: ModelName = None
+    """A MODEL of the same architecture, whose weights the run starts from; None for fresh ones."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """In the cross-entropy with the labels."""
     mean: tuple[float, ...] | None = None
@@ -246,8 +255,8 @@ class TrainConfig(Frozen):
     """Share of the batches that CutMix mixes."""
     synthetic: SyntheticConfig = SyntheticConfig()
     precision: Literal["float32", "tf32", "bf16"] = "tf32"
-    """``tf32``: float32 with TF32 in CUDA's convolutions and matrix products; ``bf16``: autocast to bfloat16. Losses
-    are always float32."""
+    """``tf32``: float32 with TF32 in CUDA's convolutions and matrix products; ``bf16``: autocast to bfloat16. The
+    teacher's passes have it too; losses are always float32."""
     train_size: int | None = Field(None, ge=2)
     """Train on the first so many training images only; None for all of them."""
     validation_fraction: float = Field(0.05, ge=0, lt=1)

@@ -25,7 +25,7 @@ from robustbench_gkl.evaluation.question import Question, id_of, protocol_under,
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import first_record_id
-from robustbench_gkl.sources.subject import ModelSource, Subject
+from robustbench_gkl.sources.subject import ModelSource, Subject, check_fits
 
 
 @dataclass(frozen=True)
@@ -161,17 +161,8 @@ def load_subject(
         if config.n > len(images):
             raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
         images = images.take(torch.arange(config.n))
-    model = subject.model
-    if images.shape != model.input_shape or len(images.classes) != model.num_classes:
-        raise UserError(
-            f"{source.label} takes {_size(model.input_shape)} images of {model.num_classes} classes, but "
-            f"{config.dataset} has {_size(images.shape)} images of {len(images.classes)} classes"
-        )
+    check_fits(subject.model, source.label, shape=images.shape, classes=len(images.classes), dataset=config.dataset)
     ours = subject.run is not None and type(dataset).__module__.startswith("robustbench_gkl.")
     if ours and key is not None and key == images_key(config.dataset, config.split, config.n, data_dir):
         keep_images_sha256(key, images.sha256)  # no file has changed meanwhile
     return subject, images
-
-
-def _size(shape: tuple[int, int, int]) -> str:
-    return "x".join(map(str, shape))

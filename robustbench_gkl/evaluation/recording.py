@@ -70,6 +70,7 @@ def make_record(
         environment=where,
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
         standing=pack_standing(result.standing),
+        teacher=None if job.subject.teacher is None else job.subject.teacher.name,
     ).sealed()
 
 

@@ -84,6 +84,8 @@ class Loss(nn.Module):
     """What :meth:`terms` reads."""
     crafts: ClassVar[bool] = True
     """Whether adversarial images are crafted: if :meth:`terms` reads logits of such, set by the class itself."""
+    taught: ClassVar[bool] = False
+    """Whether a teacher's logits are read, set by the class itself."""
     kinds: ClassVar[Mapping[str, Kind]] = {}
     """The kind of each term that :meth:`terms` returns."""
     start: ClassVar[Literal["gaussian", "uniform"]] = "uniform"
@@ -97,6 +99,8 @@ class Loss(nn.Module):
             if isinstance(reads, str) or not set(reads) <= set(MEMBERS):
                 raise ValueError(f"{cls.__name__}.{what} is a tuple of {', '.join(MEMBERS)}; got {reads!r}")
         cls.crafts = not {"adv", "teacher_adv"}.isdisjoint(cls.outer_reads)
+        read = {*cls.outer_reads, *(cls.inner_reads if cls.crafts else ())}
+        cls.taught = not {"teacher_clean", "teacher_adv"}.isdisjoint(read)
 
     @property
     def reads(self) -> set[Member]:

@@ -84,6 +84,10 @@ class ModelInfo(Part):
     model_sha256: str = ""
     """The model's identity: hash of its weights and its function, see :func:`model_sha256`."""
     train_config: dict[str, Any] | None = None
+    teacher_sha256: str | None = None
+    """The identity of the model that it was taught by, as it was then."""
+    init_sha256: str | None = None
+    """The identity of the model whose weights it started from."""
 
 
 def model_sha256(
@@ -220,7 +224,7 @@ class Record(Part):
     standing: str = ""
     """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""
     teacher: str | None = None
-    """The model that a distilled model was taught by."""
+    """The name of the model that a distilled model was taught by."""
     certified: dict[str, Any] | None = None
     """What was proved of the samples."""
     draws: int | None = None

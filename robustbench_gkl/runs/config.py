@@ -43,6 +43,20 @@ class DataHashes(BaseModel):
         return self.synthetic.get(path)
 
 
+class Origin(BaseModel):
+    """A model that a run was made with, as it was then.
+
+    Attributes:
+        name: as records name it.
+        model_sha256: the hash of its weights and function.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model_sha256: str
+
+
 class RunConfig(BaseModel):
     """``config.json``: what is needed to build the model and to train it again."""
 
@@ -58,6 +72,10 @@ class RunConfig(BaseModel):
     """None for imported models."""
     data: DataHashes | None = None
     """None for imported models, and for runs that earlier versions started."""
+    teacher: Origin | None = None
+    """The model that ``train.teacher`` names."""
+    init: Origin | None = None
+    """The model that ``train.init`` names."""
     source: dict[str, str] | None = None
     """Where an imported model came from."""
     created: str

@@ -15,17 +15,41 @@ from robustbench_gkl.config.options import Native
 from robustbench_gkl.config.schema import ModelOptions, ThreatConfig, TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.importing import working_in
+from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.resizing import INTERPOLATIONS, UNCHANGED, Fit, Interpolation
 from robustbench_gkl.models.external import ExternalSource, parse_model
 from robustbench_gkl.results.record import ModelInfo, Preprocessing, model_sha256
-from robustbench_gkl.runs import Run, find_run, look_for, weights_sha256
+from robustbench_gkl.runs import Origin, Run, find_run, look_for, weights_sha256
 
 if TYPE_CHECKING:
     import torch
 
     from robustbench_gkl.data import Dataset
     from robustbench_gkl.models import Classifier
+
+
+def check_fits(model: Classifier, label: str, *, shape: Shape, classes: int, dataset: str = "the data set") -> None:
+    """Check that a model is made for images of ``shape`` (channels, height, width) and for so many classes.
+
+    Args:
+        model: it.
+        label: the words for it in an error.
+        shape, classes: of the data set.
+        dataset: its name.
+
+    Raises:
+        UserError: it is made for others.
+    """
+    if (shape, classes) != (model.input_shape, model.num_classes):
+        raise UserError(
+            f"{label} takes {_size(model.input_shape)} images of {model.num_classes} classes, but {dataset} has "
+            f"{_size(shape)} images of {classes} classes"
+        )
+
+
+def _size(shape: Shape) -> str:
+    return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,7 @@ class Subject:
         train: what it was trained with; None for a model trained elsewhere.
         code_sha256: hash of the code that builds a model from elsewhere.
         source: where a model from elsewhere comes from.
+        teacher, init: the models that it learned from and started from, where it did.
         fit: how images are brought to size before the model.
     """
 
@@ -52,6 +77,8 @@ class Subject:
     train: TrainConfig | None = None
     code_sha256: str | None = None
     source: dict[str, Any] | None = None
+    teacher: Origin | None = None
+    init: Origin | None = None
     fit: Fit = UNCHANGED
 
     @property
@@ -81,6 +108,8 @@ class Subject:
             source=self.source,
             model_sha256=self.model_sha256,
             train_config=None if self.train is None else self.train.model_dump(mode="json"),
+            teacher_sha256=None if self.teacher is None else self.teacher.model_sha256,
+            init_sha256=None if self.init is None else self.init.model_sha256,
         )
 
     @property
@@ -178,6 +207,8 @@ class RunSource:
             run=self.run.name,
             weights=which,
             train=saved.train,
+            teacher=saved.teacher,
+            init=saved.init,
         )
 
 

@@ -47,8 +47,8 @@ class FoldedModel:
         if failure:
             self._pairs, self.network = [], model
             _LOGGER.warning(
-                "the training attack evaluates %s as it is, for its twin with folded batch normalisation fails: %s; "
-                "attack.fold=off leaves the twin out",
+                "%s is evaluated as it is, for its twin with folded batch normalisation fails: %s; attack.fold=off "
+                "leaves out that of a training attack",
                 type(model).__name__,
                 failure,
             )

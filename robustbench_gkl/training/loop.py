@@ -29,6 +29,7 @@ from robustbench_gkl.training.batches import Batch, Batches
 from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport
 from robustbench_gkl.training.metrics import Means
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
+from robustbench_gkl.training.origins import load_init, load_teacher, same_teacher
 from robustbench_gkl.training.progress import RunProgress
 from robustbench_gkl.training.schedule import epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
@@ -38,9 +39,9 @@ from robustbench_gkl.training.setup import (
     fresh_model,
     load_data,
     opened,
-    same_settings,
+    same_on_all,
 )
-from robustbench_gkl.training.step import Stepper
+from robustbench_gkl.training.step import Stepper, Teacher
 from robustbench_gkl.training.validation import divergence, newest_is_best, overfitting, validate
 from robustbench_gkl.training.views import make_views
 
@@ -71,7 +72,8 @@ def train(
 
     Args:
         config: the resolved recipe.
-        run: must not exist, unless ``resume`` or ``overwrite`` is given; it appears with its first saved state.
+        run: must not exist, unless ``resume`` or ``overwrite`` is given; it appears with its first saved state. A run
+            that is its teacher or gives its initial weights is looked for beside it.
         device: where to train.
         data_dir: where downloaded data sets are kept.
         resume: go on from the saved state of this run; begins anew if there is none.
@@ -85,27 +87,34 @@ def train(
 
     Raises:
         UserError: the run exists, is being written by another process, or was started with another configuration or
-            other data; unknown names; broken data; a run that diverges; processes that were given different
-            configurations, or are too many for a batch.
+            other data; a teacher or initial weights that do not fit, or have changed since; a loss without the teacher
+            that it reads, or with one that it does not read; unknown names; broken data; a run that diverges; processes
+            that were given different configurations, or are too many for a batch.
         Interrupted: ``should_stop`` returned True.
     """
-    settings = bytes_from_leader(config.model_dump_json().encode(), world)
+    settings = config.model_dump_json()
+    leaders = bytes_from_leader(settings.encode(), world)
     with ExitStack() as held:
         held.enter_context(own_random_state(device))
         held.enter_context(deterministic_kernels(wanted=deterministic))
         held.enter_context(TensorCores(allowed=config.precision != "float32"))
         with agreed(world):
-            same_settings(config, settings, world)
+            same_on_all(settings, leaders, world, what="other settings than rank 0; give all ranks the same options")
             if world.leads:
                 held.enter_context(writing(run))
                 check_startable(run, config, resume=resume, overwrite=overwrite)
             data = load_data(config, data_dir)
-            trainer = _Trainer(config, data, device, compiled=compiled, world=world)
+            teacher, origins = load_teacher(config, run, data_dir=data_dir, device=device)
+            trainer = _Trainer(config, data, device, teacher=teacher, compiled=compiled, world=world)
             if world.leads:
-                writer = opened(run, config, data, device, overwrite=overwrite, world=world)
+                if overwrite or not run.exists() or run.state_bytes() is None:
+                    origins |= load_init(config, run, trainer.model, data_dir=data_dir)
+                writer = opened(run, config, data, device, origins=origins, overwrite=overwrite, world=world)
                 trainer.draft = held.enter_context(writer)
                 state = trainer.draft.run.state_bytes()
+        same_teacher(origins, world)
         trainer.restore(bytes_from_leader(state if world.leads else None, world), run)
+        copy_from_leader(list(trainer.model.state_dict().values()), world)  # rank 0 alone has read config.init
         return trainer.fit(save_every=save_every, on_event=on_event, should_stop=should_stop)
 
 
@@ -116,7 +125,14 @@ class _Trainer:
     """Where rank 0 writes; the others have none."""
 
     def __init__(
-        self, config: TrainConfig, data: TrainingData, device: torch.device, *, compiled: bool, world: World
+        self,
+        config: TrainConfig,
+        data: TrainingData,
+        device: torch.device,
+        *,
+        teacher: Teacher | None,
+        compiled: bool,
+        world: World,
     ) -> None:
         self.config, self.data, self.device, self.world = config, data, device, world
         self.threat = config.threat.threat()
@@ -139,7 +155,13 @@ class _Trainer:
         self.model = fresh_model(config, data.images, device, world=world)
         self.optimizer = build_optimizer(config.optimizer, self.model, self.loss)
         self.stepper = Stepper(
-            config, model=self.model, loss=self.loss, optimizer=self.optimizer, compiled=compiled, world=world
+            config,
+            model=self.model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            teacher=teacher,
+            compiled=compiled,
+            world=world,
         )
         self.average: WeightAverage | None = None
         if config.averaging.per != "none":

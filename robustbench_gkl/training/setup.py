@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from robustbench_gkl.data.augment import AUGMENTATIONS
 from robustbench_gkl.data.synthetic import SyntheticImages, files_of
 from robustbench_gkl.models import Classifier, create_model
 from robustbench_gkl.ranks.collectives import ALONE, World
-from robustbench_gkl.runs import DataHashes, Draft, Run, RunConfig, begun, now
+from robustbench_gkl.runs import DataHashes, Draft, Origin, Run, RunConfig, begun, now
 from robustbench_gkl.training.sync_batchnorm import synchronize
 
 
@@ -87,14 +87,20 @@ def batch_notes(config: TrainConfig, count: int) -> tuple[str, ...]:
     return (f"an epoch leaves out {left:,} of {count:,} training images, each time others: they fill no batch",)
 
 
-def same_settings(config: TrainConfig, leaders: bytes | None, world: World) -> None:
-    """Check that this rank has the settings of rank 0, which ``leaders`` are.
+def same_on_all(own: str, leaders: bytes | None, world: World, *, what: str) -> None:
+    """Check that this rank has what rank 0 has.
+
+    Args:
+        own: what it has, as text.
+        leaders: what rank 0 has, encoded.
+        world: the ranks.
+        what: what to call it, and what to do, in an error.
 
     Raises:
-        UserError: it has others.
+        UserError: it has something else.
     """
-    if leaders != config.model_dump_json().encode():
-        raise UserError(f"rank {world.rank} has other settings than rank 0; give all ranks the same options")
+    if leaders != own.encode():
+        raise UserError(f"rank {world.rank} has {what}")
 
 
 def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
@@ -124,30 +130,53 @@ def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: b
 
 @contextmanager
 def opened(
-    run: Run, config: TrainConfig, data: TrainingData, device: torch.device, *, overwrite: bool, world: World = ALONE
+    run: Run,
+    config: TrainConfig,
+    data: TrainingData,
+    device: torch.device,
+    *,
+    origins: Mapping[str, Origin],
+    overwrite: bool,
+    world: World = ALONE,
 ) -> Iterator[Draft]:
     """Give where to write a run that begins, or one that goes on.
 
     Raises:
-        UserError: it is to go on with other data; what :func:`robustbench_gkl.runs.begun` raises.
+        UserError: it is to go on with other data, or with a model that has changed since; what
+            :func:`robustbench_gkl.runs.begun` raises.
     """
     hashes = data.hashes(config)
     if overwrite or not run.exists():
-        about = run_config(config, run, data.images, device, hashes=hashes, world=world)
+        about = run_config(config, run, data.images, device, hashes=hashes, origins=origins, world=world)
         with begun(run, about, overwrite=overwrite) as draft:
             yield draft
         return
-    before = run.config().data  # absent in runs of earlier versions
+    started = run.config()
+    before = started.data  # absent in runs of earlier versions
     if before is not None and (changed := hashes.changed_from(before)):
         raise UserError(
             f"run {run.name} was started on other data: changed are {', '.join(changed)}; put back what it was, or "
             f"train anew with --overwrite"
         )
+    for role, origin in origins.items():
+        then: Origin | None = getattr(started, role)
+        if then is None or then.model_sha256 != origin.model_sha256:
+            raise UserError(
+                f"run {run.name} was started with another {role}: {getattr(config, role)} has changed since; put back "
+                f"what it was, or train anew with --overwrite"
+            )
     yield Draft(run)
 
 
 def run_config(
-    config: TrainConfig, run: Run, images: ImageSet, device: torch.device, *, hashes: DataHashes, world: World = ALONE
+    config: TrainConfig,
+    run: Run,
+    images: ImageSet,
+    device: torch.device,
+    *,
+    hashes: DataHashes,
+    origins: Mapping[str, Origin],
+    world: World = ALONE,
 ) -> RunConfig:
     """Return what ``config.json`` says."""
     found = environment(device)
@@ -161,6 +190,7 @@ def run_config(
         dataset=config.dataset,
         train=config,
         data=hashes,
+        **origins,
         created=now(),
         environment=found,
         plugins=loaded_plugins(),

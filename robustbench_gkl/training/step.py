@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks.model import full_logits
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.config.schema import TrainConfig
-from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import Logits, Loss
@@ -41,9 +40,6 @@ class Stepper:
         teacher: for a loss that reads its logits.
         compiled: whether networks are compiled with torch.compile.
         world: the processes that share the batches, with equal models.
-
-    Raises:
-        UserError: the loss reads the logits of a teacher, and there is none.
     """
 
     def __init__(
@@ -57,9 +53,6 @@ class Stepper:
         compiled: bool = False,
         world: World = ALONE,
     ) -> None:
-        taught = sorted(member for member in loss.reads if member.startswith("teacher"))
-        if taught and teacher is None:
-            raise UserError(f"the loss {config.loss} reads {' and '.join(taught)}, but the run has no teacher")
         self.config, self.model, self.loss, self.optimizer, self.world = config, model, loss, optimizer, world
         self._teacher = teacher
         self.folded = FoldedModel(model, fold=config.attack.fold == "auto")
@@ -67,6 +60,7 @@ class Stepper:
         if compiled:
             self.network = torch.compile(model)  # type: ignore[assignment]
             self.folded.network = torch.compile(self.folded.network)  # type: ignore[assignment]
+            self._teacher = None if teacher is None else torch.compile(teacher)
         kept = model.state_dict()
         self._statistics = [buffer for name, buffer in model.named_buffers() if name in kept]
 
@@ -82,12 +76,12 @@ class Stepper:
             epoch: from 0.
             generator_seed: of torch's own generator, for layers that draw from it.
         """
+        torch.manual_seed(generator_seed)
         taught = self._taught(views.images) if "teacher_clean" in self.loss.reads else None
         adversarial = None
         if self.loss.crafts:
             adversarial = self.craft(views, threat=threat, noise=noise, epoch=epoch, teacher_clean=taught)
         teacher = self._outer_teacher(adversarial, taught)
-        torch.manual_seed(generator_seed)
         self.model.train()
         awp = self.config.awp
         with ExitStack() as stack:
@@ -193,7 +187,8 @@ class Stepper:
     def _taught(self, images: Tensor) -> Tensor:
         """Return the teacher's logits (V b, K); a graph leads through them to images (V b, C, H, W) that have one."""
         assert self._teacher is not None
-        return full_logits(self._teacher(images))
+        with self._autocast():
+            return full_logits(self._teacher(images))
 
     def _outer_teacher(self, adversarial: Tensor | None, teacher_clean: Tensor | None) -> Logits:
         """Return the teacher's logits (V b, K) that the outer loss reads, computed once for all passes of the step."""

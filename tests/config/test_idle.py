@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from robustbench_gkl.config.changes import difference, flat, given_keys, put_key
-from robustbench_gkl.config.idle import CLEAN_LOSSES, RULES, idle_keys, idle_of_recipe, refuse_idle
+from robustbench_gkl.config.idle import CLEAN_LOSSES, RULES, TAUGHT_LOSSES, idle_keys, idle_of_recipe, refuse_idle
 from robustbench_gkl.config.recipes import read_recipe, recipe_names
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
@@ -89,9 +89,10 @@ def test_the_training_attack_decides_nothing_for_a_loss_on_clean_images() -> Non
         refuse_idle(config, {key}, crafts=True)
 
 
-def test_clean_losses_are_those_that_say_so() -> None:
+def test_clean_and_taught_losses_are_those_that_say_so() -> None:
     ours = [entry for entry in LOSSES.entries() if entry.value.__module__.startswith("robustbench_gkl.")]
     assert {entry.name for entry in ours if not entry.value.crafts} == CLEAN_LOSSES
+    assert {entry.name for entry in ours if entry.value.taught} == TAUGHT_LOSSES
     assert "attack.steps" in idle_keys(made({"loss": "standard"}))
     assert "attack.steps" not in idle_keys(made({"loss": "trades"}))
 

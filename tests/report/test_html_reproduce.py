@@ -36,8 +36,7 @@ def parsed(text: str) -> tuple[TrainConfig, str]:
     assert words[:2] == ["gklbench", "train"]
     given = cli.command.make_context("train", words[2:]).params
     changes = cli._changes(given["assignments"], (), {})
-    config, name, _ = cli._resolve(cli._base(given["recipe"], None, anew=True), changes, given["name"])
-    return config, name
+    return cli._configuration(cli._base(given["recipe"], None, anew=True), changes), given["name"]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +47,9 @@ def parsed(text: str) -> tuple[TrainConfig, str]:
         ["loss=gkl", "loss_options.alpha=5", "loss_options.beta=0.25", "optimizer.nesterov=true"],
         ["mean=[0.5]", "std=[0.25]", "train_size=512", "attack.step_size=1/255", "threat.norm=l2", "threat.eps=0.5"],
         ["dataset=npz:my data/x'y.npz", "augment=crop"],
+        ["loss=kd", "teacher=net.py:build", "init=runs/first"],
     ],
-    ids=["the recipe", "simple", "loss options", "nested", "quotes"],
+    ids=["the recipe", "simple", "loss options", "nested", "quotes", "distillation"],
 )
 @pytest.mark.parametrize("recipe", ["digits-trades", "digits-gkl", None, "my-own-file"])
 def test_the_train_command_means_what_was_recorded(recipe: str | None, assignments: list[str], record: Record) -> None:

@@ -124,13 +124,6 @@ def test_the_teacher_is_asked_once_for_what_is_read() -> None:
     assert (plain.plain, plain.graphs) == (6, 0)
 
 
-def test_a_loss_that_reads_a_teacher_needs_one() -> None:
-    model, loss = network(0), Adaptive()
-    optimizer = build_optimizer(CONFIG.optimizer, model)
-    with pytest.raises(UserError, match="reads teacher_adv and teacher_clean, but the run has no teacher"):
-        Stepper(CONFIG, model=model, loss=loss, optimizer=optimizer)
-
-
 def test_a_parameter_of_the_loss_is_trained_with_the_weights() -> None:
     model, loss = network(0), Plain()
     before = copy.deepcopy(loss.state_dict())

@@ -1,0 +1,136 @@
+"""Runs with a teacher or initial weights, by command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import CommandLine
+
+from robustbench_gkl.models import create_model
+from robustbench_gkl.runs import Run
+from robustbench_gkl.runs.config import Origin
+
+SHORT = (
+    *("--model", "tiny-cnn", "--dataset", "digits", "--epochs", 2, "--batch-size", 32, "--device", "cpu"),
+    *("--set", "train_size=128", "--set", "probe.steps=0"),
+)
+DISTIL = ("--loss", "gkl-kd", *SHORT)
+
+NET = """
+import torch
+from torch import nn
+
+
+def grey():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def four_classes():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+"""
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoints folder with the run ``tiny``, beside a file of networks in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    shutil.copytree(trained / "tiny", tmp_path / "checkpoints/tiny")
+    return tmp_path / "checkpoints"
+
+
+def origin_of(run: Run, role: str) -> Origin:
+    origin: Origin | None = getattr(run.config(), role)
+    assert origin is not None
+    return origin
+
+
+def test_the_teachers_hash_is_in_the_run_and_in_its_records(folder: Path, gklbench: CommandLine) -> None:
+    assert gklbench("train", *DISTIL, "--teacher", "tiny", "--name", "student", "--quiet").code == 0
+    for name in ("tiny", "student"):
+        assert gklbench("eval", name, "--attack", "none", "--n", 20, "--quiet").code == 0
+    records = [json.loads(path.read_text()) for path in Path("results/records").glob("*.json")]
+    teacher, student = sorted(records, key=lambda record: bool(record["teacher"]))
+    assert (teacher["teacher"], teacher["model"]["teacher_sha256"]) == (None, None)
+    assert (student["teacher"], student["model"]["train_config"]["teacher"]) == ("tiny", "tiny")
+    assert student["model"]["teacher_sha256"] == teacher["model"]["model_sha256"]
+    assert origin_of(Run(folder / "student"), "teacher").model_sha256 == teacher["model"]["model_sha256"]
+    state = Run(folder / "student").load_state()
+    assert state is not None
+    assert state["model"].keys() == Run(folder / "tiny").load_model().state_dict().keys()
+
+
+def test_a_network_of_the_users_teaches(folder: Path, gklbench: CommandLine) -> None:
+    assert gklbench("train", *DISTIL, "--teacher", "net.py:grey", "--name", "student", "--quiet").code == 0
+    assert origin_of(Run(folder / "student"), "teacher").name == "net-grey"
+
+
+def test_a_changed_teacher_is_refused_on_resume(folder: Path, gklbench: CommandLine) -> None:
+    assert gklbench("train", *DISTIL, "--teacher", "tiny", "--name", "student", "--quiet").code == 0
+    teacher = Run(folder / "tiny").load_model()
+    torch.nn.init.zeros_(next(teacher.parameters()))
+    for which in Run(folder / "tiny").available():
+        Run(folder / "tiny").save_weights(which, teacher)
+    done = gklbench("train", "--name", "student", "--resume", "--quiet")
+    assert done.code == 2
+    assert "student was started with another teacher: tiny has changed since; put back what it was" in done.err
+
+
+def test_a_run_starts_from_given_weights(folder: Path, gklbench: CommandLine) -> None:
+    still = ("--loss", "standard", *SHORT, "--set", "optimizer.lr=1e-30", "--init", "tiny", "--name", "again")
+    assert gklbench("train", *still, "--quiet").code == 0
+    given, found = (Run(folder / name).load_model("last") for name in ("tiny", "again"))
+    preferred = Run(folder / "tiny").load_model().state_dict()
+    for key, value in found.named_parameters():
+        torch.testing.assert_close(value, preferred[key], rtol=0, atol=1e-20)
+    assert given.state_dict().keys() == preferred.keys()
+    assert origin_of(Run(folder / "again"), "init").name == "tiny"
+    shutil.rmtree(folder / "tiny")
+    done = gklbench("train", "--name", "again", "--resume", "--set", "epochs=2", "--quiet")
+    assert done.code == 0, "what a run has begun from need not be there any more"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "the loss gkl-kd reads a teacher, and there is none; give --teacher MODEL"),
+        (["--loss", "trades", "--teacher", "tiny"], "teacher = tiny has no effect: the loss trades reads no teacher"),
+        (["--teacher", "net.py:four_classes"], "net.py:four_classes must return logits of 2x10"),
+        (
+            ["--teacher", "colour"],
+            "run colour takes 3x8x8 images of 10 classes, but digits has 1x8x8",
+        ),
+        (["--teacher", "tiny", "--init", "colour"], "run colour takes 3x8x8 images"),
+        (["--teacher", "tiny", "--init", "net.py:grey"], "init = net.py:grey: it does not fit TinyCNN"),
+        (["--teacher", "tiny", "--init", "tiny", "--set", "mean=[0.5]", "--set", "std=[0.5]"], "normalises images by"),
+    ],
+    ids=[
+        "no teacher",
+        "idle teacher",
+        "classes",
+        "images",
+        "init of other images",
+        "init of another net",
+        "normalisation",
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+    arguments: list[str], expected: str, folder: Path, gklbench: CommandLine
+) -> None:
+    source = (
+        Run(folder / "tiny").config().model_copy(update={"name": "colour", "input_shape": (3, 8, 8), "train": None})
+    )
+    Run(folder / "colour").create(source)
+    colour = create_model("tiny-cnn", num_classes=10, input_shape=(3, 8, 8))
+    Run(folder / "colour").save_weights("last", colour)
+    done = gklbench("train", *DISTIL, *arguments, "--name", "student", "--quiet")
+    assert done.code == 2
+    assert expected in done.err
+    assert done.err.count("\n") == 1
+    assert not (folder / "student").exists()
+    assert not list(folder.glob(".student.new"))
