@@ -33,6 +33,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "mart, two views": {"loss": "mart", "augment": "crop-flip", "second_view": {"augment": "autoaugment"}},
     "pgd-at, CutMix": {"loss": "pgd-at", "augment": "crop", "cutmix": 1.0},
     "standard": {"loss": "standard", "optimizer": {"name": "adamw", "lr": 0.01}},
+    "gkl-kd": {"loss": "gkl-kd", "loss_options": {"warmup": 0}},
+    "adaptive gkl-rd, two views": {"loss": "gkl-rd-adaptive", "second_view": {"augment": "crop-flip"}},
 }
 
 
@@ -74,8 +76,14 @@ def steps(name: str, world: World = ALONE, *, model: str = "wrn-10-1") -> Found:
         synchronize(network, world)
     loss = create_loss(config.loss, num_classes=4, options=config.loss_options, label_smoothing=config.label_smoothing)
     loss = loss.double()
+    teacher = create_model(model, num_classes=4, input_shape=(3, 8, 8)).double().eval().requires_grad_(False)
     stepper = Stepper(
-        config, model=network, loss=loss, optimizer=build_optimizer(config.optimizer, network), world=world
+        config,
+        model=network,
+        loss=loss,
+        optimizer=build_optimizer(config.optimizer, network),
+        teacher=teacher if loss.taught else None,
+        world=world,
     )
     found: Found = {}
     for number in range(4):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import CommandLine
+from command_line import CommandLine, process
 
 from robustbench_gkl.models import create_model
 from robustbench_gkl.runs import Run
@@ -134,3 +136,45 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     assert done.err.count("\n") == 1
     assert not (folder / "student").exists()
     assert not list(folder.glob(".student.new"))
+
+
+@pytest.mark.slow
+def test_a_killed_student_of_a_real_teacher_ends_in_the_same_weights(shared: Path, tmp_path: Path) -> None:
+    """The second epoch weighs with the class prior of the whole first one, in whose midst the run is killed."""
+    data = f"npz:{shared / 'data/cifar10-jpeg-12k.npz'}"
+    student = (
+        *("train", "--loss", "gkl-kd", "--teacher", "teacher", "--model", "resnet8", "--dataset", data, "--lr", 0.01),
+        *("--epochs", 2, "--batch-size", 16, "--set", "train_size=160", "--set", "validation_fraction=0"),
+        *("--set", "loss_options.warmup=0", "--device", "cpu", "--save-every", 0),
+    )
+    teacher = ("import", shared / "models/cifar10_resnet20.th", "--model", "cifar-resnet20", "--name", "teacher")
+    assert done(*teacher, "--dataset", data, here=tmp_path) == 0
+    assert done(*student, "--name", "whole", here=tmp_path) == 0
+    whole, killed = (Run(tmp_path / "checkpoints" / name) for name in ("whole", "killed"))
+    victim = process(*student, "--name", "killed", cwd=tmp_path)
+    while steps_of(killed) < 5 and victim.poll() is None:
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert victim.returncode == -signal.SIGKILL
+    assert done(*student, "--name", "killed", "--resume", here=tmp_path) == 0
+    first, second = whole.load_state(), killed.load_state()
+    assert first is not None
+    assert second is not None
+    assert sorted(first["loss"]) == ["prior.observed", "prior.rows"]
+    for part in ("model", "loss"):
+        assert all(torch.equal(value, second[part][key]) for key, value in first[part].items())
+    assert whole.weights_sha256() == killed.weights_sha256()
+
+
+def done(*arguments: object, here: Path) -> int:
+    """Return the exit code of a command in a process of its own."""
+    ended = process(*arguments, cwd=here)
+    ended.communicate(timeout=300)
+    return ended.returncode
+
+
+def steps_of(run: Run) -> int:
+    """Return how many steps, of 10 an epoch, are in a run's saved state."""
+    state = run.load_state() if run.exists() else None
+    return 0 if state is None else 10 * int(state["epoch"]) + int(state["step"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import nullcontext
@@ -40,6 +41,10 @@ PLAIN = (
 NORMALIZED = (
     *("digits-gkl", "--model", "wrn-10-1", "--epochs", 3, "--lr", 0.002, "--norm", "l2", "--eps", "0.1"),
     *("--batch-size", 65, "--set", "averaging.per=epoch", "--set", "sync_batchnorm=true", *COMMON),
+)
+DISTILLED = (
+    *("--loss", "gkl-kd", "--model", "wrn-10-1", "--dataset", "digits", "--epochs", 3, "--batch-size", 33),
+    *("--set", "sync_batchnorm=true", "--set", "loss_options.warmup=0", *COMMON[:-4]),
 )
 GKLBENCH = ("-m", "robustbench_gkl")
 
@@ -112,6 +117,14 @@ def test_two_ranks_train_what_one_process_trains(plain: Run, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_two_ranks_with_synchronised_batch_norm_train_what_one_process_trains(tmp_path: Path) -> None:
     assert_one_run(shared(tmp_path, "two", *NORMALIZED), alone(tmp_path, "one", *NORMALIZED))
+
+
+@pytest.mark.slow
+def test_two_ranks_distil_what_one_process_distils(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "tiny", tmp_path / "one/tiny")
+    shutil.copytree(trained / "tiny", tmp_path / "two/tiny")
+    taught = (*DISTILLED, "--teacher", "tiny")
+    assert_one_run(shared(tmp_path / "two", "student", *taught), alone(tmp_path / "one", "student", *taught))
 
 
 @pytest.mark.slow

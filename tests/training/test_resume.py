@@ -40,6 +40,9 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+SHORT = {key: EVERYTHING[key] for key in ("dataset", "model", "batch_size", "train_size")} | {"epochs": 1}
+
+
 def with_everything(folder: Path, **changes: Any) -> TrainConfig:
     generator = np.random.default_rng(0)
     for number in range(2):
@@ -51,6 +54,13 @@ def with_everything(folder: Path, **changes: Any) -> TrainConfig:
     files = [str(folder / f"generated{number}.npz") for number in range(2)]
     values = EVERYTHING | {"synthetic": {"files": files, "fraction": 0.7}} | changes
     return validated(TrainConfig, values, what="everything")
+
+
+def save_teacher(folder: Path) -> None:
+    """Write a run of the same architecture."""
+    train(
+        validated(TrainConfig, {**SHORT, "loss": "standard"}, what="teacher"), Run(folder), device=torch.device("cpu")
+    )
 
 
 def weights(run: Run) -> dict[str, dict[str, torch.Tensor]]:
@@ -103,6 +113,8 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     "changes",
     [
         {"averaging": {"per": "epoch"}, "second_view": {}, "cutmix": 0.5},
+        {"loss": "gkl-kd", "loss_options": {"warmup": 3}, "teacher": "teacher", "second_view": {}},
+        {"loss": "gkl-rd-adaptive", "teacher": "teacher", "init": "teacher", "averaging": {}, "awp": {}},
         {"loss": "mart", "averaging": {}, "optimizer": {"name": "adamw", "lr": 0.001}},
         {
             "model": "small-cnn",
@@ -113,7 +125,7 @@ def test_a_killed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
             "second_view": {},
         },
     ],
-    ids=["epoch-average-cutmix", "mart-adamw", "dropout"],
+    ids=["epoch-average-cutmix", "taught", "taught-init", "mart-adamw", "dropout"],
 )
 def test_a_run_stopped_after_any_step_goes_on_exactly(changes: dict[str, Any], tmp_path: Path) -> None:
     config = with_everything(tmp_path, **changes)
@@ -121,6 +133,8 @@ def test_a_run_stopped_after_any_step_goes_on_exactly(changes: dict[str, Any], t
         images = np.random.default_rng(1).integers(0, 256, (80, 16, 16), dtype=np.uint8)
         np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(80) % 10)
         config = config.model_copy(update={"dataset": f"npz:{tmp_path / 'set.npz'}"})
+    if config.teacher is not None:
+        save_teacher(tmp_path / "teacher")
     device = torch.device("cpu")
     whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
     rows = train(config, whole, device=device)
