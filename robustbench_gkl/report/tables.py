@@ -32,6 +32,7 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
     "params": ("Parameters", ""),
     "eval_seconds": ("Seconds", "Wall time of the evaluations"),
     "tier": ("Tier", "The strongest attack that the model has completed; ranks are counted within a tier"),
+    "teacher": ("Teacher", "The model that a distilled model was taught by"),
     "split": ("Split", ""),
     "samples": ("Samples", "How the hash of pixels and labels begins"),
     "weights": ("Weights", "Which file of the run"),

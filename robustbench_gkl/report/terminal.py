@@ -24,6 +24,7 @@ _PLAIN_WIDTH = 1000
 _BOARD_COLUMNS = ("samples", "split", "n", "threat", "dataset")
 _DISPENSABLE = (
     *("params", "eval_seconds", "arch", "loss", "lacks", "attack_seeds", "engine", "ci_low", "ci_high", "weights"),
+    "teacher",
     *_BOARD_COLUMNS,
 )
 """Columns that a narrow terminal does without, in the order in which they go."""

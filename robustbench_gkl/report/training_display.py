@@ -21,6 +21,8 @@ _TITLES = {
     "train_robust_acc": "train pgd",
     "val_clean_acc": "val clean",
     "val_robust_acc": "val pgd",
+    "train_agreement": "train agree",
+    "val_agreement": "val agree",
     "grad_norm": "grad norm",
     "images_per_second": "images/s",
 }
@@ -31,7 +33,7 @@ _HIDDEN = ("seconds",)
 def _cell(name: str, value: float) -> str:
     if name == "epoch":
         return str(int(value))
-    if name.endswith("_acc"):
+    if name.endswith(("_acc", "_agreement")):
         return f"{value:.2f}"
     return f"{value:.0f}" if name == "images_per_second" else f"{value:.4g}"
 

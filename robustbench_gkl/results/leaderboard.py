@@ -63,8 +63,9 @@ def leaderboard(
     Returns:
         Columns ``rank model loss arch dataset threat n clean_acc``, one per attack (its accuracy alone, or
         ``after FIRST+SECOND`` where it ran on what others had left), ``worst_case_acc ci_low ci_high checks params
-        eval_seconds tier``, then those of ``split samples weights engine attack_seeds`` in which rows differ, and
-        ``lacks`` if a model has no rank. Accuracies and interval ends (95 % Wilson on ``worst_case_acc``) in percent.
+        eval_seconds tier``, ``teacher`` if a model has one, then those of ``split samples weights engine attack_seeds``
+        in which rows differ, and ``lacks`` if a model has no rank. Accuracies and interval ends (95 % Wilson on
+        ``worst_case_acc``) in percent.
 
     Raises:
         UserError: no such folder, a broken record if ``strict``, an eps that is no number, or a reference that no
@@ -125,6 +126,7 @@ def _cells(entry: BoardEntry, samples: Mapping[BoardKey, str]) -> dict[str, Any]
         "params": model.params,
         "eval_seconds": round(sum(record.seconds for record in entry.records), 1),
         "tier": entry.tier.name,
+        "teacher": record.teacher or "",
         "split": board.split,
         "samples": samples[board],
         "weights": model.weights or "",
@@ -149,8 +151,8 @@ def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Dat
     import pandas as pd
 
     differing = [name for name in DIFFERING if len({row[name] for row in table if row.get(name) is not None}) > 1]
-    lacks = ["lacks"] if any(row["lacks"] for row in table) else []
-    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *differing, *lacks])
+    teacher, lacks = ([name] if any(row[name] for row in table) else [] for name in ("teacher", "lacks"))
+    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *teacher, *differing, *lacks])
     whole = {"rank": "Int64", "n": "int64", "params": "int64", "seeds": "int64", "attack_seeds": "Int64"}
     numbers = dict.fromkeys(("clean_acc", "worst_case_acc", "ci_low", "ci_high", "spread"), "float64")
     return frame.astype({name: dtype for name, dtype in (whole | numbers).items() if name in frame})

@@ -42,7 +42,7 @@ from robustbench_gkl.training.setup import (
     same_on_all,
 )
 from robustbench_gkl.training.step import Stepper, Teacher
-from robustbench_gkl.training.validation import divergence, newest_is_best, overfitting, validate
+from robustbench_gkl.training.validation import Validator, divergence, newest_is_best, overfitting
 from robustbench_gkl.training.views import make_views
 
 
@@ -146,6 +146,8 @@ class _Trainer:
             fraction=config.synthetic.fraction,
         )
         self.batches.check_shared(world.size)
+        size = max(250, self.batches.batch_size)
+        self.validator = Validator(config, data.images, data.validation, teacher, batch_size=size, world=world)
         self.loss = create_loss(
             config.loss,
             num_classes=len(data.images.classes),
@@ -272,19 +274,8 @@ class _Trainer:
         self._tell(EpochReport(self.config.epochs, self.rows[-1], left, overfitting(self.rows)))
 
     def _validated(self, judged: Classifier) -> dict[str, float]:
-        probe = self.config.probe
-        if not len(self.data.validation) or not probe.due(self.progress.epoch, self.config.epochs):
-            return {}
-        return validate(
-            judged,
-            self.data.images,
-            self.data.validation,
-            self.threat,
-            steps=probe.steps,
-            seed=self.config.seed,
-            batch_size=max(250, self.batches.batch_size),
-            world=self.world,
-        )
+        due = len(self.data.validation) and self.config.probe.due(self.progress.epoch, self.config.epochs)
+        return self.validator(judged) if due else {}
 
     def _save_epoch(self, judged: Classifier) -> None:
         run = self.draft.run

@@ -203,10 +203,16 @@ def _total(terms: Terms) -> Tensor:
 
 
 def _measured(terms: Terms, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
-    """Return the loss, its terms and the accuracies in percent, all scalars, of logits (B, K) and labels (B,)."""
+    """Return the loss, its terms and the accuracies in percent, all scalars, of logits (B, K) and labels (B,).
+
+    The agreement with a teacher whose clean logits are read is how many images both put into the same class.
+    """
     measured = {"loss": _total(terms).detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
     present = logits.present()
     for name, member in (("train_clean_acc", "clean"), ("train_robust_acc", "adv")):
         if member in present:
             measured[name] = 100 * (present[member].argmax(1) == labels).float().mean()
+    if {"clean", "teacher_clean"} <= present.keys():
+        same = present["clean"].argmax(1) == present["teacher_clean"].argmax(1)
+        measured["train_agreement"] = 100 * same.float().mean()
     return measured

@@ -4,19 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from robustbench_gkl.attacks.model import attack_mode
+from robustbench_gkl.attacks.model import Model, attack_mode
 from robustbench_gkl.attacks.objectives import objective_for
 from robustbench_gkl.attacks.pgd import ascend
 from robustbench_gkl.attacks.specs.pgd import default_step_size
+from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.ranks.collectives import ALONE, World, sum_over_ranks
+
+
+@dataclass
+class Validator:
+    """Measures a run's model on its validation images.
+
+    Attributes:
+        config: the recipe.
+        images, rows, batch_size, world: see :func:`validate`.
+        teacher: of the run, on the device of its model; None for none.
+    """
+
+    config: TrainConfig
+    images: ImageSet
+    rows: Tensor
+    teacher: Model | None
+    batch_size: int
+    world: World = ALONE
+    _taught: Tensor | None = field(default=None, init=False)
+
+    def __call__(self, model: Classifier) -> dict[str, float]:
+        """Return what :func:`validate` does; the teacher, whose answers stay the same, is asked the first time."""
+        if self.teacher is not None and self._taught is None:
+            points = self.rows.split(self.batch_size)  # type: ignore[no-untyped-call]
+            device = next(model.parameters()).device
+            found = [_predicted(self.teacher, _points(self.images, some, device)) for some in points]
+            self._taught = torch.cat(found)
+        return validate(
+            model,
+            self.images,
+            self.rows,
+            self.config.threat.threat(),
+            steps=self.config.probe.steps,
+            seed=self.config.seed,
+            batch_size=self.batch_size,
+            taught=self._taught,
+            world=self.world,
+        )
 
 
 def validate(
@@ -28,11 +68,13 @@ def validate(
     steps: int,
     seed: int,
     batch_size: int,
+    taught: Tensor | None = None,
     world: World = ALONE,
 ) -> dict[str, float]:
     """Return accuracies in percent under the names of ``metrics.csv``: clean and, with ``steps``, under PGD.
 
-    PGD takes ``steps`` steps of 2.5 eps / steps from one random start.
+    PGD takes ``steps`` steps of 2.5 eps / steps from one random start. The agreement with a teacher is how many images
+    both put into the same class.
 
     Args:
         model: on the device where it is to be run; put in eval mode for the time of the call.
@@ -42,18 +84,20 @@ def validate(
         steps: of the ascent on the cross-entropy; 0 for none, which leaves out the accuracy under it.
         seed: of the random start.
         batch_size: images at a time.
+        taught: (n,) the classes that the teacher predicts.
         world: the processes that share the images; all of them have to call this, and get the same.
     """
     device = next(model.parameters()).device
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    standing = torch.zeros((), dtype=torch.int64, device=device)
+    correct, standing, agreeing = torch.zeros(3, 1, dtype=torch.int64, device=device)
     own = torch.arange(len(rows))[world.rows]
     with attack_mode(model):
         for some in own.split(batch_size):  # type: ignore[no-untyped-call]
-            points = to_unit(images.images[rows[some]].to(device)).contiguous(memory_format=torch.channels_last)
-            labels = images.labels[rows[some]].to(device)
-            right = _right(model, points, labels)
+            points, labels = _points(images, rows[some], device), images.labels[rows[some]].to(device)
+            predicted = _predicted(model, points)
+            right = predicted == labels
             correct += right.sum()
+            if taught is not None:
+                agreeing += (predicted == taught[some].to(device)).sum()
             if steps:
                 adversarial = ascend(
                     model,
@@ -64,16 +108,22 @@ def validate(
                     steps=steps,
                     step_size=float(default_step_size(threat, steps)),
                 )
-                standing += (right & _right(model, adversarial, labels)).sum()
-    sum_over_ranks([correct, standing], world)
-    found = {"val_clean_acc": correct, "val_robust_acc": standing} if steps else {"val_clean_acc": correct}
+                standing += (right & (_predicted(model, adversarial) == labels)).sum()
+    sum_over_ranks([correct, standing, agreeing], world)
+    found = {"val_clean_acc": correct}
+    found |= {"val_robust_acc": standing} if steps else {}
+    found |= {} if taught is None else {"val_agreement": agreeing}
     return {name: round(100 / len(rows) * int(count), 3) for name, count in found.items()}
 
 
+def _points(images: ImageSet, rows: Tensor, device: torch.device) -> Tensor:
+    """Return the images at the positions ``rows`` (n,), (n, C, H, W) in [0, 1], channels last."""
+    return to_unit(images.images[rows].to(device)).contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
-def _right(model: Classifier, points: Tensor, labels: Tensor) -> Tensor:
-    right: Tensor = model(points).argmax(1) == labels
-    return right
+def _predicted(model: Model, points: Tensor) -> Tensor:
+    return model(points).argmax(1)
 
 
 def newest_is_best(rows: Sequence[dict[str, float]], *, adversarial: bool) -> bool:

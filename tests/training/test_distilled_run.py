@@ -8,10 +8,12 @@ import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from command_line import CommandLine, process
 
+from robustbench_gkl.data import load_dataset, train_validation_split
 from robustbench_gkl.models import create_model
 from robustbench_gkl.runs import Run
 from robustbench_gkl.runs.config import Origin
@@ -46,6 +48,11 @@ def folder(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "checkpoints"
 
 
+def distil(gklbench: CommandLine, *arguments: object) -> None:
+    """Train the run ``student``."""
+    assert gklbench("train", *DISTIL, *arguments, "--name", "student", "--quiet").code == 0
+
+
 def origin_of(run: Run, role: str) -> Origin:
     origin: Origin | None = getattr(run.config(), role)
     assert origin is not None
@@ -53,7 +60,7 @@ def origin_of(run: Run, role: str) -> Origin:
 
 
 def test_the_teachers_hash_is_in_the_run_and_in_its_records(folder: Path, gklbench: CommandLine) -> None:
-    assert gklbench("train", *DISTIL, "--teacher", "tiny", "--name", "student", "--quiet").code == 0
+    distil(gklbench, "--teacher", "tiny")
     for name in ("tiny", "student"):
         assert gklbench("eval", name, "--attack", "none", "--n", 20, "--quiet").code == 0
     records = [json.loads(path.read_text()) for path in Path("results/records").glob("*.json")]
@@ -65,15 +72,43 @@ def test_the_teachers_hash_is_in_the_run_and_in_its_records(folder: Path, gklben
     state = Run(folder / "student").load_state()
     assert state is not None
     assert state["model"].keys() == Run(folder / "tiny").load_model().state_dict().keys()
+    assert gklbench("leaderboard", "--csv", "board.csv", "--quiet").code == 0
+    board = pd.read_csv("board.csv", keep_default_na=False).set_index("model")
+    assert list(board.columns)[list(board.columns).index("eval_seconds") :][:3] == ["eval_seconds", "tier", "teacher"]
+    assert dict(board["teacher"]) == {"tiny": "", "student": "tiny"}
+
+
+def test_the_agreement_is_how_often_both_say_the_same(folder: Path, gklbench: CommandLine) -> None:
+    distil(
+        gklbench,
+        "--teacher",
+        "tiny",
+        "--epochs",
+        6,
+        "--set",
+        "validation_fraction=0.4",
+        "--set",
+        "loss_options.warmup=0",
+    )
+    images = load_dataset("digits").load("train").take(torch.arange(128))
+    _, held_out = train_validation_split(128, 0.4)
+    points = images.images[held_out].float() / 255
+    teacher, student = Run(folder / "tiny").load_model(), Run(folder / "student").load_model("last")
+    with torch.no_grad():
+        agreeing = (student(points).argmax(1) == teacher(points).argmax(1)).float().mean()
+    row = Run(folder / "student").last_row()
+    assert row["val_agreement"] == pytest.approx(100 * float(agreeing), abs=1e-3)
+    assert 0 < row["val_agreement"] < 100
+    assert 0 < row["train_agreement"] < 100
 
 
 def test_a_network_of_the_users_teaches(folder: Path, gklbench: CommandLine) -> None:
-    assert gklbench("train", *DISTIL, "--teacher", "net.py:grey", "--name", "student", "--quiet").code == 0
+    distil(gklbench, "--teacher", "net.py:grey")
     assert origin_of(Run(folder / "student"), "teacher").name == "net-grey"
 
 
 def test_a_changed_teacher_is_refused_on_resume(folder: Path, gklbench: CommandLine) -> None:
-    assert gklbench("train", *DISTIL, "--teacher", "tiny", "--name", "student", "--quiet").code == 0
+    distil(gklbench, "--teacher", "tiny")
     teacher = Run(folder / "tiny").load_model()
     torch.nn.init.zeros_(next(teacher.parameters()))
     for which in Run(folder / "tiny").available():

@@ -124,6 +124,18 @@ def test_the_teacher_is_asked_once_for_what_is_read() -> None:
     assert (plain.plain, plain.graphs) == (6, 0)
 
 
+def test_the_agreement_with_the_teacher_is_measured() -> None:
+    model, loss = network(0), Plain()
+    teacher, (views, noise) = Counted(), batch()
+    stepper = Stepper(
+        CONFIG, model=model, loss=loss, optimizer=build_optimizer(CONFIG.optimizer, model, loss), teacher=teacher
+    )
+    same = (model(views.images).argmax(1) == teacher.network(views.images).argmax(1)).double().mean()
+    measured = stepper.step(views, threat=THREAT, noise=noise, epoch=0, generator_seed=0)
+    assert float(measured["train_agreement"]) == pytest.approx(100 * float(same))
+    assert float(same) not in (0, 1)
+
+
 def test_a_parameter_of_the_loss_is_trained_with_the_weights() -> None:
     model, loss = network(0), Plain()
     before = copy.deepcopy(loss.state_dict())
