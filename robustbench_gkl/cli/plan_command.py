@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config.schema import TrainConfig
-    from robustbench_gkl.suite import Cell
+    from robustbench_gkl.suite import Cell, TrainCell
     from robustbench_gkl.suite.cost import LossPasses, PassTimes
     from robustbench_gkl.suite.plan import Planned
     from robustbench_gkl.suite.rates import Rates
@@ -70,7 +70,14 @@ def command(
     console = make_console(quiet=quiet)
     rates = Rates(Folders(checkpoints_dir, results_dir))
     notes: dict[str, str] = {}
-    assumed = Assumptions(loss_passes, _times(speeds, device, rates, notes), rates, robust_acc)
+    times = _times(speeds, device, notes)
+    assumed = Assumptions(
+        loss_passes,
+        lambda cell: times(_timed_config(cell, rates)),
+        lambda cell: times(_teacher_config(cell, rates)),
+        rates,
+        robust_acc,
+    )
     planned = plan_suite(suite, assumed)
     until = spread(planned, gpus)
     _show(planned, until, gpus, notes, console)
@@ -121,12 +128,20 @@ def loss_passes(name: str) -> LossPasses:
     from robustbench_gkl.suite.cost import LossPasses
 
     cls, _ = LOSSES.resolve(name)
+    inner = cls.inner_reads if cls.crafts else ()
     outer = sum(member in cls.outer_reads for member in ("clean", "adv"))
-    return LossPasses(crafts=cls.crafts, inner_clean="clean" in cls.inner_reads, outer=outer)
+    teacher = ("teacher_clean" in (*inner, *cls.outer_reads)) + ("teacher_adv" in cls.outer_reads)
+    return LossPasses(
+        crafts=cls.crafts,
+        inner_clean="clean" in inner,
+        outer=outer,
+        teacher=teacher,
+        inner_teacher="teacher_adv" in inner,
+    )
 
 
-def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[str, str]) -> Callable[[Cell], PassTimes]:
-    """Return what gives a cell's pass times: as assumed by the user, else timed here; ``notes`` says which."""
+def _times(speeds: Sequence[str], device_name: str, notes: dict[str, str]) -> Callable[[TrainConfig], PassTimes]:
+    """Return what gives the pass times of a model: as assumed by the user, else timed here; ``notes`` says which."""
     from robustbench_gkl.suite.cost import PassTimes
 
     given = _speeds(speeds)
@@ -145,8 +160,7 @@ def _times(speeds: Sequence[str], device_name: str, rates: Rates, notes: dict[st
         )
         return PassTimes(took.forward, took.attack, took.update)
 
-    def of(cell: Cell) -> PassTimes:
-        config = _timed_config(cell, rates)
+    def of(config: TrainConfig) -> PassTimes:
         speed = given.get(config.model, given.get(""))
         if speed is None:
             return timed(config.model_dump_json())
@@ -172,6 +186,18 @@ def _timed_config(cell: Cell, rates: Rates) -> TrainConfig:
             f"the architecture of {cell.run} is not known, so its speed cannot be; leave it out of the plan"
         )
     return TrainConfig(model=arch, dataset=cell.config.dataset)
+
+
+def _teacher_config(cell: TrainCell, rates: Rates) -> TrainConfig:
+    """Return the same of a training's teacher, which sees the same batches."""
+    from robustbench_gkl.config.schema import TrainConfig
+
+    arch = rates.teacher_arch(cell)
+    if arch is None:
+        raise UserError(f"the architecture of the teacher {cell.config.teacher} of {cell.run} is not known")
+    return TrainConfig.model_validate(
+        cell.config.model_dump(include={"dataset", "batch_size", "precision"}) | {"model": arch}
+    )
 
 
 def _speeds(texts: Sequence[str]) -> dict[str, float]:

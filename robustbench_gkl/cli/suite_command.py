@@ -139,6 +139,7 @@ def _finish(suite: Suite, state: SuiteState, csv: Path | None, console: Console)
     from robustbench_gkl.report.terminal import leaderboard_table
     from robustbench_gkl.results.export import save_table
     from robustbench_gkl.results.leaderboard import leaderboard
+    from robustbench_gkl.suite import TrainCell
 
     found = [state.ledger.record(cell) for cell in suite.evaluations if state.statuses[cell.key] == "done"]
     ids = {record.id for record in found if record is not None}
@@ -151,6 +152,10 @@ def _finish(suite: Suite, state: SuiteState, csv: Path | None, console: Console)
     elif csv is not None:
         console.print("nothing was evaluated yet, so there is no table to write")
     counts = state.counts()
+    for cell in state.cells:
+        if state.statuses[cell.key] == "blocked" and isinstance(cell, TrainCell):
+            before = " and ".join(other.run for other in cell.after if state.statuses[other.key] != "done")
+            console.print(f"not trained: {cell.run}, for it needs {before}, which failed", markup=False)
     if counts["failed"] or counts["blocked"]:
         click.echo(
             f"Error: {counts['failed']} cells failed and {counts['blocked']} wait for them; logs are in "

@@ -49,12 +49,18 @@ class Origin(BaseModel):
     Attributes:
         name: as records name it.
         model_sha256: the hash of its weights and function.
+        source: where a model from outside comes from, with hashes of its files; None for a run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     model_sha256: str
+    source: dict[str, Any] | None = None
+
+
+ORIGINS = ("teacher", "init")
+"""The keys of a recipe that name a model, whose :class:`Origin` ``config.json`` has under the same key."""
 
 
 class RunConfig(BaseModel):

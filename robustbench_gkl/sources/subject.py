@@ -328,6 +328,29 @@ def find_source(
     return OutsideSource(outside.within(dataset=dataset, norm=norm), options)
 
 
+def has_changed(origin: Origin, argument: str, *, checkpoints_dir: Path) -> bool:
+    """Return whether a MODEL argument names another model than it did, judged without torch.
+
+    A model that is not there any more has not changed. What is downloaded is judged by its name and versions.
+
+    Args:
+        origin: what it was.
+        argument: MODEL.
+        checkpoints_dir: where runs are kept.
+
+    Raises:
+        UserError: a file or package of a model from outside is gone.
+    """
+    outside = parse_model(argument)
+    if outside is not None:
+        was = origin.source or {}
+        return any(was.get(key) != value for key, value in outside.identity().items())
+    run = look_for(argument, checkpoints_dir=checkpoints_dir)
+    if not run.exists() or not run.available():
+        return False
+    return origin.model_sha256 != model_sha256(weights_sha256=run.weights_sha256(), arch=run.config().arch)
+
+
 def source_again(reference: Mapping[str, Any], checkpoints_dir: Path) -> ModelSource:
     """Return the model of a :meth:`ModelSource.reference`.
 

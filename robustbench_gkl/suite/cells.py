@@ -10,11 +10,14 @@ from robustbench_gkl.config.names import WeightsName
 from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
 from robustbench_gkl.models.external import ExternalSource, parse_model
 from robustbench_gkl.results.record import canonical_hash
+from robustbench_gkl.runs import ORIGINS
 
 
 def training_content(config: TrainConfig) -> dict[str, Any]:
     """Return what decides the weights: all settings but the name of the recipe that they came from."""
-    return config.model_dump(mode="json", exclude={"recipe"})
+    content = config.model_dump(mode="json", exclude={"recipe"})
+    absent = {role for role in ORIGINS if content[role] is None}  # as in suites of before
+    return {key: value for key, value in content.items() if key not in absent}
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,24 @@ class TrainCell:
     Attributes:
         run: its name.
         config: the resolved recipe.
+        after: the cells that train its teacher and what it starts from.
     """
 
     kind: ClassVar[str] = "train"
 
     run: str
     config: TrainConfig
+    after: tuple[TrainCell, ...] = ()
 
     @cached_property
     def key(self) -> str:
-        """A hash of the cell's content: another recipe makes another cell."""
-        return canonical_hash([self.kind, self.run, training_content(self.config)])[:16]
+        """A hash of the cell's content: another recipe, its own or its teacher's, makes another cell."""
+        return canonical_hash([self.kind, self.run, training_content(self.config), *self.needs])[:16]
 
     @property
-    def needs(self) -> str | None:
-        """The key of the cell that must be done before: none."""
-        return None
+    def needs(self) -> tuple[str, ...]:
+        """The keys of the cells that must be done before."""
+        return tuple(cell.key for cell in self.after)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.run}"
@@ -79,12 +84,13 @@ class EvalCell:
         if self.config.engine == "reference":
             measured["batch_size"] = self.config.batch_size
         beside = [self.name, self.options.given()] if self.name is not None or self.options.given() else []
-        return canonical_hash([self.kind, self.run, self.weights, measured, self.needs, *beside])[:16]
+        trained = None if self.train is None else self.train.key
+        return canonical_hash([self.kind, self.run, self.weights, measured, trained, *beside])[:16]
 
     @property
-    def needs(self) -> str | None:
-        """The key of the cell that must be done before, if any."""
-        return None if self.train is None else self.train.key
+    def needs(self) -> tuple[str, ...]:
+        """The keys of the cells that must be done before."""
+        return () if self.train is None else (self.train.key,)
 
     def __str__(self) -> str:
         config = self.config

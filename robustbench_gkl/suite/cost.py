@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.calls import Calls
@@ -38,11 +39,15 @@ class LossPasses:
         crafts: whether adversarial images are crafted.
         inner_clean: whether the training attack reads the clean logits.
         outer: how many of the clean and the adversarial logits the outer loss reads.
+        teacher: how many of a teacher's logits a step reads but for the training attack.
+        inner_teacher: whether each step of the training attack passes through the teacher too.
     """
 
     crafts: bool = True
     inner_clean: bool = True
     outer: int = 2
+    teacher: int = 0
+    inner_teacher: bool = False
 
 
 def images_per_epoch(config: TrainConfig) -> tuple[int, int] | None:
@@ -88,6 +93,17 @@ def training_calls(config: TrainConfig, *, loss: LossPasses, images: float, held
     return total
 
 
+def teacher_calls(config: TrainConfig, *, loss: LossPasses, images: float, held_out: float) -> Calls:
+    """Return the passes of a training's teacher, which sees the validation images once; arguments as above."""
+    if config.teacher is None:
+        return Calls()
+    steps = config.epochs * loss.teacher
+    crafted = sum(config.attack.steps_in(epoch, config.epochs) for epoch in range(config.epochs))
+    inner = crafted if loss.crafts and loss.inner_teacher else 0
+    views = 1 if config.second_view.augment is None else 2
+    return Calls(forwards=steps + inner, backwards=inner) * (views * images) + Calls(forwards=held_out)
+
+
 @dataclass(frozen=True)
 class Work:
     """A piece of work for one worker.
@@ -95,12 +111,12 @@ class Work:
     Attributes:
         key: its name.
         seconds: that it takes.
-        needs: the key of the piece that must be done before, if any.
+        needs: the keys of the pieces that must be done before.
     """
 
     key: str
     seconds: float
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
 
 
 def makespan(works: Sequence[Work], workers: int) -> float:
@@ -108,15 +124,18 @@ def makespan(works: Sequence[Work], workers: int) -> float:
 
     The length of a piece includes what follows it; pieces whose predecessor is not among ``works`` can begin at once.
     """
-    followers: dict[str | None, list[Work]] = {}
+    followers: dict[str, list[Work]] = {}
     known = {work.key for work in works}
+    missing = {work.key: known.intersection(work.needs) for work in works}
     for work in works:
-        followers.setdefault(work.needs if work.needs in known else None, []).append(work)
+        for key in missing[work.key]:
+            followers.setdefault(key, []).append(work)
 
+    @cache
     def length(work: Work) -> float:
         return work.seconds + max(map(length, followers.get(work.key, [])), default=0.0)
 
-    ready = [(-length(work), work.key, work) for work in followers.get(None, [])]
+    ready = [(-length(work), work.key, work) for work in works if not missing[work.key]]
     heapq.heapify(ready)
     running: list[tuple[float, str, Work]] = []
     now = 0.0
@@ -126,5 +145,7 @@ def makespan(works: Sequence[Work], workers: int) -> float:
             heapq.heappush(running, (now + work.seconds, key, work))
         now, _, ended = heapq.heappop(running)
         for work in followers.get(ended.key, []):
-            heapq.heappush(ready, (-length(work), work.key, work))
+            missing[work.key].remove(ended.key)
+            if not missing[work.key]:
+                heapq.heappush(ready, (-length(work), work.key, work))
     return now

@@ -16,7 +16,8 @@ from robustbench_gkl.core.files import writable_folder, write_atomically
 from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
-from robustbench_gkl.runs import Run, look_for, settled
+from robustbench_gkl.runs import ORIGINS, Origin, Run, look_for, settled
+from robustbench_gkl.sources.subject import has_changed
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]
@@ -121,22 +122,22 @@ class Ledger:
         """Return the status of each cell by key, from the files as they are now.
 
         Args:
-            cells: all of the suite, each after the one it needs.
+            cells: all of the suite, each after those that it needs.
             retry: take failed cells as not run.
         """
         self._read_records(cells)
         statuses: dict[str, Status] = {}
         for cell in cells:
-            before = "done" if cell.needs is None else statuses[cell.needs]
-            if before in ("failed", "blocked"):
-                statuses[cell.key] = "blocked"
-            elif before != "done":
-                statuses[cell.key] = "waiting"
-            else:
-                statuses[cell.key] = self._status(cell, retry=retry)
+            statuses[cell.key] = self.status(cell, statuses, retry=retry)
         return statuses
 
-    def _status(self, cell: Cell, *, retry: bool) -> Status:
+    def status(self, cell: Cell, statuses: Mapping[str, Status], *, retry: bool = False) -> Status:
+        """Return the status of a cell from the files as they are, and from the ``statuses`` of those that it needs."""
+        before = {statuses[key] for key in cell.needs}
+        if not before.isdisjoint({"failed", "blocked"}):
+            return "blocked"
+        if before - {"done"}:
+            return "waiting"
         if self.is_done(cell):
             return "done"
         outcome = self.outcome(cell)
@@ -152,9 +153,20 @@ class Ledger:
         return run.epochs_done() >= cell.config.epochs and self.started(cell) and "last" in run.available()
 
     def started(self, cell: TrainCell) -> bool:
-        """Return whether a run of this name was begun with the cell's settings."""
+        """Return whether a run of this name was begun with the cell's settings, teacher and initial weights."""
         config = self.run_of(cell).trained_with()
-        return config is not None and training_content(config) == training_content(cell.config)
+        same = config is not None and training_content(config) == training_content(cell.config)
+        return same and self.changed_origin(cell) is None
+
+    def changed_origin(self, cell: TrainCell) -> str | None:
+        """Return which model a run of the cell's settings was made with that has changed since; None if none has."""
+        started = self.run_of(cell).config()
+        for role in ORIGINS:
+            origin: Origin | None = getattr(started, role)
+            named: str | None = getattr(cell.config, role)
+            if origin and named and has_changed(origin, named, checkpoints_dir=self.folders.checkpoints):
+                return f"{role} {named}"
+        return None
 
     def refuse_to_overwrite(self, cells: Sequence[Cell]) -> None:
         """Refuse to replace runs of the cells' names that this suite did not make.
@@ -180,7 +192,7 @@ class Ledger:
         if config is None:
             return "it was imported"
         found = difference(training_content(config), training_content(cell.config))
-        return "nothing" if found is None else f"{found[0]} = {found[1]}, here {found[2]}"
+        return f"another {self.changed_origin(cell)}" if found is None else f"{found[0]} = {found[1]}, here {found[2]}"
 
     def record(self, cell: EvalCell) -> Record | None:
         """Return the complete record that answers the cell; None if there is none."""

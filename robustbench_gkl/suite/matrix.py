@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -18,16 +19,17 @@ from pydantic import BaseModel
 from robustbench_gkl.attacks import attacks_to_run
 from robustbench_gkl.config.changes import SHORT_KEYS, flat, given_keys, put_key, read_assignment, with_changes
 from robustbench_gkl.config.files import read_mapping
-from robustbench_gkl.config.idle import idle_keys, without_effect
+from robustbench_gkl.config.idle import TAUGHT_LOSSES, check_teacher, idle_keys, without_effect
 from robustbench_gkl.config.names import WEIGHTS, check_name, run_name, word
 from robustbench_gkl.config.options import Native, evaluation_config
 from robustbench_gkl.config.recipes import read_recipe
 from robustbench_gkl.config.schema import EvalConfig, ModelOptions, TrainConfig
+from robustbench_gkl.core.declared import declared_names
 from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.facts import usual_threat
 from robustbench_gkl.models.external import parse_model
-from robustbench_gkl.runs import find_run, look_for
+from robustbench_gkl.runs import ORIGINS, find_run, look_for
 from robustbench_gkl.sources.subject import OutsideSource, RunSource
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 
@@ -91,7 +93,7 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
             raise unknown(f"key of {path}", key, _TOP)
     name = check_name(str(values.get("name", path.stem)))
     changes = _changes(assignments)
-    trainings = _trainings(values, changes["train"], suite=name)
+    trainings = _linked(_trainings(values, changes["train"], suite=name), checkpoints_dir)
     tables = [flat(table) | changes["eval"] for table in _tables(values, "eval")]
     questions = [chosen for table in tables for chosen, _ in _expand(table, EvalConfig)]
     models = _models(values)
@@ -201,12 +203,55 @@ def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[
     return [one.cell for one in found.values()]
 
 
+def _linked(cells: Sequence[TrainCell], checkpoints_dir: Path) -> list[TrainCell]:
+    """Return the cells, each after those that train its teacher and what it starts from.
+
+    Raises:
+        UserError: a model that is not there, and that no cell makes, or cells that need each other.
+    """
+    by_folder = {(checkpoints_dir / cell.run).resolve(): cell for cell in cells}
+    linked: dict[str, TrainCell] = {}
+
+    def link(cell: TrainCell, path: tuple[str, ...]) -> TrainCell:
+        if cell.run in path:
+            circle = " needs ".join((*path[path.index(cell.run) :], cell.run))
+            raise UserError(f"train: {circle}; let one of these runs begin without the next")
+        if cell.run not in linked:
+            makers = [_maker(getattr(cell.config, role), by_folder, checkpoints_dir) for role in ORIGINS]
+            after = {one.run: link(one, (*path, cell.run)) for one in makers if one is not None}
+            linked[cell.run] = replace(cell, after=tuple(after.values()))
+        return linked[cell.run]
+
+    for cell in cells:
+        link(cell, ())
+    return list(linked.values())
+
+
+def _maker(model: str | None, by_folder: Mapping[Path, TrainCell], checkpoints_dir: Path) -> TrainCell | None:
+    """Return the cell that makes the run ``model``; None for no model, and for one that is there already."""
+    if model is None or parse_model(model) is not None:
+        return None
+    for folder in (checkpoints_dir / model, Path(model)):
+        if folder.resolve() in by_folder:
+            return by_folder[folder.resolve()]
+    find_run(model, checkpoints_dir=checkpoints_dir)
+    return None
+
+
+@cache
+def _own_losses() -> frozenset[str]:
+    """Return the names of our own losses, of which it is known without torch whether they read a teacher."""
+    return frozenset(declared_names("robustbench_gkl.losses", "LOSSES") or ())
+
+
 def _effects(config: TrainConfig, chosen: Flat) -> dict[str, str | None]:
     """Return for each key that a run was given a line that says that it has no effect; None where it has.
 
     A suite's key is refused if it has none in any run: an axis may well leave it idle in some.
     """
     idle, values = idle_keys(config), flat(config.model_dump(mode="json"))
+    if chosen.get("teacher") and config.teacher is None:
+        idle, values = idle | {"teacher": f"the loss {config.loss} reads none"}, values | {"teacher": chosen["teacher"]}
     given = given_keys(chosen) & values.keys()
     return {key: without_effect(key, values[key], idle[key]) if key in idle else None for key in sorted(given)}
 
@@ -231,6 +276,10 @@ def _training(chosen: Flat, axes: Sequence[str], *, suite: str, variant: str) ->
     recipe = chosen.pop("recipe", None)
     values = {} if recipe is None else read_recipe(str(recipe)) | {"recipe": Path(str(recipe)).stem}
     config = validated(TrainConfig, with_changes(values, chosen), what="train")
+    if config.loss in TAUGHT_LOSSES:
+        check_teacher(config, taught=True)
+    elif config.loss in _own_losses():  # an axis of losses may well have some that read no teacher
+        config = config.model_copy(update={"teacher": None})
     fields = flat(config.model_dump(mode="json")) | {"variant": variant, "suite": suite}
     fields |= {short: fields[key] for short, key in SHORT_KEYS.items()}
     if template is not None:

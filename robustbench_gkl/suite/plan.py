@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from robustbench_gkl.attacks import parse_attack
@@ -19,6 +19,7 @@ from robustbench_gkl.suite.cost import (
     Work,
     images_per_epoch,
     makespan,
+    teacher_calls,
     training_calls,
 )
 from robustbench_gkl.suite.matrix import Suite
@@ -39,16 +40,18 @@ class Planned:
         calls: passes through the model.
         seconds: on one device.
         basis: where the number of calls comes from.
+        teacher: passes through the teacher of a training.
     """
 
     cell: str
     key: str
-    needs: str | None
+    needs: tuple[str, ...]
     kind: str
     images: float
     calls: Calls
     seconds: float
     basis: str
+    teacher: Calls = field(default_factory=Calls)
 
     def row(self) -> dict[str, Any]:
         """Return the figures as plain data."""
@@ -58,6 +61,7 @@ class Planned:
             "images": round(self.images),
             **{key: round(value) for key, value in asdict(self.calls).items()},
             "model_calls": round(self.calls.total),
+            "teacher_calls": round(self.teacher.total),
             "hours": round(self.seconds / 3600, 4),
             "basis": self.basis,
         }
@@ -70,12 +74,14 @@ class Assumptions:
     Attributes:
         loss: the passes of a loss by name.
         times: what passes of a cell's model take.
+        teacher_times: what passes of a training's teacher take.
         rates: earlier measurements.
         robust_acc: share of the samples, in percent, that evaluations leave standing; None to look for it.
     """
 
     loss: Callable[[str], LossPasses]
     times: Callable[[Cell], PassTimes]
+    teacher_times: Callable[[TrainCell], PassTimes]
     rates: Rates
     robust_acc: float | None = None
 
@@ -101,9 +107,16 @@ def _training(cell: TrainCell, assumed: Assumptions) -> Planned:
     images = images_per_epoch(config)
     if images is None:
         raise UserError(f"the size of {config.dataset} is not known before it is loaded; give train_size")
-    calls = training_calls(config, loss=assumed.loss(config.loss), images=images[0], held_out=images[1])
-    seconds = assumed.times(cell).seconds(calls)
-    return Planned(str(cell), cell.key, None, cell.kind, images[0] * config.epochs, calls, seconds, "counted")
+    loss, (shown, held_out) = assumed.loss(config.loss), images
+    calls = training_calls(config, loss=loss, images=shown, held_out=held_out)
+    taught = teacher_calls(config, loss=loss, images=shown, held_out=held_out)
+    seconds, basis = assumed.times(cell).seconds(calls), "counted"
+    if config.teacher is not None:
+        seconds += assumed.teacher_times(cell).seconds(taught)
+        basis += f", and {taught.total:.3g} of the teacher"
+    return Planned(
+        str(cell), cell.key, cell.needs, cell.kind, shown * config.epochs, calls, seconds, basis, teacher=taught
+    )
 
 
 def _evaluation(cell: EvalCell, assumed: Assumptions) -> Planned:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from statistics import median
 
 from robustbench_gkl.attacks import canonical_specs
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data.sizes import dataset_size
+from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.runs import Run, look_for, runs_in
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
@@ -25,9 +27,9 @@ class Rates:
         self._folders = folders
 
     @cached_property
-    def _trainings(self) -> dict[tuple[str, str, str], list[float]]:
-        """Seconds per pass by model, data set and loss."""
-        found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    def _trainings(self) -> dict[tuple[str | None, ...], list[float]]:
+        """Seconds per pass by model, data set, loss and teacher."""
+        found: dict[tuple[str | None, ...], list[float]] = defaultdict(list)
         for run in runs_in(self._folders.checkpoints):
             try:
                 config, row = run.trained_with(), run.last_row()
@@ -38,7 +40,7 @@ class Rates:
             calls = _calls(config, with_validation=False)  # its time is not in the seconds of metrics.csv
             if calls:
                 done = calls * row["epoch"] / config.epochs
-                found[config.model, config.dataset, config.loss].append(row["seconds"] / done)
+                found[_kind(config)].append(row["seconds"] / done)
         return found
 
     @cached_property
@@ -52,7 +54,7 @@ class Rates:
 
     def _training(self, cell: TrainCell) -> float | None:
         config = cell.config
-        rates, calls = self._trainings.get((config.model, config.dataset, config.loss)), _calls(config)
+        rates, calls = self._trainings.get(_kind(config)), _calls(config)
         if not rates or not calls:
             return None
         run = Run(self._folders.checkpoints / cell.run)
@@ -79,12 +81,27 @@ class Rates:
         """Return the architecture that a cell evaluates; None if there is no such run, or it does not say."""
         if cell.train is not None:
             return cell.train.config.model
-        if cell.outside is not None:
-            return cell.outside.arch
+        return self._arch_of(cell.run)
+
+    def teacher_arch(self, cell: TrainCell) -> str | None:
+        """Return the architecture of a training's teacher; None if it has none or it is not known."""
+        if cell.config.teacher is None:
+            return None
+        trained = [other.config.model for other in cell.after if other.run == Path(cell.config.teacher).name]
+        return trained[0] if trained else self._arch_of(cell.config.teacher)
+
+    def _arch_of(self, model: str) -> str | None:
+        if (outside := parse_model(model)) is not None:
+            return outside.arch
         try:
-            return look_for(cell.run, checkpoints_dir=self._folders.checkpoints).config().arch
+            return look_for(model, checkpoints_dir=self._folders.checkpoints).config().arch
         except UserError:
             return None
+
+
+def _kind(config: TrainConfig) -> tuple[str | None, ...]:
+    """Return what trainings that take the same time for a pass share."""
+    return (config.model, config.dataset, config.loss, config.teacher)
 
 
 def same_attacks(record: Record, cell: EvalCell) -> bool:

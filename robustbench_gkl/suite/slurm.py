@@ -43,19 +43,31 @@ class CellTask:
         """Run the cells; how each ends is written down in the suite's folder."""
         load_plugins(self.folders.plugins)
         ledger = Ledger(self.name, self.folders)
-        ledger.survey(self.cells_known())
+        statuses = ledger.survey(self.cells_known())
         for cell in self.cells:
             if ledger.is_done(cell):
                 ledger.keep(cell, _found(ledger, cell))
                 continue
+            if ledger.status(cell, statuses, retry=True) != "ready":
+                return  # what it needs has failed, or was cut off
             outcome = self._run(cell, ledger)
             if outcome.status == "interrupted" or (outcome.status == "failed" and isinstance(cell, TrainCell)):
                 return
+            statuses[cell.key] = outcome.status
 
     def cells_known(self) -> list[Cell]:
-        """Return the cells with the trainings that they need."""
-        needed = [cell.train for cell in self.cells if isinstance(cell, EvalCell) and cell.train is not None]
-        return list({cell.key: cell for cell in (*needed, *self.cells)}.values())
+        """Return the cells, each after the trainings that it needs, however far back."""
+        known: dict[str, Cell] = {}
+
+        def add(cell: Cell) -> None:
+            for other in cell.after if isinstance(cell, TrainCell) else (cell.train,):
+                if other is not None:
+                    add(other)
+            known.setdefault(cell.key, cell)
+
+        for cell in self.cells:
+            add(cell)
+        return list(known.values())
 
     def _run(self, cell: Cell, ledger: Ledger) -> Outcome:
         threads = {"OMP_NUM_THREADS": os.environ.get("SLURM_CPUS_PER_TASK", "1")}
@@ -141,46 +153,65 @@ class SlurmQueue:
                     self._state.begin(self._state.by_key[key], "queued")
 
     def submit(self) -> int:
-        """Queue all that is ready, as job arrays, and return the number of tasks.
+        """Queue all that is left, as job arrays, and return the number of tasks.
+
+        What needs the run of another task waits for the end of that one in Slurm's queue.
 
         Raises:
             UserError: Slurm refuses the jobs.
         """
-        from submitit.core.utils import FailedJobError
-
         tasks = self._tasks()
-        for start in range(0, len(tasks), _LARGEST_ARRAY):
-            chunk = tasks[start : start + _LARGEST_ARRAY]
-            patience = 0.8 * self._settings.signal_delay
-            try:
-                # submitit repeats what sbatch says; the error has it
-                with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():
-                    jobs = [
-                        self._executor.submit(CellTask(self._name, self._ledger.folders, cells, patience))
-                        for cells in chunk
-                    ]
-            except FailedJobError as error:
-                raise UserError(f"Slurm refuses the jobs ({one_line(error)}); change the file of --slurm") from None
-            for job, cells in zip(jobs, chunk, strict=True):
-                self._jobs[job.job_id] = [cell.key for cell in cells]
-            self._observer.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}")
-            self._save()
+        left = list(tasks)
+        while left:
+            job_of = {key: job for job, keys in self._jobs.items() for key in keys}
+            open_keys = {cell.key for cells in left for cell in cells}
+            arrays: dict[tuple[str, ...], list[list[Cell]]] = {}
+            for cells in left:
+                before = {key for cell in cells for key in cell.needs} - {cell.key for cell in cells}
+                if before.isdisjoint(open_keys):
+                    jobs = sorted({job_of[key] for key in before & job_of.keys()})
+                    arrays.setdefault(tuple(jobs), []).append(cells)
+            for after, array in arrays.items():
+                for start in range(0, len(array), _LARGEST_ARRAY):
+                    self._submit(array[start : start + _LARGEST_ARRAY], after)
+            left = [cells for cells in left if not any(cells in array for array in arrays.values())]
         return len(tasks)
 
+    def _submit(self, tasks: Sequence[Sequence[Cell]], after: Sequence[str]) -> None:
+        """Queue ``tasks`` as one array, which begins when the jobs ``after`` are over, however they end."""
+        from submitit.core.utils import FailedJobError
+
+        self._executor.update_parameters(dependency=":".join(["afterany", *after]) if after else None)
+        patience = 0.8 * self._settings.signal_delay
+        try:
+            # submitit repeats what sbatch says; the error has it
+            with contextlib.redirect_stderr(io.StringIO()), self._executor.batch():
+                jobs = [
+                    self._executor.submit(CellTask(self._name, self._ledger.folders, cells, patience))
+                    for cells in tasks
+                ]
+        except FailedJobError as error:
+            raise UserError(f"Slurm refuses the jobs ({one_line(error)}); change the file of --slurm") from None
+        for job, cells in zip(jobs, tasks, strict=True):
+            self._jobs[job.job_id] = [cell.key for cell in cells]
+        first = f", after {', '.join(after)}" if after else ""
+        self._observer.line(f"submitted {len(jobs)} tasks as Slurm job {jobs[0].job_id.partition('_')[0]}{first}")
+        self._save()
+
     def _tasks(self) -> list[list[Cell]]:
-        """Return the cells of each task: a run's training with what follows it, or one evaluation."""
-        tasks = []
-        for cell in self._state.ready():
-            followers = [
-                other
-                for other in self._state.cells
-                if other.needs == cell.key and self._state.statuses[other.key] == "waiting"
-            ]
-            tasks.append([cell, *followers])
-            for one in tasks[-1]:
-                self._ledger.forget(one)
-                self._state.begin(one, "queued")
-        return tasks
+        """Return the cells of each task: a run's training with its evaluations, or one cell.
+
+        A run that others need is a task of its own: they do not wait for its evaluations.
+        """
+        cells = [cell for cell in self._state.left() if cell.key not in self._state.busy]
+        needed = {key for cell in self._state.cells if isinstance(cell, TrainCell) for key in cell.needs}
+        tasks: dict[str, list[Cell]] = {}
+        for cell in cells:
+            head = cell.train.key if isinstance(cell, EvalCell) and cell.train is not None else cell.key
+            tasks.setdefault(cell.key if head in needed or head not in tasks else head, []).append(cell)
+            self._ledger.forget(cell)
+            self._state.begin(cell, "queued")
+        return list(tasks.values())
 
     def _save(self) -> None:
         runs = {job: [self._state.by_key[key].run for key in keys] for job, keys in self._jobs.items()}

@@ -16,7 +16,7 @@ class SuiteState:
     """The status of each cell: done, running, failed or waiting.
 
     Args:
-        cells: all of the suite, each after the one it needs.
+        cells: all of the suite, each after those that it needs.
         ledger: what is on disk.
         retry: run failed cells again.
     """
@@ -38,10 +38,12 @@ class SuiteState:
 
     def left(self) -> list[Cell]:
         """Return the cells that are neither done nor failed nor blocked nor interrupted, running ones included."""
+        cut_off = set(self.interrupted)
+        for cell in self.cells:
+            if not cut_off.isdisjoint(cell.needs):
+                cut_off.add(cell.key)
         return [
-            cell
-            for cell in self.cells
-            if self.statuses[cell.key] in ("ready", "waiting") and not {cell.key, cell.needs} & self.interrupted
+            cell for cell in self.cells if self.statuses[cell.key] in ("ready", "waiting") and cell.key not in cut_off
         ]
 
     def begin(self, cell: Cell, state: Literal["queued", "running"] = "running") -> None:
@@ -56,22 +58,20 @@ class SuiteState:
             return
         self.statuses[cell.key] = outcome.status
         self._taken[cell.kind].append(outcome.seconds)
-        for other in self.cells:
-            if other.needs != cell.key:
-                continue
-            if outcome.status == "failed":
-                self.statuses[other.key] = "blocked"
-            elif self.statuses[other.key] == "waiting":
-                # Training that gave the same weights as before leaves nothing to evaluate.
-                self.statuses[other.key] = "done" if self.ledger.is_done(other) else "ready"
+        for other in self.cells:  # training that gave the same weights as before leaves nothing to do for the others
+            if self.statuses[other.key] == "waiting":
+                self.statuses[other.key] = self.ledger.status(other, self.statuses, retry=True)
 
     def reason(self, cell: Cell) -> str:
         """Return why a cell that is left is to be run, in a few words."""
         outcome = self.ledger.outcome(cell)
         if outcome is not None and outcome.status == "failed":
             return "failed before"
+        if self.statuses[cell.key] == "waiting":
+            first = [other.run for other in cell.after] if isinstance(cell, TrainCell) else ["its training"]
+            return f"after {' and '.join(first)}"
         if not isinstance(cell, TrainCell):
-            return "after its training" if self.statuses[cell.key] == "waiting" else "no record"
+            return "no record"
         run = self.ledger.run_of(cell)
         if not run.exists():
             return "no run"

@@ -105,7 +105,7 @@ def _load(
         )
     subject = source.load(dataset, device=device)
     check_fits(subject.model, source.label, shape=dataset.shape, classes=len(dataset.classes), dataset=config.dataset)
-    return subject.model, Origin(name=source.name, model_sha256=subject.model_sha256)
+    return subject.model, Origin(name=source.name, model_sha256=subject.model_sha256, source=subject.source)
 
 
 def _constants(model: Classifier) -> str:

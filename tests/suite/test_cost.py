@@ -132,8 +132,8 @@ def test_makespan_by_hand() -> None:
     assert makespan(works, 1) == 12
     assert makespan(works, 2) == 7  # longest first: 3 + 2 + 2 beside 3 + 2; the best would be 6
     assert makespan(works, 5) == makespan(works, 99) == 3
-    chain = [Work("train", 5), Work("eval", 4, needs="train"), Work("other", 1), Work("more", 4, needs="train")]
+    chain = [Work("train", 5), Work("eval", 4, needs=("train",)), Work("other", 1), Work("more", 4, needs=("train",))]
     assert makespan(chain, 2) == 9
     assert makespan(chain, 1) == 14
-    assert makespan([Work("eval", 4, needs="done before")], 3) == 4
+    assert makespan([Work("eval", 4, needs=("done before",))], 3) == 4
     assert makespan([], 3) == 0

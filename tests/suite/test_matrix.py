@@ -34,7 +34,7 @@ def test_lists_are_axes_and_each_run_is_followed_by_its_evaluations(tmp_path: Pa
     ]
     assert {cell.config.attack.steps for cell in suite.trainings} == {2, 4}
     first, *others = suite.cells[:3]
-    assert [(cell.run, cell.needs) for cell in others] == [(first.run, first.key)] * 2
+    assert [(cell.run, cell.needs) for cell in others] == [(first.run, (first.key,))] * 2
     assert [str(cell.config.threat) for cell in suite.evaluations[:2]] == ["linf 0.1", "linf 0.05"]
 
 
@@ -112,7 +112,7 @@ def test_assignments_win_over_the_file_and_over_variants(tmp_path: Path) -> None
 def test_models_are_evaluated_as_they_are(tmp_path: Path, trained: Path) -> None:
     text = 'models = ["tiny"]\n[[eval]]\nattacks = ["fgsm"]\nweights = "last"'
     (cell,) = suite_of(tmp_path, text, checkpoints_dir=trained).evaluations
-    assert (cell.run, cell.needs, str(cell.config.threat), cell.config.dataset) == ("tiny", None, "linf 0.1", "digits")
+    assert (cell.run, cell.needs, str(cell.config.threat), cell.config.dataset) == ("tiny", (), "linf 0.1", "digits")
     assert cell.weights == "last"
 
 

@@ -159,3 +159,25 @@ def test_without_submitit_its_command_is_said(
     result = gklbench("suite", write(here, f"[train]\n{QUICK}"), "--launcher", "slurm")
     assert result.code == 2
     assert "pip install 'gklbench[slurm]'" in result.err
+
+
+@pytest.mark.slow
+def test_a_student_waits_in_the_queue_for_its_teacher(gklbench: CommandLine, slurm: LocalSlurm, here: Path) -> None:
+    keys = 'model = "tiny-cnn"\ndataset = "digits"\nepochs = 1\ntrain_size = 128\nprobe.steps = 0\n'
+    taught = f'[[train]]\n{keys}loss = "kd"\nteacher = "teacher"\nname = "student"\n'
+    suite = write(here, f'[[train]]\n{keys}loss = "standard"\nname = "teacher"\n{taught}{EVAL}')
+    (here / "slurm.json").write_text(json.dumps({"partition": "main", "time": "0:10:00"}))
+    command = ["suite", suite, "--launcher", "slurm", "--slurm", "slurm.json"]
+    slurm.update_node("state=drain", "reason=nothing begins before all is queued")
+    first = gklbench(*command, "--no-wait")
+    assert first.code == 0, first.err
+    jobs = list(json.loads((here / "results/suites/suite/jobs.json").read_text()))
+    assert len(jobs) == 3, "the student does not wait for its teacher's evaluation"
+    assert f"submitted 2 tasks as Slurm job {jobs[1].partition('_')[0]}, after {jobs[0]}" in first.out
+    told = slurm.call("squeue", "--array", "--noheader", "--format=%i %E").splitlines()
+    assert [line.startswith("afterany:" + jobs[0], line.index(" ") + 1) for line in told].count(True) == 2
+    slurm.update_node("state=resume")
+    second = gklbench(*command)
+    assert second.code == 0, second.out + second.err
+    assert "[4/4] done" in second.out
+    assert (here / "checkpoints/student/last.safetensors").exists()
