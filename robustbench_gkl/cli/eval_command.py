@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.results.record import Check, Record
-    from robustbench_gkl.sources.subject import ModelSource
+    from robustbench_gkl.sources.source import ModelSource
 
 
 @click.command()

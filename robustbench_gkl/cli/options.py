@@ -15,7 +15,7 @@ from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.config.names import WeightsName
-    from robustbench_gkl.sources.subject import ModelSource
+    from robustbench_gkl.sources.source import ModelSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -104,7 +104,7 @@ class ModelArgument:
         """
         from robustbench_gkl.config.schema import ModelOptions
         from robustbench_gkl.core.validation import validated
-        from robustbench_gkl.sources.subject import find_source
+        from robustbench_gkl.sources.source import find_source
 
         values = given(mean=self.mean, std=self.std, resize=self.resize, crop=self.crop)
         options = validated(ModelOptions, values, what="model")

@@ -232,7 +232,7 @@ def _find_models(config: TrainConfig, checkpoints_dir: Path, *, begins: bool) ->
         UserError: one is not there.
     """
     from robustbench_gkl.config.schema import ModelOptions
-    from robustbench_gkl.sources.subject import find_source
+    from robustbench_gkl.sources.source import find_source
 
     for model in (config.teacher, config.init if begins else None):
         if model is not None:

@@ -18,7 +18,7 @@ from robustbench_gkl.evaluation.question import id_of, protocol_under, question_
 from robustbench_gkl.models.weights import tensors_match_header
 from robustbench_gkl.results.record import Record, model_sha256
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.sources.subject import ModelSource, RunSource
+from robustbench_gkl.sources.source import ModelSource, RunSource
 
 
 def answered(

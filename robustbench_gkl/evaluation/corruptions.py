@@ -24,7 +24,7 @@ from robustbench_gkl.data.resizing import UNCHANGED
 from robustbench_gkl.results.corruptions import CorruptionData, CorruptionRecord, Counts, corruption_id
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import now
-from robustbench_gkl.sources.subject import ModelSource
+from robustbench_gkl.sources.source import ModelSource
 
 OnProgress = Callable[[str, int, int], None]
 """Called with the corruption under way, the severities done and all there are."""

@@ -25,7 +25,8 @@ from robustbench_gkl.evaluation.question import Question, id_of, protocol_under,
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results.record import first_record_id
-from robustbench_gkl.sources.subject import ModelSource, Subject, check_fits
+from robustbench_gkl.sources.source import ModelSource
+from robustbench_gkl.sources.subject import Subject, check_fits
 
 
 @dataclass(frozen=True)

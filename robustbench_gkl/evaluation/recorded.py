@@ -27,7 +27,7 @@ from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import Check, Record, canonical_hash
 from robustbench_gkl.results.store import ResultStore
-from robustbench_gkl.sources.subject import ModelSource
+from robustbench_gkl.sources.source import ModelSource
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, rep
 from robustbench_gkl.evaluation.sharing import Shard, Share
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
-from robustbench_gkl.sources.subject import ModelSource, source_again
+from robustbench_gkl.sources.source import ModelSource, source_again
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from robustbench_gkl.data.sizes import dataset_size
 from robustbench_gkl.results import Record, ResultStore
 from robustbench_gkl.results.record import canonical_hash
 from robustbench_gkl.runs import ORIGINS, Origin, Run, look_for, settled
-from robustbench_gkl.sources.subject import has_changed
+from robustbench_gkl.sources.source import has_changed
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell, training_content
 
 Status = Literal["done", "failed", "ready", "waiting", "blocked"]

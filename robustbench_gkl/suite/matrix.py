@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -29,9 +29,10 @@ from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data.facts import usual_threat
 from robustbench_gkl.models.external import parse_model
-from robustbench_gkl.runs import ORIGINS, find_run, look_for
-from robustbench_gkl.sources.subject import OutsideSource, RunSource
+from robustbench_gkl.runs import find_run, look_for
+from robustbench_gkl.sources.source import OutsideSource, RunSource
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
+from robustbench_gkl.suite.order import in_order
 
 Flat = dict[str, Any]
 """Dotted keys and their values."""
@@ -93,7 +94,7 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
             raise unknown(f"key of {path}", key, _TOP)
     name = check_name(str(values.get("name", path.stem)))
     changes = _changes(assignments)
-    trainings = _linked(_trainings(values, changes["train"], suite=name), checkpoints_dir)
+    trainings = in_order(_trainings(values, changes["train"], suite=name), checkpoints_dir)
     tables = [flat(table) | changes["eval"] for table in _tables(values, "eval")]
     questions = [chosen for table in tables for chosen, _ in _expand(table, EvalConfig)]
     models = _models(values)
@@ -201,41 +202,6 @@ def _trainings(values: Mapping[str, Any], changes: Flat, *, suite: str) -> list[
         if (line := lines[0]) is not None and None not in lines:
             raise UserError(f"train: {line}")
     return [one.cell for one in found.values()]
-
-
-def _linked(cells: Sequence[TrainCell], checkpoints_dir: Path) -> list[TrainCell]:
-    """Return the cells, each after those that train its teacher and what it starts from.
-
-    Raises:
-        UserError: a model that is not there, and that no cell makes, or cells that need each other.
-    """
-    by_folder = {(checkpoints_dir / cell.run).resolve(): cell for cell in cells}
-    linked: dict[str, TrainCell] = {}
-
-    def link(cell: TrainCell, path: tuple[str, ...]) -> TrainCell:
-        if cell.run in path:
-            circle = " needs ".join((*path[path.index(cell.run) :], cell.run))
-            raise UserError(f"train: {circle}; let one of these runs begin without the next")
-        if cell.run not in linked:
-            makers = [_maker(getattr(cell.config, role), by_folder, checkpoints_dir) for role in ORIGINS]
-            after = {one.run: link(one, (*path, cell.run)) for one in makers if one is not None}
-            linked[cell.run] = replace(cell, after=tuple(after.values()))
-        return linked[cell.run]
-
-    for cell in cells:
-        link(cell, ())
-    return list(linked.values())
-
-
-def _maker(model: str | None, by_folder: Mapping[Path, TrainCell], checkpoints_dir: Path) -> TrainCell | None:
-    """Return the cell that makes the run ``model``; None for no model, and for one that is there already."""
-    if model is None or parse_model(model) is not None:
-        return None
-    for folder in (checkpoints_dir / model, Path(model)):
-        if folder.resolve() in by_folder:
-            return by_folder[folder.resolve()]
-    find_run(model, checkpoints_dir=checkpoints_dir)
-    return None
 
 
 @cache

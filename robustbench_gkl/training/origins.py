@@ -18,7 +18,8 @@ from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.published import load_published
 from robustbench_gkl.ranks.collectives import World, agreed, bytes_from_leader
 from robustbench_gkl.runs import Origin, Run
-from robustbench_gkl.sources.subject import check_fits, find_source
+from robustbench_gkl.sources.source import find_source
+from robustbench_gkl.sources.subject import check_fits
 from robustbench_gkl.training.folding import FoldedModel
 from robustbench_gkl.training.setup import same_on_all
 

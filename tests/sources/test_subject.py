@@ -12,7 +12,8 @@ from robustbench_gkl.config.schema import ModelOptions
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.resizing import Fit
-from robustbench_gkl.sources.subject import OutsideSource, RunSource, Subject, find_source, source_again
+from robustbench_gkl.sources.source import OutsideSource, RunSource, find_source, source_again
+from robustbench_gkl.sources.subject import Subject
 
 NET = """
 import torch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,31 +76,24 @@ def test_what_cannot_be_taught_is_said_before_anything_runs(text: str, message: 
 
 @pytest.mark.slow
 def test_a_changed_teacher_trains_its_student_again(gklbench: CommandLine, here: Path) -> None:
-    suite = write(here, TAUGHT.replace("LR", "0.1"))
-    foretold = gklbench("suite", suite, "--dry-run")
-    assert re.search(r"train student-kd +after teacher", foretold.out)
-    first = gklbench("suite", suite, "--csv", "board.csv", "--jobs", 1)
+    text = TAUGHT.replace('loss = ["standard", "kd"]', 'loss = "kd"')
+    suite = write(here, text.replace("LR", "0.1"))
+    assert re.search(r"train student-kd +after teacher", gklbench("suite", suite, "--dry-run").out)
+    first = gklbench("suite", suite)
     assert first.code == 0, first.out + first.err
-    assert begun(first.out) == ["student-standard", "teacher", "student-kd"]
-    with Path("board.csv").open(newline="") as file:
-        assert {row["model"]: row["teacher"] for row in csv.DictReader(file)} == {
-            "student-standard": "",
-            "teacher": "",
-            "student-kd": "teacher",
-        }
-    assert begun(gklbench("suite", suite).out) == []
+    assert begun(first.out) == ["teacher", "student-kd"]
 
-    (here / "checkpoints/teacher/last.safetensors").unlink()  # the same teacher comes again
+    shutil.rmtree(here / "checkpoints/teacher")
     again = gklbench("suite", suite)
     assert again.code == 0, again.out + again.err
-    assert begun(again.out) == ["teacher"]
+    assert again.out.count("begin") == 1, "the teacher comes again as it was"
 
-    write(here, TAUGHT.replace("LR", "0.05"))
+    write(here, text.replace("LR", "0.05"))
     changed = gklbench("suite", suite)
     assert changed.code == 0, changed.out + changed.err
     assert begun(changed.out) == ["teacher", "student-kd"]
 
-    write(here, TAUGHT.replace("LR", "1e9"))
+    write(here, text.replace("LR", "1e9"))
     failed = gklbench("suite", suite)
     assert failed.code == 1
     assert begun(failed.out) == ["teacher"]

@@ -13,7 +13,7 @@ from robustbench_gkl.evaluation.checks.finding import sample_rows
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.job import load_subject
 from robustbench_gkl.results.record import Check
-from robustbench_gkl.sources.subject import ModelSource
+from robustbench_gkl.sources.source import ModelSource
 
 
 def check_source(
