@@ -260,6 +260,7 @@ def without_torch(*arguments: object, here: Path) -> subprocess.CompletedProcess
         (["train", "--loss", "tradse"], "unknown loss 'tradse'; did you mean 'trades'?"),
         (["train", "--model", "wnr-28"], "unknown model 'wnr-28'"),
         (["train", "--dataset", "digit"], "unknown dataset 'digit'; did you mean 'digits'?"),
+        (["train", "--loss", "kd", "--teacher", "tony"], "no run 'tony'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -233,7 +233,7 @@ def find_source(
 def has_changed(origin: Origin, argument: str, *, checkpoints_dir: Path) -> bool:
     """Return whether a MODEL argument names another model than it did, judged without torch.
 
-    A model that is not there any more has not changed. What is downloaded is judged by its name and versions.
+    A model that is not there any more has not changed. One from outside is judged by the hashes of its files.
 
     Args:
         origin: what it was.
@@ -246,7 +246,8 @@ def has_changed(origin: Origin, argument: str, *, checkpoints_dir: Path) -> bool
     outside = parse_model(argument)
     if outside is not None:
         was = origin.source or {}
-        return any(was.get(key) != value for key, value in outside.identity().items())
+        hashes = {key: value for key, value in outside.identity().items() if key.endswith("_sha256")}
+        return any(was.get(key) != value for key, value in hashes.items())
     run = look_for(argument, checkpoints_dir=checkpoints_dir)
     if not run.exists() or not run.available():
         return False

@@ -12,7 +12,8 @@ from robustbench_gkl.config.schema import ModelOptions
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.resizing import Fit
-from robustbench_gkl.sources.source import OutsideSource, RunSource, find_source, source_again
+from robustbench_gkl.runs import Origin
+from robustbench_gkl.sources.source import OutsideSource, RunSource, find_source, has_changed, source_again
 from robustbench_gkl.sources.subject import Subject
 
 NET = """
@@ -120,3 +121,18 @@ def test_a_run_is_found_again_where_it_was(trained: Path, tmp_path: Path) -> Non
     again = source_again(source.reference(), tmp_path / "none")
     assert isinstance(again, RunSource)
     assert again.run.folder.resolve() == (trained / "tiny").resolve()
+
+
+def test_a_model_has_changed_with_its_weights_or_its_code(net: str, trained: Path) -> None:
+    source = found(net)
+    assert isinstance(source, OutsideSource)
+    origin = Origin(name="net", model_sha256="", source=dict(source.outside.identity()))
+    assert not has_changed(origin, net, checkpoints_dir=trained)
+    Path("net.py").write_text(Path("net.py").read_text() + "\n# another version\n")
+    assert has_changed(origin, net, checkpoints_dir=trained)
+
+    tiny = find_source("tiny", checkpoints_dir=trained, options=ModelOptions())
+    subject = tiny.load(load_dataset("digits"), device=torch.device("cpu"))
+    same, other = (Origin(name="tiny", model_sha256=sha256) for sha256 in (subject.model_sha256, "0"))
+    assert [has_changed(one, "tiny", checkpoints_dir=trained) for one in (same, other)] == [False, True]
+    assert not has_changed(other, "gone", checkpoints_dir=trained), "what is gone cannot tell"

@@ -127,6 +127,8 @@ def test_a_run_starts_from_given_weights(folder: Path, gklbench: CommandLine) ->
         torch.testing.assert_close(value, preferred[key], rtol=0, atol=1e-20)
     assert given.state_dict().keys() == preferred.keys()
     assert origin_of(Run(folder / "again"), "init").name == "tiny"
+    other = gklbench("train", "--name", "again", "--resume", "--init", "net.py:grey", "--quiet")
+    assert "run again was started with other settings: init = tiny, here net.py:grey" in other.err
     shutil.rmtree(folder / "tiny")
     done = gklbench("train", "--name", "again", "--resume", "--set", "epochs=2", "--quiet")
     assert done.code == 0, "what a run has begun from need not be there any more"
