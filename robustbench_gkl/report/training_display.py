@@ -21,6 +21,7 @@ _TITLES = {
     "train_robust_acc": "train pgd",
     "val_clean_acc": "val clean",
     "val_robust_acc": "val pgd",
+    "train_teacher_acc": "teacher",
     "train_agreement": "train agree",
     "val_agreement": "val agree",
     "grad_norm": "grad norm",

@@ -14,6 +14,7 @@ from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.losses import Logits, Loss
+from robustbench_gkl.losses.base import Member
 from robustbench_gkl.ranks.collectives import ALONE, World, copy_from_leader
 from robustbench_gkl.ranks.gradients import summed_gradients
 from robustbench_gkl.training.awp import perturbed, perturbed_weights, weight_perturbation
@@ -198,6 +199,14 @@ class Stepper:
         return Logits.of(teacher_clean=teacher_clean if "teacher_clean" in reads else None, teacher_adv=adv)
 
 
+_ACCURACIES: dict[str, Member] = {
+    "train_clean_acc": "clean",
+    "train_robust_acc": "adv",
+    "train_teacher_acc": "teacher_clean",
+}
+"""Columns of ``metrics.csv`` and the logits that they are of."""
+
+
 def _total(terms: Terms) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
@@ -209,7 +218,7 @@ def _measured(terms: Terms, logits: Logits, labels: Tensor) -> dict[str, Tensor]
     """
     measured = {"loss": _total(terms).detach(), **{f"loss_{name}": term.detach() for name, term in terms.items()}}
     present = logits.present()
-    for name, member in (("train_clean_acc", "clean"), ("train_robust_acc", "adv")):
+    for name, member in _ACCURACIES.items():
         if member in present:
             measured[name] = 100 * (present[member].argmax(1) == labels).float().mean()
     if {"clean", "teacher_clean"} <= present.keys():

@@ -130,9 +130,11 @@ def test_the_agreement_with_the_teacher_is_measured() -> None:
     stepper = Stepper(
         CONFIG, model=model, loss=loss, optimizer=build_optimizer(CONFIG.optimizer, model, loss), teacher=teacher
     )
-    same = (model(views.images).argmax(1) == teacher.network(views.images).argmax(1)).double().mean()
+    said = teacher.network(views.images).argmax(1)
+    same, right = ((said == other).double().mean() for other in (model(views.images).argmax(1), views.labels))
     measured = stepper.step(views, threat=THREAT, noise=noise, epoch=0, generator_seed=0)
     assert float(measured["train_agreement"]) == pytest.approx(100 * float(same))
+    assert float(measured["train_teacher_acc"]) == pytest.approx(100 * float(right))
     assert float(same) not in (0, 1)
 
 
