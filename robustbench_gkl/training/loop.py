@@ -114,7 +114,6 @@ def train(
                 state = trainer.draft.run.state_bytes()
         same_teacher(origins, world)
         trainer.restore(bytes_from_leader(state if world.leads else None, world), run)
-        copy_from_leader(list(trainer.model.state_dict().values()), world)  # rank 0 alone has read config.init
         return trainer.fit(save_every=save_every, on_event=on_event, should_stop=should_stop)
 
 
@@ -188,8 +187,11 @@ class _Trainer:
         }
 
     def restore(self, content: bytes | None, run: Run) -> None:
-        """Go on from the saved state of ``run``, whose file this is, if there is one."""
-        if content is None:
+        """Go on from the saved state of ``run``, whose file this is; without one begin with the weights of rank 0."""
+        if content is None:  # it alone has read config.init
+            copy_from_leader(list(self.model.state_dict().values()), self.world)
+            if self.average is not None:
+                self.average.model.load_state_dict(self.model.state_dict())
             return
         state = run.load_state(content, keys=self.state())
         assert state is not None
