@@ -1,4 +1,4 @@
-"""MobileNetV2 of half the width for small images, as mdistiller has it."""
+"""MobileNetV1 for ImageNet and MobileNetV2 of half the width for small images, as mdistiller has them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from robustbench_gkl.core.shapes import Shape
 from robustbench_gkl.models.base import MODELS, Classifier
 from robustbench_gkl.models.layers import global_average, normal_start_
 
+_SEPARABLE = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+"""Of each depthwise separable convolution of MobileNetV1: the planes and the stride."""
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Of each stage: the expansion, the planes at full width, the blocks and the stride of the first of them."""
+"""Of each stage of MobileNetV2: the expansion, the planes at full width, the blocks and the stride of the first."""
 
 
 def _convolution(
@@ -24,6 +26,35 @@ def _convolution(
         nn.BatchNorm2d(planes),
     ]
     return [*layers, nn.ReLU(inplace=True)] if active else layers
+
+
+@MODELS.register("mobilenetv1")
+class MobileNetV1(Classifier):
+    """MobileNetV1 (arXiv 1704.04861) for ImageNet, under the parameter names of mdistiller."""
+
+    foldable: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        input_shape: Shape = (3, 224, 224),
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(num_classes=num_classes, input_shape=input_shape, mean=mean, std=std)
+        inner = 32
+        self.model = nn.Sequential(nn.Sequential(*_convolution(input_shape[0], inner, kernel=3, stride=2)))
+        for planes, stride in _SEPARABLE:
+            depthwise = _convolution(inner, inner, kernel=3, stride=stride, groups=inner)
+            self.model.append(nn.Sequential(*depthwise, *_convolution(inner, planes)))
+            inner = planes
+        self.fc = nn.Linear(inner, num_classes)
+
+    def forward_normalized(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of normalised images (B, C, H, W)."""
+        logits: Tensor = self.fc(global_average(self.model(images)))
+        return logits
 
 
 class _InvertedResidual(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import re
 
 import pytest
@@ -40,10 +41,13 @@ def build(name: str, **options: tuple[float, ...]) -> Classifier:
     if name.startswith("timm:"):
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = create_model(name, num_classes=NUM_CLASSES, **options)  # type: ignore[arg-type]
+    shape = (3, 64, 64) if name.startswith(("imagenet-", "mobilenetv1")) else None
+    model = create_model(name, num_classes=NUM_CLASSES, input_shape=shape, **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
+            if name == "mobilenetv1" and parameter.dim() == 4:
+                parameter.mul_(math.sqrt(6))  # to He's scale: from torch's own, an image fades over 27 layers
     return model.eval()
 
 
@@ -64,8 +68,11 @@ def test_each_family_is_here() -> None:
     families = {
         "cifar-resnetD",
         "cnn-a",
+        "imagenet-resnetD",
+        "imagenet-resnext101-32x4d",
         "kd-resnetD",
         "kd-wrn-D-W",
+        "mobilenetv1",
         "mobilenetv2",
         "preact-resnet18",
         "resnet18",
