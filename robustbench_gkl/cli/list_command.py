@@ -36,6 +36,7 @@ def _registered(kind: str) -> list[tuple[str, str]]:
 
 
 def _recipes() -> list[tuple[str, str]]:
+    from robustbench_gkl.config.idle import CLEAN_LOSSES
     from robustbench_gkl.config.recipes import published_figures, read_recipe, recipe_names
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.core.validation import validated
@@ -43,9 +44,10 @@ def _recipes() -> list[tuple[str, str]]:
     rows = []
     for name in recipe_names():
         config = validated(TrainConfig, read_recipe(name), what=f"recipe {name}")
-        summary = f"{config.loss} {config.model} on {config.dataset}, {config.threat.threat()}, {config.epochs} epochs"
+        teacher = "" if config.teacher is None else f" from {config.teacher}"
+        threat = "" if config.loss in CLEAN_LOSSES else f" {config.threat.threat()},"
+        summary = f"{config.loss} {config.model}{teacher} on {config.dataset},{threat} {config.epochs} epochs"
         if (figures := published_figures(name)) is not None:
-            attacked = "" if figures.autoattack is None else f", AutoAttack {figures.autoattack:.2f}"
-            summary += f"; published: clean {figures.clean:.2f}{attacked} ({figures.source})"
+            summary += f"; published: {figures}"
         rows.append((name, summary))
     return rows

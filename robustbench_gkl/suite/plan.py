@@ -166,7 +166,7 @@ def _standing(cell: EvalCell, assumed: Assumptions) -> tuple[float | None, float
         return assumed.robust_acc, 100.0, f"{assumed.robust_acc:g} % standing, given"
     alike = config is not None and (config.dataset, config.threat) == (cell.config.dataset, cell.config.threat)
     if published is not None and published.autoattack is not None and alike:
-        return published.autoattack, published.clean, f"{published.autoattack:g} % standing, published"
+        return published.autoattack, published.clean or 100.0, f"{published.autoattack:g} % standing, published"
     return None, 100.0, "worst case: all stand"
 
 

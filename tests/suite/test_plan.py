@@ -33,6 +33,7 @@ def test_the_plan_of_the_published_basics(gklbench: CommandLine, tmp_path: Path)
     assert training["updates"] == images * 2 + 191 * 382 * 128 * 2
     figures = published_figures("gkl-cifar10-wrn34-10")
     assert figures is not None
+    assert figures.clean is not None
     assert figures.autoattack is not None
     evaluation = cells["eval gkl-cifar10-wrn34-10-seed0"]
     standing = 200 + 1800 + 2700 + 5001  # APGD, targeted APGD, targeted FAB and Square

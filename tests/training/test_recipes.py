@@ -19,6 +19,7 @@ from robustbench_gkl.config.recipes import RECIPES, published_figures, read_reci
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
+from robustbench_gkl.data import load_dataset
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import Event, StepReport, train
 
@@ -26,10 +27,23 @@ IMAGES = 10
 """The training images in a generated data set."""
 
 
-def reduced(name: str, folder: Path) -> dict[str, Any]:
-    """Return a recipe with a narrow network, two steps long, all else as it is."""
+NARROW = ((r"wrn-\d+-\d+", "wrn-10-1"), (r"^(vgg\d+|(kd-|imagenet-)?resne(t|xt)\d.*)$", "resnet8"))
+"""Patterns of names of networks, and the narrow ones that stand in for them."""
+
+LINEAR = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear({classes}))
+"""
+
+
+def reduced(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return a recipe with narrow networks on generated files, two steps long, all else as it is."""
     values = read_recipe(name)
-    values["model"] = re.sub(r"wrn-\d+-\d+", "wrn-10-1", values["model"])
+    for wide, narrow in NARROW:
+        values["model"] = re.sub(wide, narrow, values["model"])
     values |= {"epochs": 1, "batch_size": 4, "validation_fraction": 0.2, "probe": {"steps": 1}}
     if "awp" in values:
         values["awp"]["start_epoch"] = 1
@@ -40,16 +54,21 @@ def reduced(name: str, folder: Path) -> dict[str, Any]:
         images = np.random.default_rng(0).integers(0, 256, (9, *shape), dtype=np.uint8)
         np.savez(folder / "generated.npz", image=images, label=np.arange(9))
         values["synthetic"]["files"] = [str(folder / "generated.npz")]
+    kind, path, _ = values["dataset"].partition(":")
+    files = build("folder:PATH" if path else kind, folder / "data", monkeypatch)
+    values["dataset"] = files.name
+    if kind == "digits":
+        values["train_size"] = IMAGES
+    if "teacher" in values:
+        classes = len(load_dataset(files.name, data_dir=folder / "data").classes)
+        (folder / "teacher.py").write_text(LINEAR.format(classes=classes))
+        values["teacher"] = f"{folder / 'teacher.py'}:net"
     return values
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = reduced(name, tmp_path)
-    build(values["dataset"], tmp_path / "data", monkeypatch)
-    if values["dataset"] == "digits":
-        values["train_size"] = IMAGES
-    config = validated(TrainConfig, values, what=name)
+    config = validated(TrainConfig, reduced(name, tmp_path, monkeypatch), what=name)
     run = Run(tmp_path / "run")
     events: list[Event] = []
     rows = train(config, run, device=torch.device("cpu"), data_dir=tmp_path / "data", on_event=events.append)
@@ -81,16 +100,15 @@ def test_recipes_say_what_was_published_and_where() -> None:
     assert "published" not in lines["digits-gkl"]
     for name in recipe_names():
         figures = published_figures(name)
-        if figures is not None and figures.autoattack is not None:
-            assert figures.autoattack < figures.clean
+        if figures is not None:
             assert figures.source
+            assert figures.clean is None or figures.autoattack is None or figures.autoattack < figures.clean
         assert "published" not in read_recipe(name)
 
 
 def test_recipes_carry_nothing_of_a_machine() -> None:
-    for name in recipe_names():
-        text = (RECIPES / f"{name}.toml").read_text()
-        assert not re.search(r"/home|/work|/data|cuda|device|num_workers", text)
+    for path in RECIPES.glob("*.toml"):
+        assert not re.search(r"/home|/work|/data|cuda|device|num_workers", path.read_text())
 
 
 def test_the_published_settings_of_gkl() -> None:
