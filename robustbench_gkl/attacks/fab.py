@@ -64,7 +64,7 @@ class FABSearch(StepAndTestSearch):
         behind = torch.sub(origin, point).mul_(gradient).sum(1).add_(value)
         planes, offset = Hyperplanes(gradient, norm=self.threat.norm), torch.stack([value, behind])
         amounts = planes.amounts((point, origin), offset)
-        near, far = self.threat.length(amounts.flatten(0, 1)).clamp_min_(1e-8).view(2, -1)
+        near, far = self.threat.geometry.length_of_sizes(amounts.flatten(0, 1)).clamp_min_(1e-8).view(2, -1)
         alpha = (near / (near + far)).clamp_max_(ALPHA_MAX)
         # The mean of both ends, which lie past the hyperplane, is the mean of both beginnings and of both steps.
         share = torch.stack([1 - alpha, alpha]).mul_(offset.sign()).mul_(-ETA)[..., None]

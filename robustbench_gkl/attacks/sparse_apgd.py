@@ -39,11 +39,20 @@ def sparse_sign(slope: Tensor, density: Tensor) -> Tensor:
     """
     size = slope.abs().flatten(1)
     n = size.shape[1]
-    kept = n - ((1 - density) * n).clamp(0, n - 1).long()
-    most = int(kept.max()) if size.device.type == "cpu" else n  # elsewhere to look would cost more than to sort all
-    largest = size.topk(most, dim=1).values.gather(1, kept[:, None] - 1)
-    sign = slope.flatten(1).sign() * (size >= largest)
+    skipped = ((1 - density) * n).clamp(0, n - 1).long()
+    sign = slope.flatten(1).sign() * (size >= _ranked(size, skipped)[:, None])
     return (sign / sign.abs().sum(1, keepdim=True).add_(1e-10)).reshape(slope.shape)
+
+
+def _ranked(values: Tensor, rank: Tensor) -> Tensor:
+    """Return the entry of each row of ``values`` (B, D) that has as many entries before it in order as ``rank`` (B,).
+
+    ``rank`` is int64, from 0 to D - 1; returns (B,).
+    """
+    if values.device.type != "cpu":
+        return values.sort(dim=1).values.gather(1, rank[:, None]).squeeze(1)
+    pairs = zip(values.numpy(), rank.tolist(), strict=True)
+    return torch.from_numpy(np.array([np.partition(row, at)[at] for row, at in pairs]))  # no row is sorted whole
 
 
 class SparseAPGDSearch(GradientSearch):

@@ -46,6 +46,11 @@ class Geometry(ABC):
     def length(steps: Tensor) -> Tensor:
         """Return the norm of each of ``steps`` (B, ...), (B,)."""
 
+    @classmethod
+    def length_of_sizes(cls, sizes: Tensor) -> Tensor:
+        """Return the norm of each of ``sizes`` (B, ...), none below 0, (B,)."""
+        return cls.length(sizes)
+
     @staticmethod
     @abstractmethod
     def project(images: Tensor, origin: Tensor, eps: float, *, out: Tensor | None = None) -> Tensor:
@@ -82,6 +87,10 @@ class _Linf(Geometry):
     def length(steps: Tensor) -> Tensor:
         pixels = flat(steps)
         return torch.maximum(pixels.amax(1), pixels.amin(1).neg_())  # faster than to write the absolute values down
+
+    @classmethod
+    def length_of_sizes(cls, sizes: Tensor) -> Tensor:
+        return flat(sizes).amax(1)
 
     @staticmethod
     def project(images: Tensor, origin: Tensor, eps: float, *, out: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from robustbench_gkl.attacks import AttackSpec, attacks_to_run
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.search.driver import Precision
 from robustbench_gkl.config.schema import EvalConfig
+from robustbench_gkl.core.allocator import keep_freed_memory
 from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
@@ -110,6 +111,8 @@ def measure(
     chosen = attacks_to_run(specs, threat, reference=settings.reference)
     check_samples(images, labels)
     where = torch.device(device) if device is not None else device_of(model)
+    if where.type == "cpu":
+        keep_freed_memory()
     positions = torch.arange(len(labels)) if index is None else index.cpu()
     samples = SampleSet(images, labels.cpu().long(), positions, settings.seed, where)
     with attack_mode(model), full_precision():

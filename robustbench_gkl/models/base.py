@@ -42,7 +42,7 @@ class Normalize(nn.Module):
         """Return ``images`` (B, C, H, W), normalised."""
         if self.mean is None or self.std is None:
             return images
-        return (images - self.mean) / self.std
+        return (images - self.mean).div_(self.std)  # in place: one image batch less to write and read
 
     def constants(self) -> tuple[list[float], list[float]] | None:
         """Return (mean, std), one value or one per channel, or None for the identity."""

@@ -51,5 +51,5 @@ class CNNA(Classifier):
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         features = images
         for name in self._order:
-            features = self.get_submodule(name)(features)
+            features = getattr(self, name)(features)
         return features

@@ -111,7 +111,12 @@ def column(values: Tensor) -> Tensor:
 
 def copy_rows(target: Tensor, source: Tensor, slots: Tensor) -> None:
     """Copy the rows ``slots`` (n,) of ``source`` (slots, ...) to ``target`` (slots, ...)."""
-    target.index_copy_(0, slots, source.index_select(0, slots))
+    if target.device.type != "cpu":
+        target.index_copy_(0, slots, source.index_select(0, slots))
+        return
+    into, taken = target.numpy(), source.numpy()
+    for slot in slots.tolist():  # row by row each is written once, and not into a tensor of its own first
+        into[slot] = taken[slot]
 
 
 def copy_chosen(target: Tensor, source: Tensor, chosen: Tensor, slots: Tensor | None = None) -> None:
