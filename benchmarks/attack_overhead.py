@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     model = load(options.model)
-    images, labels = samples(model, options.n, correct=True)
+    images, labels = samples(model, options.n, correct=options.model == "resnet18")
     threat, standing = ThreatModel(options.norm, options.eps), torch.arange(len(labels))
     sums = [0.0, 0.0]
     for stage in parse_attack("autoattack").stages(threat, num_classes=10):
