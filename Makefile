@@ -17,7 +17,7 @@ endif
 .PHONY: demo test lint types check zoo check-zoo format clean
 
 demo: $(VENV)/installed
-	@$(GKLBENCH) suite results/examples/digits/suite.toml --overwrite --retry $(DEMO_SHORT) --csv results/leaderboard.csv
+	@$(GKLBENCH) suite digits --overwrite --retry $(DEMO_SHORT) --csv results/leaderboard.csv
 
 test: lint types check zoo
 

@@ -191,7 +191,7 @@ sys.exit(run(sys.argv[1:]))
         ["suite", "--help"],
         [
             "suite",
-            "results/examples/digits/suite.toml",
+            "digits",
             "--dry-run",
             "--results-dir",
             "RESULTS",

@@ -28,7 +28,7 @@ COMMANDS = {
     "plan": "Say what a suite costs and how it spreads over devices.",
     "report": "Write static HTML pages over all records.",
     "reproduce": "Print and run the commands that made a row.",
-    "list": "List losses, attacks, models, datasets or recipes.",
+    "list": "List losses, attacks, models, datasets, recipes or suites.",
 }
 """Each command and its line in the help; ``NAME`` lives in ``cli/NAME_command.py``."""
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import click
 
-_KINDS = ("losses", "attacks", "models", "datasets", "recipes")
+_KINDS = ("losses", "attacks", "models", "datasets", "recipes", "suites")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(_KINDS))
 def command(kind: str) -> None:
-    """List what can be named: losses, attacks, models, datasets or recipes."""
-    rows = _recipes() if kind == "recipes" else _registered(kind)
+    """List what can be named: losses, attacks, models, datasets, recipes or suites."""
+    special = {"recipes": _recipes, "suites": _suites}
+    rows = special[kind]() if kind in special else _registered(kind)
     width = max(len(name) for name, _ in rows)
     for name, summary in rows:
         click.echo(f"{name:{width}}  {summary}".rstrip())
@@ -51,3 +52,11 @@ def _recipes() -> list[tuple[str, str]]:
             summary += f"; published: {figures}"
         rows.append((name, summary))
     return rows
+
+
+def _suites() -> list[tuple[str, str]]:
+    """Return each shipped suite with the comment that its file begins with."""
+    from robustbench_gkl.suite.shipped import SUITES, suite_names
+
+    texts = {name: (SUITES / f"{name}.toml").read_text(encoding="utf-8") for name in suite_names()}
+    return [(name, text.partition("\n")[0].removeprefix("# ")) for name, text in texts.items()]

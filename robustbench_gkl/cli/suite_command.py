@@ -55,7 +55,9 @@ def command(
     results_dir: Path,
     quiet: bool,
 ) -> None:
-    """Run the trainings and evaluations of a suite FILE (.toml) that are not done yet.
+    """Run the trainings and evaluations of a suite that are not done yet.
+
+    FILE is a .toml file, or the name of a suite that comes with the package (gklbench list suites).
 
     A cell is done when a run with its settings, or a record of its evaluation, is there, whoever made it. Failed cells
     stop no others and are kept until --retry. Interrupted, the same command goes on.

@@ -33,6 +33,7 @@ from robustbench_gkl.runs import find_run, look_for
 from robustbench_gkl.sources.source import OutsideSource, RunSource
 from robustbench_gkl.suite.cells import Cell, EvalCell, TrainCell
 from robustbench_gkl.suite.order import in_order
+from robustbench_gkl.suite.shipped import suite_path
 
 Flat = dict[str, Any]
 """Dotted keys and their values."""
@@ -81,13 +82,14 @@ def read_suite(path: Path, *, assignments: Sequence[str] = (), checkpoints_dir: 
     """Return the suite in a TOML (or JSON) file.
 
     Args:
-        path: the file.
+        path: the file, or the name of a suite that comes with the package.
         assignments: ``train.KEY=VALUE`` and ``eval.KEY=VALUE``, which win over the file.
         checkpoints_dir: where the runs named in ``models`` are.
 
     Raises:
         UserError: what is wrong with which key of which table.
     """
+    path = suite_path(path)
     values = read_mapping(path)
     for key in values:
         if key not in _TOP:

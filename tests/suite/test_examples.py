@@ -10,12 +10,10 @@ from robustbench_gkl.config.idle import TAUGHT_LOSSES
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.suite import Suite, TrainCell, read_suite
 
-EXAMPLES = Path(__file__).parents[2] / "results/examples"
-
 
 def study(name: str, checkpoints: Path) -> Suite:
     finished_run(checkpoints, TrainCell("resnet56", TrainConfig()))
-    return read_suite(EXAMPLES / name / "suite.toml", checkpoints_dir=checkpoints)
+    return read_suite(Path(name), checkpoints_dir=checkpoints)
 
 
 def test_the_study_of_distillation(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.suite import Suite, read_suite
 
-EXAMPLES = Path(__file__).parents[2] / "results" / "examples"
-
 
 def test_lists_are_axes_and_each_run_is_followed_by_its_evaluations(tmp_path: Path) -> None:
     text = """
@@ -117,9 +115,9 @@ def test_models_are_evaluated_as_they_are(tmp_path: Path, trained: Path) -> None
 
 
 def test_the_shipped_suites() -> None:
-    digits = suite_of_example("digits")
+    digits = shipped("digits")
     assert [cell.run for cell in digits.trainings] == ["digits-standard", "digits-trades", "digits-gkl"]
-    grid = suite_of_example("cifar10-cnn-a")
+    grid = shipped("cifar10-cnn-a")
     assert len(grid.trainings) == len(grid.evaluations) == 18
     awp = train_config(grid, "gkl-awp-seed2")
     assert (awp.awp.gamma, awp.awp.start_epoch, awp.seed, awp.loss) == (0.005, 8, 2, "gkl")
@@ -128,9 +126,17 @@ def test_the_shipped_suites() -> None:
     assert plain.awp.gamma == 0
 
 
-def suite_of_example(name: str) -> Suite:
+def test_a_suite_is_a_file_or_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits.toml").write_text('[train]\nrecipe = "digits-gkl"\nname = "own"')
+    assert [cell.run for cell in read_suite(Path("digits.toml")).trainings] == ["own"]
+    assert len(shipped("digits").trainings) == 3
+    with pytest.raises(UserError, match=r"unknown suite 'digit'; did you mean 'digits'"):
+        shipped("digit")
 
-    return read_suite(EXAMPLES / name / "suite.toml")
+
+def shipped(name: str) -> Suite:
+    return read_suite(Path(name))
 
 
 @pytest.mark.parametrize(

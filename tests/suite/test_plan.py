@@ -12,13 +12,10 @@ from suite_files import EVAL, QUICK, write
 
 from robustbench_gkl.config.recipes import published_figures
 
-EXAMPLES = Path(__file__).parents[2] / "results" / "examples"
-
 
 def test_the_plan_of_the_published_basics(gklbench: CommandLine, tmp_path: Path) -> None:
-    suite = EXAMPLES / "published-basics.toml"
     outputs = ["--json", tmp_path / "plan.json", "--csv", tmp_path / "plan.csv", "--results-dir", tmp_path]
-    result = gklbench("plan", suite, "--gpus", 8, "--calls-per-second", "wrn-34-10=5000", *outputs)
+    result = gklbench("plan", "published-basics", "--gpus", 8, "--calls-per-second", "wrn-34-10=5000", *outputs)
     assert result.code == 0, result.err
     assert "wrn-34-10: 5,000 model calls/s, assumed" in result.out
     plan = json.loads((tmp_path / "plan.json").read_text())
