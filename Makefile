@@ -1,9 +1,10 @@
-# Two commands do all the set-up: `make demo` and `make test`.
+# Two commands do all the set-up: `make demo` and `make test`. `make docs` builds the documentation.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ZOO := .venv-zoo
+DOCS := .venv-docs
 GKLBENCH := $(BIN)/gklbench
 
 # The demonstration. `make demo SHORT=1` is the same in a minute or two, for CI.
@@ -14,12 +15,12 @@ ifdef SHORT
 DEMO_SHORT := --set train.epochs=8 --set eval.n=64
 endif
 
-.PHONY: demo test lint types check zoo check-zoo format clean
+.PHONY: demo test lint types check zoo check-zoo docs build-docs format clean
 
 demo: $(VENV)/installed
 	@$(GKLBENCH) suite digits --overwrite --retry $(DEMO_SHORT) --csv results/leaderboard.csv
 
-test: lint types check zoo
+test: lint types check zoo docs
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -31,22 +32,34 @@ types: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -W error -n auto --cov --cov-report=term
 
-# RobustBench, timm and the hub cannot live beside torchattacks: they have an environment of their own, which takes
-# torch and all else that it lacks from the first. Without a registry to install them from, their tests are left out.
+# RobustBench, timm and the hub cannot live beside torchattacks, nor can Sphinx: they have environments of their own, which
+# take torch and all else that they lack from the first. Without a registry to install them from they are left out.
 zoo: $(VENV)/installed-dev
-	@if $(MAKE) --silent --question $(ZOO)/installed || $(BIN)/pip install $(REACH) 'robustbench==1.1.1' >/dev/null 2>&1; \
-	then $(MAKE) --no-print-directory check-zoo; \
+	@if $(call can-install,$(ZOO),'robustbench==1.1.1'); then $(MAKE) --no-print-directory check-zoo; \
 	else echo "zoo: skipped, no package registry can be reached to install robustbench, timm and huggingface_hub"; fi
-
-REACH := --dry-run --quiet --no-deps --ignore-installed --retries 0 --timeout 20
 
 check-zoo: $(ZOO)/installed
 	OMP_NUM_THREADS=1 $(ZOO)/bin/python -m pytest -W error -n auto tests/zoo tests/models
 
-$(ZOO)/installed: pyproject.toml
-	$(BIN)/python -m venv $(ZOO)
-	$(BIN)/python -c $(SITE) > "$$($(ZOO)/bin/python -c $(SITE))/zz-shared.pth"
-	@$(ZOO)/bin/pip install --quiet --editable '.[robustbench,timm,hub]' > $(ZOO)/pip.log 2>&1 || { cat $(ZOO)/pip.log; exit 1; }
+docs: $(VENV)/installed-dev
+	@if $(call can-install,$(DOCS),sphinx); then $(MAKE) --no-print-directory build-docs; \
+	else echo "docs: skipped, no package registry can be reached to install sphinx and its extensions"; fi
+
+build-docs: $(DOCS)/installed
+	OMP_NUM_THREADS=1 $(DOCS)/bin/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	$(DOCS)/bin/python docs/check_links.py docs/_build/html
+	@echo "docs: open docs/_build/html/index.html"
+
+# $(call can-install,ENVIRONMENT,PACKAGE): it is there already, or a registry can be reached.
+can-install = $(MAKE) --silent --question $(1)/installed || $(BIN)/pip install $(REACH) $(2) >/dev/null 2>&1
+REACH := --dry-run --quiet --no-deps --ignore-installed --retries 0 --timeout 20
+
+$(ZOO)/installed: EXTRAS := robustbench,timm,hub
+$(DOCS)/installed: EXTRAS := docs
+$(ZOO)/installed $(DOCS)/installed: pyproject.toml
+	$(BIN)/python -m venv $(@D)
+	$(BIN)/python -c $(SITE) > "$$($(@D)/bin/python -c $(SITE))/zz-shared.pth"
+	@$(@D)/bin/pip install --quiet --editable '.[$(EXTRAS)]' > $(@D)/pip.log 2>&1 || { cat $(@D)/pip.log; exit 1; }
 	@touch $@
 
 SITE := "import site; print(site.getsitepackages()[0])"
@@ -57,7 +70,7 @@ format: $(VENV)/installed-dev
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[torchattacks]'
+	$(BIN)/pip install --quiet --editable '.[report,torchattacks]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
@@ -65,4 +78,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(ZOO) build dist *.egg-info
+	rm -rf $(VENV) $(ZOO) $(DOCS) docs/_build docs/_generated build dist *.egg-info
