@@ -46,7 +46,7 @@ docs: $(VENV)/installed-dev
 	else echo "docs: skipped, no package registry can be reached to install sphinx and its extensions"; fi
 
 build-docs: $(DOCS)/installed
-	OMP_NUM_THREADS=1 $(DOCS)/bin/python -m sphinx -W --keep-going --quiet -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(DOCS)/bin/python -m sphinx -E -W --keep-going --quiet -b html docs docs/_build/html
 	$(DOCS)/bin/python docs/check_links.py docs/_build/html
 	@echo "docs: open docs/_build/html/index.html"
 

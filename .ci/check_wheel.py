@@ -1,4 +1,6 @@
-"""Check a wheel as a stranger would use it: installed into a clean environment, away from the checkout, it runs the tutorial.
+"""Check a wheel as a stranger would use it: installed into a clean environment, away from the checkout.
+
+The tutorial is run, but for what it needs a checkout for.
 
 python .ci/check_wheel.py WHEEL [--share FOLDER]
 

@@ -58,8 +58,8 @@ def main() -> int:
     links = [(page, link) for page in pages for link in _read(page).links]
     broken = [(page, link, said) for page, link in links if (said := _problem(page, link))]
     for page, link, said in broken:
-        print(f"{page.relative_to(folder)}: {link} {said}")  # noqa: T201
-    print(f"{len(links)} links on {len(pages)} pages, {len(broken)} broken")  # noqa: T201
+        print(f"{page.relative_to(folder)}: {link} {said}")
+    print(f"{len(links)} links on {len(pages)} pages, {len(broken)} broken")
     return 1 if broken or not links else 0
 
 

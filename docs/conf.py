@@ -1,10 +1,15 @@
 """Settings of the documentation: ``make docs`` builds it in an environment of its own."""
 
+import re
 import sys
 from pathlib import Path
 
+from click import Context
+from sphinx.application import Sphinx
+
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
+from robustbench_gkl.config.files import read_mapping
 from robustbench_gkl.core.version import __version__
 
 project = "gklbench"
@@ -19,6 +24,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_click",
+    "sphinx_copybutton",
     "figures",
     "generated",
     "mathml",
@@ -32,9 +38,11 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_type_aliases = {name: name for name in ("Arrays", "BatchSize", "Precision", "Threat", "Shape", "Split")}
+autodoc_type_aliases = {name: name for name in ("BatchSize", "Precision")}
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
+
+smartquotes = False  # it would make a dash of the two hyphens of options
 
 html_theme = "furo"
 html_title = "gklbench"
@@ -50,17 +58,19 @@ html_theme_options = {
 }
 
 
-def setup(app):
+def _plain_defaults(app: Sphinx, context: Context, lines: list[str]) -> None:
+    """Show the path of a default, not the object that holds it."""
+    lines[:] = [re.sub(r"PosixPath\('(.*?)'\)", r"\1", line) for line in lines]
+
+
+def _address(app: Sphinx, name: str, source: list[str]) -> None:
     """Put the repository's address, which ``pyproject.toml`` alone has, where pages say REPOSITORY or SLUG."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    metadata = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    metadata = read_mapping(Path(__file__).parents[1] / "pyproject.toml")
     address = metadata["project"]["urls"]["Repository"]
-    slug = "/".join(address.split("/")[-2:])
+    source[0] = source[0].replace("REPOSITORY", address).replace("SLUG", "/".join(address.split("/")[-2:]))
 
-    def fill(app, name, source):
-        source[0] = source[0].replace("REPOSITORY", address).replace("SLUG", slug)
 
-    app.connect("source-read", fill)
+def setup(app: Sphinx) -> None:
+    """Connect both."""
+    app.connect("sphinx-click-process-options", _plain_defaults)
+    app.connect("source-read", _address)

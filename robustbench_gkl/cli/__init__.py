@@ -60,6 +60,7 @@ class _LazyGroup(click.Group):
         module = importlib.import_module(f"robustbench_gkl.cli.{cmd_name}_command")
         command = module.command
         assert isinstance(command, click.Command)
+        command.name = cmd_name  # not that of its function
         if not any(parameter.name == "plugin" for parameter in command.params):
             command.params.append(_plugin_option())
         return command
