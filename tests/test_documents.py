@@ -18,10 +18,11 @@ from command_line import TINY, CommandLine, Result, torchrun
 from documents import PAGES, ROOT, Block, blocks
 
 from robustbench_gkl.cli import group, run
+from robustbench_gkl.config.idle import CLEAN_LOSSES
 from robustbench_gkl.models import create_model
 
 SMALLER = {
-    "train": ["--epochs", "1", "--set", "train_size=128", "--set", "attack.steps=1", "--set", "probe.steps=1"],
+    "train": ["--epochs", "1", "--set", "train_size=128", "--set", "probe.steps=1"],
     "eval": ["--n", "2"],
     "check": ["--n", "16"],
     "parity": ["--n", "2"],
@@ -95,6 +96,8 @@ def _run(command: list[str], gklbench: CommandLine) -> None:
 
 def _smaller(arguments: list[str]) -> list[str]:
     smaller = [] if set(AS_THEY_ARE) & set(arguments) else SMALLER.get(arguments[0], [])
+    if smaller and arguments[0] == "train" and not CLEAN_LOSSES & set(arguments):
+        smaller = [*smaller, "--set", "attack.steps=1"]
     if "autoattack" in arguments and arguments[0] == "eval":
         smaller = [*smaller, "--eps", FAR]
     # An empty floor: what is guarded is a net of one epoch here.
