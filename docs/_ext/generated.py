@@ -15,6 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.pycode import ModuleAnalyzer
 
 from robustbench_gkl.attacks import ATTACKS
+from robustbench_gkl.config.idle import CLEAN_LOSSES
 from robustbench_gkl.config.recipes import published_figures, read_recipe, recipe_names
 from robustbench_gkl.config.schema import EvalConfig, TrainConfig
 from robustbench_gkl.core.registry import Registry
@@ -59,11 +60,13 @@ def recipes() -> str:
         figures = published_figures(name)
         reported = ["", "", ""]
         if figures is not None:
-            attacked = "" if figures.autoattack is None else f"{figures.autoattack:.2f}"
-            reported = [f"{figures.clean:.2f}", attacked, figures.source]
-        what = f"{config.dataset}, {config.model}, {config.threat.threat()}"
+            both = ("" if value is None else f"{value:.2f}" for value in (figures.clean, figures.autoattack))
+            reported = [*both, figures.source]
+        threat = "" if config.loss in CLEAN_LOSSES else f", {config.threat.threat()}"
+        taught = "" if config.teacher is None else f" from {config.teacher}"
+        what = f"{config.dataset}, {config.model}{taught}{threat}"
         rows.append([f"`{name}`", config.loss, what, str(config.epochs), *reported])
-    return table(["Recipe", "Loss", "Data, model, threat", "Epochs", "Clean", "AutoAttack", "Source"], rows)
+    return table(["Recipe", "Loss", "Data, network, teacher, threat", "Epochs", "Clean", "AutoAttack", "Source"], rows)
 
 
 def names(kind: str) -> str:
