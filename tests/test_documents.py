@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pytest
 import torch
-from command_line import TINY, CommandLine, Result, torchrun
+from command_line import TINY, CommandLine, Result, process, torchrun
 from documents import PAGES, ROOT, Block, blocks
 
 from robustbench_gkl.cli import group, run
@@ -64,6 +64,9 @@ def test_a_page_works(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")  # for the workers of suites
     namespace: dict[str, object] = {"__name__": "page"}
+    commands = [command for block in USES[page] for command in block.commands]
+    if any("--plugin" in command for command in commands):
+        gklbench = _apart  # what a plugin registers must not outlive the page
     for block in USES[page]:
         if block.file:
             Path(block.file).parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,13 @@ def test_a_page_works(
             _execute(block, page, namespace)
         for command in block.commands if block.language in ("bash", "yaml") else ():
             (_read if block.elsewhere else _run)(command, gklbench)
+
+
+def _apart(*arguments: object) -> Result:
+    """Call the command line in a process of its own."""
+    with process(*arguments, cwd=Path()) as started:
+        out, err = started.communicate(timeout=300)
+    return Result(started.returncode, out, err)
 
 
 def _run(command: list[str], gklbench: CommandLine) -> None:
