@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "robustbench_gkl"
 ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"core"}),
     frozenset({"ranks", "config", "data", "models"}),
-    frozenset({"losses", "attacks", "runs", "results"}),
+    frozenset({"losses", "attacks", "certification", "runs", "results"}),
     frozenset({"sources"}),
     frozenset({"training"}),
     frozenset({"evaluation"}),

@@ -17,6 +17,7 @@ from robustbench_gkl.core.version import __version__
 COMMANDS = {
     "train": "Train a model from a recipe and options.",
     "eval": "Attack a model and record what stands.",
+    "certify": "Prove of samples that no attack can break them.",
     "merge": "Join what shards of an evaluation have left into one record.",
     "check": "Say whether a model's robustness can be measured and believed.",
     "corruptions": "Measure accuracy on corrupted images (CIFAR-10-C).",

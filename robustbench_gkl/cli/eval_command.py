@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_gkl.cli import options
+from robustbench_gkl.cli.evaluating import resumable, seconds_of, workspace_of
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config.schema import EvalConfig
-    from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.results.record import Check, Record
+    from robustbench_gkl.results.record import Record
     from robustbench_gkl.sources.source import ModelSource
 
 
@@ -127,14 +126,13 @@ def command(
     threat = options.given(norm=norm, eps=eps)
     config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="evaluation")
     options.refuse_unknown(dataset=config.dataset)
-    store, limit = ResultStore(results_dir), _seconds(time_limit)
+    store, limit = ResultStore(results_dir), None if time_limit is None else seconds_of("--time-limit", time_limit)
     anew = overwrite or eps_grid is not None or shard is not None or bool(save_adversarial) or device not in _ANYWHERE
     if not anew and (known := _answered(config, source, store, data_dir, name)) is not None:
         _report_known(known, make_console(quiet=quiet), fail_under)
         return
     with starting():
         import robustbench_gkl.evaluation.recorded  # noqa: F401
-        from robustbench_gkl.evaluation.workspace import Workspace
         from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
         from robustbench_gkl.ranks.exchange import exchange_of
 
@@ -145,16 +143,8 @@ def command(
     where += usual_note(config, source.native(), threat=threat)
     by = f" by {world.size} ranks" if world.size > 1 else ""
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
-    with _resumable(), LiveProgress(console) as progress:
-        workspace = Workspace(
-            store,
-            on,
-            data_dir,
-            exchange_of(world),
-            on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
-            on_checks=lambda checks: _warn(checks, progress),
-            on_wait=progress.line,
-        )
+    with resumable(), LiveProgress(console) as progress:
+        workspace = workspace_of(store, on, data_dir, exchange_of(world), progress)
         evaluated = _Evaluated(config, source, workspace, name, overwrite)
         if eps_grid is not None:
             outcomes = evaluated.at_all_radii()
@@ -274,45 +264,3 @@ def _judge(record: Record, threshold: float, exchange: Exchange | None) -> None:
     if exchange is not None:
         exchange.gather(None)  # torchrun ends all ranks as soon as one is gone
     click.get_current_context().exit(1)
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Say of an interruption in the block that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the same command goes on from here") from None
-
-
-def _seconds(text: str | None) -> float | None:
-    """Return the seconds that ``90``, ``90s``, ``30m`` or ``2h`` mean."""
-    if text is None:
-        return None
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
-    try:
-        seconds = float(text[:-1]) * unit if unit else float(text)
-    except ValueError:
-        seconds = float("nan")
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"--time-limit must be a time above 0 such as 90s, 30m or 2h, got {text!r}")
-    return seconds
-
-
-def _note(event: Progress) -> str:
-    """Return what is known so far: the fallen, the bound, the pace and the time left in this attack."""
-    parts = [f"{event.fallen} fallen, {event.standing} standing"]
-    parts.append(f"robust accuracy at most {100 * event.standing / event.n:.2f} %")
-    if event.calls_per_second:
-        parts.append(f"{event.calls_per_second:,.0f} model calls/s")
-    if event.seconds_left is not None:
-        minutes, seconds = divmod(round(event.seconds_left), 60)
-        parts.append(f"{minutes}:{seconds:02} left")
-    return ", ".join(parts)
-
-
-def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
-    """Say before the long work which checks fail."""
-    for check in checks:
-        if check.verdict == "FAIL":
-            progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.objectives import runners_up
 from robustbench_gkl.attacks.search.driver import Load, Precision
+from robustbench_gkl.certification.certifier import Certifier
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
-from robustbench_gkl.evaluation.progress import Progress
+from robustbench_gkl.evaluation.progress import Progress, ignore
 from robustbench_gkl.evaluation.replay import Entry
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.results.journal import Journal
@@ -78,6 +79,8 @@ class Context:
         keeps_images: whether the journal keeps adversarial images too.
         deadline: on the clock of ``time.perf_counter``; None for no limit.
         on_progress: called a few times a second, on rank 0 alone.
+        certifier: proves samples; None where nobody asks for it.
+        on_note: called with a line, on rank 0 alone.
     """
 
     samples: SampleSet
@@ -93,6 +96,8 @@ class Context:
     keeps_images: bool = False
     deadline: float | None = None
     on_progress: Callable[[Progress], None] | None = None
+    certifier: Certifier | None = None
+    on_note: Callable[[str], None] = ignore
 
     @cached_property
     def mine(self) -> np.ndarray:

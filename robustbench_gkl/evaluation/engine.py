@@ -12,20 +12,29 @@ from torch import Tensor, nn
 from robustbench_gkl.attacks import AttackSpec, attacks_to_run
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.attacks.search.driver import Precision
+from robustbench_gkl.attacks.specs.certify import Certify
+from robustbench_gkl.certification.certifier import Certifier
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.allocator import keep_freed_memory
 from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
+from robustbench_gkl.evaluation.certifying import (
+    Effort,
+    certified_result,
+    read_certifier,
+    run_certificates,
+)
 from robustbench_gkl.evaluation.clean import agreed_predictions, check_samples, clean_logits
 from robustbench_gkl.evaluation.context import Context, SampleSet
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
-from robustbench_gkl.evaluation.progress import Progress
-from robustbench_gkl.evaluation.replay import kept_images, spent_before, stage_logs
+from robustbench_gkl.evaluation.progress import Progress, ignore
+from robustbench_gkl.evaluation.replay import StageLog, certificate_log, kept_images, spent_before, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.evaluation.stage import run_stage
 from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.results.record import StageResult
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,10 @@ def measure(
     journal: Journal | None = None,
     share: Share | None = None,
     keep_adversarial: bool = False,
+    effort: Effort | None = None,
+    certifier: Certifier | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] = ignore,
 ) -> Evaluation:
     """Run attacks in turn on the samples still standing and verify every candidate.
 
@@ -95,7 +107,11 @@ def measure(
             has its own part, and what counts is the journal of rank 0.
         share: the ranks that share the samples, and which samples; None for all samples here.
         keep_adversarial: return the adversarial images too, those that the journal holds included.
+        effort: certify the samples that stand after the first stage, which spares them the rest; with the attack
+            ``certify``, how far that goes (bounds alone if not given).
+        certifier: of the model, if it was read before.
         on_progress: called a few times a second.
+        on_note: called with a line on what was decided on the way.
 
     Returns:
         The verdict on each sample and the result of each attack, the same on all ranks but for adversarial images,
@@ -117,6 +133,9 @@ def measure(
     samples = SampleSet(images, labels.cpu().long(), positions, settings.seed, where)
     with attack_mode(model), full_precision():
         meter = Meter(model.to(where))
+        certifies = effort is not None or any(isinstance(attack, Certify) for attack, _ in chosen)
+        if certifies and certifier is None:
+            certifier = read_certifier(model, samples, threat)
         size = _batch_size(model, samples, settings.batch_size, share, journal)
         began = time.perf_counter()
         entries = share.exchange.from_leader(lambda: journal.entries if journal is not None else [])
@@ -138,8 +157,10 @@ def measure(
             keeps_images=keep_adversarial,
             deadline=None if time_limit is None else started + time_limit,
             on_progress=on_progress if share.exchange.world.leads else None,
+            certifier=certifier,
+            on_note=on_note if share.exchange.world.leads else ignore,
         )
-        return _attacked(context, chosen, prediction, began=began)
+        return _attacked(context, chosen, prediction, effort, began=began)
 
 
 def _batch_size(model: nn.Module, samples: SampleSet, wanted: BatchSize, share: Share, journal: Journal | None) -> int:
@@ -152,7 +173,12 @@ def _batch_size(model: nn.Module, samples: SampleSet, wanted: BatchSize, share: 
 
 
 def _attacked(
-    context: Context, attacks: Sequence[tuple[AttackSpec, AttackSpec]], prediction: Tensor, *, began: float
+    context: Context,
+    attacks: Sequence[tuple[AttackSpec, AttackSpec]],
+    prediction: Tensor,
+    effort: Effort | None,
+    *,
+    began: float,
 ) -> Evaluation:
     """Run the stages of ``attacks`` in turn on the samples still standing.
 
@@ -160,6 +186,7 @@ def _attacked(
         context: what the stages share.
         attacks: each attack, and what runs of it: itself or its published implementation.
         prediction: (N,), the clean predictions that count.
+        effort: how far samples are certified; None for not at all.
         began: when the evaluation began, on the clock of ``time.perf_counter``.
     """
     samples, share = context.samples, context.share
@@ -172,12 +199,28 @@ def _attacked(
         context.on_progress(Progress("clean", total, total, int((context.mine & result.standing).sum()), total))
     if context.keeps_images and share.exchange.world.leads and share.shard is None:
         result.keep_images(samples.images)
+    spared = effort is not None and not any(isinstance(attack, Certify) for attack, _ in attacks)
     for attack, variant in attacks:
-        logs = stage_logs(attack, variant, context.threat, num_classes=result.num_classes)
-        done = [run_stage(context, log, result) for log in logs if not result.partial]
-        if done or not logs:
+        done = []
+        for log in stage_logs(attack, variant, context.threat, num_classes=result.num_classes):
+            if result.partial:
+                break
+            done.append(_stage(context, log, result, effort or Effort()))
+            if spared and effort is not None and not result.partial:
+                run_certificates(context, certificate_log(), result, effort, probes=True)
+                spared = False
+        if done or not variant.stages(context.threat, num_classes=result.num_classes):
             result.add_attack(attack, done)
     result.seconds = spent_before(context.entries) + time.perf_counter() - began
     if context.journal is not None:
         kept_images(context.journal, samples.shape, result)
     return result
+
+
+def _stage(context: Context, log: StageLog, result: Evaluation, effort: Effort) -> StageResult:
+    """Run a stage: an attack, or certificates that are asked for as one."""
+    if not isinstance(log.attack, Certify):
+        return run_stage(context, log, result)
+    standing = result.standing & context.mine
+    run_certificates(context, log, result, effort, probes=False)
+    return certified_result(log, standing, result)

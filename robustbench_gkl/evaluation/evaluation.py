@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.data import to_unit
 from robustbench_gkl.results.record import AttackResult, Record, StageResult, pack_standing
-from robustbench_gkl.results.store import VERDICT_COLUMNS
+from robustbench_gkl.results.store import CERTIFIED, VERDICT_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,8 @@ class Evaluation:
         adversarial: the adversarial images, (N, C, H, W), the originals where ``has_adversarial`` is false; None unless
             kept.
         has_adversarial: (N,) bool, which samples' adversarial images are there.
+        certified_by: what proved that no image in the ball is classified wrongly, up to floating point; None for
+            samples of which that is not proved, and in place of the array where nobody asked.
     """
 
     index: np.ndarray
@@ -54,6 +56,7 @@ class Evaluation:
     batch_size: int = 0
     adversarial: Tensor | None = None
     has_adversarial: np.ndarray | None = None
+    certified_by: np.ndarray | None = None
     record: Record | None = None
     """The record that was made of it, if one was."""
 
@@ -86,9 +89,22 @@ class Evaluation:
         found.broken_by = np.array([None if pd.isna(name) else name for name in names], dtype=object)
         found.adv_pred = verdicts["adv_pred"].fillna(-1).to_numpy(dtype=np.int64)
         found.distance = verdicts["distance"].to_numpy(dtype=np.float64)
+        if CERTIFIED in verdicts:
+            proved = verdicts[CERTIFIED].astype(object).to_numpy()
+            found.certified_by = np.array([None if pd.isna(name) else name for name in proved], dtype=object)
         found.attacks, found.seconds = list(record.attacks), record.seconds
         found.partial, found.batch_size, found.record = record.partial, record.batch_size, record
         return found
+
+    def certify(self, position: int, method: str) -> None:
+        """Note that ``method`` proved the sample at ``position``."""
+        if self.certified_by is None:
+            self.certified_by = np.full(self.n, None, dtype=object)
+        self.certified_by[position] = method
+
+    def is_certified(self, position: int) -> bool:
+        """Return whether the sample at ``position`` is proved."""
+        return self.certified_by is not None and self.certified_by[position] is not None
 
     @property
     def n(self) -> int:
@@ -134,10 +150,11 @@ class Evaluation:
         return 100 * float(np.mean(self.standing))
 
     def verdicts(self) -> pd.DataFrame:
-        """Return one row a sample: ``index label clean_pred broken_by adv_pred distance``."""
+        """Return one row a sample: :data:`VERDICT_COLUMNS`, and ``certified_by`` where somebody asked."""
         import pandas as pd
 
         found = ~self.standing
+        proved = None if self.certified_by is None else {CERTIFIED: pd.array(self.certified_by, dtype="string")}
         return pd.DataFrame(
             {
                 "index": self.index,
@@ -146,6 +163,7 @@ class Evaluation:
                 "broken_by": pd.array(self.broken_by, dtype="string"),
                 "adv_pred": pd.Series(self.adv_pred, dtype="Int64").where(found),
                 "distance": np.where(found, self.distance, np.nan),
+                **(proved or {}),
             },
-            columns=list(VERDICT_COLUMNS),
+            columns=[*VERDICT_COLUMNS, *(proved or ())],
         )

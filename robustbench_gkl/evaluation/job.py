@@ -20,6 +20,7 @@ from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.source_files import images_key, keep_images_sha256
+from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.eps_grid import grid_text
 from robustbench_gkl.evaluation.question import Question, id_of, protocol_under, question_of
 from robustbench_gkl.evaluation.workspace import Workspace
@@ -45,6 +46,8 @@ class Job:
     device: torch.device
     index: Tensor | None = None
     """(N,) the samples' indices in the split; None for its first N."""
+    effort: Effort | None = None
+    """How far samples are certified; None for not at all. No part of the id: no verdict depends on it."""
 
     @property
     def model(self) -> Classifier:
@@ -86,7 +89,14 @@ class Job:
         return any(stage.averages for attack, _ in self.attacks for stage in attack.stages(threat, num_classes=classes))
 
 
-def prepare(config: EvalConfig, source: ModelSource, workspace: Workspace, *, name: str | None = None) -> Job:
+def prepare(
+    config: EvalConfig,
+    source: ModelSource,
+    workspace: Workspace,
+    *,
+    name: str | None = None,
+    effort: Effort | None = None,
+) -> Job:
     """Load what ``config`` needs; on each machine one of the ranks fetches the data for all.
 
     Args:
@@ -94,6 +104,7 @@ def prepare(config: EvalConfig, source: ModelSource, workspace: Workspace, *, na
         source: the model.
         workspace: where.
         name: the model's name in the record; None for the source's.
+        effort: how far samples are certified; None for not at all.
 
     Raises:
         UserError: unknown attacks, or a model or data that cannot be used.
@@ -102,7 +113,7 @@ def prepare(config: EvalConfig, source: ModelSource, workspace: Workspace, *, na
     subject, samples = workspace.exchange.one_first(
         lambda: load_subject(config, source, device=workspace.device, data_dir=workspace.data_dir)
     )
-    return job_of(config, source, subject, samples, workspace, name=name)
+    return job_of(config, source, subject, samples, workspace, name=name, effort=effort)
 
 
 def job_of(
@@ -114,6 +125,7 @@ def job_of(
     *,
     name: str | None = None,
     index: Tensor | None = None,
+    effort: Effort | None = None,
 ) -> Job:
     """Return the job of a model and images that are loaded.
 
@@ -124,6 +136,7 @@ def job_of(
         workspace: where.
         name: the model's name in the record; None for the source's.
         index: (N,) the samples' indices in the split; None for its first N.
+        effort: how far samples are certified; None for not at all.
 
     Raises:
         UserError: unknown attacks, submitted images that cannot be used, or a name that no model can have.
@@ -142,6 +155,7 @@ def job_of(
         protocol=protocol_under([variant for _, variant in attacks], config, num_classes=subject.model.num_classes),
         device=workspace.device,
         index=index,
+        effort=effort,
     )
 
 

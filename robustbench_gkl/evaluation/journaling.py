@@ -9,13 +9,14 @@ import numpy as np
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.version import __version__
+from robustbench_gkl.evaluation.certified import certificate_key, surpasses
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.evaluation.recording import LOGGER, known_record
 from robustbench_gkl.evaluation.replay import COUNTED, StageLog, stage_logs
 from robustbench_gkl.evaluation.sharing import Share
 from robustbench_gkl.results.journal import About, Journal, about_part, delete_part
 from robustbench_gkl.results.record import Record, canonical_hash, unpack_standing
-from robustbench_gkl.results.store import ResultStore
+from robustbench_gkl.results.store import CERTIFIED, ResultStore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +58,15 @@ def discard_old(record_id: str, this: About, store: ResultStore) -> None:
 
 
 def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) -> None:
-    """Write the verdicts of a partial record into a new part of a journal.
+    """Write the verdicts of a record that is gone on with into a new part of a journal.
 
-    No evaluation without it may replace the record. The clean predictions come last: a part without them is not done.
+    No evaluation without those of a partial record may replace it. The clean predictions come last: a part without
+    them is not done.
     """
     record = known_record(job, store)
-    if record is None or not record.partial or any("clean" in entry for entry in journal.own):
+    if record is None or any("clean" in entry for entry in journal.own):
+        return
+    if not record.partial and not surpasses(job, record):
         return
     try:
         verdicts = store.verdicts(record).sort_values("index").reset_index(drop=True)
@@ -70,13 +74,23 @@ def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) 
         LOGGER.warning("%s; what it has broken is not known", error)
         return
     mine = share.samples(len(verdicts))
+    if CERTIFIED in verdicts:
+        proved = np.flatnonzero(mine & verdicts[CERTIFIED].notna().to_numpy())
+        pairs = [(place, verdicts[CERTIFIED][place]) for place in proved.tolist()]
+        journal.append(_entry(certificate_key(job), journal) | {"certified": pairs, "bounded": proved.tolist()})
     clean = [(place, int(verdicts["clean_pred"][place])) for place in np.flatnonzero(mine).tolist()]
     for log, fallen in _broken_in(record, job, verdicts, mine):
-        entry: dict[str, Any] = {"stage": log.key, "done": [], "fallen": fallen.tolist(), "part": journal.part}
+        entry = _entry(log.key, journal) | {"fallen": fallen.tolist()}
         entry["adv_pred"] = verdicts["adv_pred"].iloc[fallen].astype(int).tolist()
         entry["distance"] = verdicts["distance"].iloc[fallen].tolist()
-        journal.append(entry | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0})
+        journal.append(entry)
     journal.append({"clean": clean})
+
+
+def _entry(key: str, journal: Journal) -> dict[str, Any]:
+    """Return an entry of a stage in which nothing was found, and nothing spent."""
+    nothing: dict[str, Any] = {"stage": key, "done": [], "fallen": [], "adv_pred": [], "distance": []}
+    return nothing | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0, "part": journal.part}
 
 
 def _broken_in(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def ignore(line: str) -> None:
+    """Do nothing with a line that nobody wants."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where an evaluation stands.

@@ -8,6 +8,8 @@ from typing import Literal
 
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation.certified import certifier_of, surpasses
+from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
@@ -49,6 +51,7 @@ def evaluate_and_record(
     overwrite: bool = False,
     time_limit: float | None = None,
     save_adversarial: int | Literal["all"] = 0,
+    effort: Effort | None = None,
 ) -> Recorded:
     """Evaluate a model and write its record and verdicts.
 
@@ -63,6 +66,7 @@ def evaluate_and_record(
         overwrite: measure again even if the record exists; it is replaced when the new one is complete.
         time_limit: seconds after which to stop with a partial record; None for no limit.
         save_adversarial: how many adversarial images to write beside the verdicts, or all.
+        effort: how far samples are certified; None for not at all. A record with less effort is gone on with.
 
     Returns:
         The same on all ranks.
@@ -70,7 +74,7 @@ def evaluate_and_record(
     Raises:
         UserError: anything in the configuration, the model or the data that cannot be used.
     """
-    job = prepare(config, source, workspace, name=name)
+    job = prepare(config, source, workspace, name=name, effort=effort)
     return evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit, save_adversarial=save_adversarial)
 
 
@@ -86,7 +90,8 @@ def evaluate_job(
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
     store.prepare()
     with workspace.holding(job.id):
-        if not overwrite and (known := known_records([job], store, exchange)):
+        known = [] if overwrite else known_records([job], store, exchange)
+        if known and not surpasses(job, known[0]):
             _require_kept(known[0], save_adversarial, store)
             return Recorded(known[0], reused=True)
         require_room(job, save_adversarial)
@@ -224,6 +229,7 @@ def attack(
     job: Job, workspace: Workspace, share: Share, journal: Journal, *, time_limit: float | None
 ) -> tuple[list[Check], Evaluation]:
     """Return the checks before the attacks, and what these find."""
+    certifier = certifier_of(job, workspace)
     checks = check_before(job, workspace, batches_before(job))
     result = measure(
         job.model,
@@ -237,7 +243,10 @@ def attack(
         journal=journal,
         share=share,
         keep_adversarial=keeps_images(job),
+        effort=job.effort if certifier is not None else None,
+        certifier=certifier,
         on_progress=workspace.on_progress,
+        on_note=workspace.on_note,
     )
     return checks, result
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_gkl.certification.certifier import MARGIN
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction
@@ -19,6 +20,7 @@ from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results.record import (
+    Certificates,
     Check,
     DataInfo,
     Record,
@@ -71,7 +73,26 @@ def make_record(
         verdicts_sha256=hashlib.sha256(verdicts).hexdigest(),
         standing=pack_standing(result.standing),
         teacher=None if job.subject.teacher is None else job.subject.teacher.name,
+        certified=_certificates(job, result),
     ).sealed()
+
+
+def _certificates(job: Job, result: Evaluation) -> Certificates | None:
+    """Return what was proved; None where nobody asked."""
+    if job.effort is None:
+        return None
+    proved = np.array([result.is_certified(position) for position in range(result.n)])
+    names = [] if result.certified_by is None else result.certified_by[proved].tolist()
+    return Certificates(
+        proved=int(proved.sum()),
+        methods={method: names.count(method) for method in sorted(set(names))},
+        undecided=int((result.standing & ~proved).sum()),
+        samples=pack_standing(proved),
+        margin=MARGIN,
+        complete=job.effort.complete,
+        seconds_each=job.effort.seconds,
+        calls_each=job.effort.calls,
+    )
 
 
 def adversarial_bytes(result: Evaluation, images: Tensor, count: int | Literal["all"]) -> bytes:

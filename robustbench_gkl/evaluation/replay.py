@@ -10,6 +10,7 @@ import numpy as np
 
 from robustbench_gkl.attacks import AttackSpec, SearchSpec
 from robustbench_gkl.attacks.specs import Ball
+from robustbench_gkl.attacks.specs.certify import Certify
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult
@@ -45,12 +46,17 @@ class StageLog:
         result.broken_by[fallen] = self.name
         result.adv_pred[fallen] = entry["adv_pred"]
         result.distance[fallen] = entry["distance"]
+        for position, method in entry.get("certified", ()):
+            result.certify(position, method)
         for key in self.totals:
             self.totals[key] += entry[key]
         self.seconds[entry["part"]] += entry["seconds"]
 
     def replay(self, entries: Iterable[Entry], standing: Sequence[int], result: Evaluation) -> dict[int, int]:
-        """Take in the stage's entries; return the samples of ``standing`` that are left, and the restart each is at."""
+        """Take in the stage's entries; return the samples of ``standing`` that are left, and the restart each is at.
+
+        Samples that are certified are not left: nothing can break them.
+        """
         at = dict.fromkeys(standing, 0)
         for entry in entries:
             if entry.get("stage") != self.key:
@@ -61,7 +67,7 @@ class StageLog:
             for position, run in entry["done"]:
                 if position in at:
                     at[position] = max(run + 1, at[position])
-        return {position: run for position, run in at.items() if run < self.runs}
+        return {position: run for position, run in at.items() if run < self.runs and not result.is_certified(position)}
 
     def result(self, *, attacked: int, broken: int) -> StageResult:
         """Return the stage's line in the record."""
@@ -92,6 +98,11 @@ def stage_logs(attack: AttackSpec, variant: AttackSpec, threat: Ball, *, num_cla
         )
         for stage in stages
     ]
+
+
+def certificate_log() -> StageLog:
+    """Return the log of the certificates that spare attacks, which come after the first stage and are none of one."""
+    return StageLog(Certify(), name=Certify.name, key=Certify.name, runs=1)
 
 
 def spent_before(entries: Iterable[Entry]) -> float:
@@ -153,6 +164,8 @@ def replayed(
             standing = np.flatnonzero(result.standing & known)
             left = log.replay(entries, standing.tolist(), result)
             known[list(left)] = False
+            if result.certified_by is None:
+                certificate_log().replay(entries, (), result)
             stages.append(log.result(attacked=len(standing), broken=int((~result.standing[standing]).sum())))
         result.add_attack(attack, stages)
     result.seconds = spent_before(entries)

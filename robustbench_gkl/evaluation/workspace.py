@@ -9,14 +9,10 @@ from pathlib import Path
 
 import torch
 
-from robustbench_gkl.evaluation.progress import Progress
+from robustbench_gkl.evaluation.progress import Progress, ignore
 from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results.record import Check
 from robustbench_gkl.results.store import ResultStore
-
-
-def _ignore(line: str) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,7 @@ class Workspace:
             the locks and writes the record.
         on_progress: called a few times a second, on rank 0.
         on_checks: called on rank 0 with what was found before the attacks; whatever it is, they are run.
+        on_note: called on rank 0 with a line on what was decided on the way.
         on_wait: called on rank 0 with a line, at once and then once a minute, while another process evaluates the same.
     """
 
@@ -40,7 +37,8 @@ class Workspace:
     exchange: Exchange = field(default_factory=Exchange)
     on_progress: Callable[[Progress], None] | None = None
     on_checks: Callable[[Sequence[Check]], None] | None = None
-    on_wait: Callable[[str], None] = _ignore
+    on_wait: Callable[[str], None] = ignore
+    on_note: Callable[[str], None] = ignore
 
     @contextmanager
     def holding(self, record_id: str, *, shared: bool = False, part: str | None = None) -> Iterator[None]:

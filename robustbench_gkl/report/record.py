@@ -27,6 +27,11 @@ def record_lines(record: Record, *, reused: bool) -> list[str]:
         if len(attack.stages) > 1:
             broken = ", ".join(f"{stage.name} {stage.broken}" for stage in attack.stages)
             lines.append(f"  broken by: {broken}")
+    if (found := record.certified) is not None:
+        low, high = wilson_interval(found.proved, record.data.n)
+        interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
+        lines.append(f"certified accuracy  {100 * found.proved / record.data.n:6.2f} %  ({interval})")
+        lines.append(f"  {found}")
     low, high = wilson_interval(round(record.worst_case_acc * record.data.n / 100), record.data.n)
     interval = f"95 % interval {100 * low:.2f} to {100 * high:.2f}"
     bound = "robust accuracy <= " if record.partial else "robust accuracy    "

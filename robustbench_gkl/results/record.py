@@ -178,6 +178,32 @@ class AttackResult(Part):
     """Which samples stand after this attack and those before it, as :func:`pack_standing` writes it."""
 
 
+class Certificates(Part):
+    """What was proved of the samples, up to floating point."""
+
+    proved: int
+    methods: dict[str, int]
+    """How many samples were proved by what."""
+    undecided: int
+    """Samples that are neither proved nor broken."""
+    samples: str
+    """Which samples are proved, as :func:`pack_standing` writes it."""
+    margin: float
+    """What a logit exceeds another by where that is proved, relative to the image's largest logit and 1."""
+    complete: bool = False
+    """Whether samples that bounds do not prove were searched."""
+    seconds_each: float | None = None
+    """Of the processor, at most, for each sample that was searched."""
+    calls_each: int | None = None
+    """Rows through the network, at most, for each sample that was searched."""
+
+    def __str__(self) -> str:
+        by = ", ".join(f"{method} {count}" for method, count in self.methods.items())
+        return (
+            f"{self.proved} samples are certified up to floating point (margin {self.margin:g}; {by or 'by nothing'})"
+        )
+
+
 class Check(Part):
     """One item of the evaluation's passport."""
 
@@ -225,7 +251,7 @@ class Record(Part):
     """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""
     teacher: str | None = None
     """The name of the model that a distilled model was taught by."""
-    certified: dict[str, Any] | None = None
+    certified: Certificates | None = None
     """What was proved of the samples."""
     draws: int | None = None
     """Fresh draws an image by which a randomised model was judged; None for one answer."""
@@ -242,6 +268,11 @@ class Record(Part):
                     "the file was changed after it was written"
                 )
         return self
+
+    @property
+    def certified_acc(self) -> float | None:
+        """Percentage of samples that are proved; None where nobody tried."""
+        return None if self.certified is None else 100 * self.certified.proved / self.data.n
 
     def stands(self) -> NDArray[np.bool_] | None:
         """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""

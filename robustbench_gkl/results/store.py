@@ -29,6 +29,8 @@ _PART = re.compile(r"(\.(?P<part>[0-9]+(of[0-9]+\.[0-9]+)?))?\.jsonl")
 """How the name of a part ends: a rank, or a shard and a rank; nothing in those that older versions began."""
 _LOGGER = logging.getLogger("robustbench_gkl")
 VERDICT_COLUMNS = ("index", "label", "clean_pred", "broken_by", "adv_pred", "distance")
+CERTIFIED = "certified_by"
+"""The column after these, where samples were certified: what proved a sample."""
 
 
 def verdict_bytes(verdicts: pd.DataFrame) -> bytes:

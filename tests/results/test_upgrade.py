@@ -20,8 +20,10 @@ from robustbench_gkl.results.record import canonical_hash
 
 EXAMPLES = Path(__file__).parents[2] / "results" / "examples"
 SHIPPED = sorted(EXAMPLES.glob("*/records/*.json"))
+LATER = ("none", "images", "certify")
+"""Attacks that version 1 did not have."""
 SPECS = [
-    *(entry.name for entry in ATTACKS.entries() if entry.pattern is None and entry.name not in ("none", "images")),
+    *(entry.name for entry in ATTACKS.entries() if entry.pattern is None and entry.name not in LATER),
     *("pgd:steps=7,restarts=3,step_size=1/255,objective=dlr,random_start=false", "apgd-margin:steps=12"),
     *("apgd-ce:restarts=3,evaluations=20", "apgd-t:targets=3", "fab-t:targets=2,steps=5", "fab:restarts=1"),
     *("square:queries=500,restarts=2", "fgsm:objective=margin"),

@@ -1,0 +1,205 @@
+"""Branch and bound over the phases of ReLUs (Bunel et al., arXiv 1909.06588; beta-CROWN, arXiv 2103.06624).
+
+A problem whose bound is not positive is split into two, in which a ReLU is on, and off. Its margin at the minimiser of
+the linear bound exceeds the bound by the sum of what the lines give away at each ReLU; those that give away most are
+tried, and the one whose worse half is best is split. The minimisers are candidates of an attack on the way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from robustbench_gkl.certification.crown import Lines
+from robustbench_gkl.certification.network import Network
+from robustbench_gkl.certification.operations import Interval
+from robustbench_gkl.certification.problems import Problems, improved
+
+CHILDREN = 64
+"""Problems that are bounded at a time."""
+STEPS = 8
+"""Gradient steps of each, from what its parent has found."""
+TRIED = 3
+"""ReLUs that are tried before one is split."""
+_FALLBACK = 1e-6
+"""Weight of what a ReLU's lines could give away at most, where none gives anything away."""
+
+
+@dataclass
+class Budget:
+    """What may be spent on one sample, and what has been.
+
+    Attributes:
+        seconds: of the processor's time; None for no limit.
+        calls: rows that are taken back through the network, and gradients of these; None for no limit.
+    """
+
+    seconds: float | None = None
+    calls: int | None = None
+    spent_calls: int = 0
+    spent_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._began = time.process_time()
+
+    def spend(self, calls: int) -> None:
+        """Count ``calls`` and the time until now."""
+        self.spent_calls += calls
+        now = time.process_time()
+        self.spent_seconds, self._began = self.spent_seconds + now - self._began, now
+
+    @property
+    def over(self) -> bool:
+        """Whether it is spent."""
+        late = self.seconds is not None and self.spent_seconds >= self.seconds
+        return late or (self.calls is not None and self.spent_calls >= self.calls)
+
+
+class Searched(NamedTuple):
+    """The outcome of branch and bound for one sample: proved, broken by ``image`` (C, H, W), or neither."""
+
+    proved: bool
+    image: Tensor | None = None
+
+
+def branch_and_bound(
+    network: Network,
+    problems: Problems,
+    bound: Tensor,
+    *,
+    budget: Budget,
+    confirm: Callable[[Problems], Tensor],
+    enough: float,
+) -> Searched:
+    """Prove that all margins of a sample are positive, or find an image in its ball where one is not.
+
+    Args:
+        network: the network.
+        problems: the margins that are not proved yet, (N,).
+        bound: (N,), of these.
+        budget: when to give up.
+        confirm: problems to (N,) bool, whether their bounds are positive for certain.
+        enough: the bound of which that may be expected.
+    """
+    open_: list[tuple[float, Problems]] = [
+        (float(value), problems[torch.tensor([row], device=bound.device)]) for row, value in enumerate(bound)
+    ]
+    while open_:
+        if budget.over:
+            return Searched(proved=False)
+        open_.sort(key=lambda entry: -entry[0])
+        parents = _joined([open_.pop()[1] for _ in range(min(len(open_), CHILDREN // 2))])
+        image, scores = _examined(network, parents)
+        budget.spend(2 * len(parents))
+        if image is not None:
+            return Searched(proved=False, image=image)
+        children, tried = _split(network, parents, scores)
+        budget.spend(tried)
+        children, bound = improved(network, children, steps=STEPS, enough=enough)
+        budget.spend((2 * STEPS + 1) * len(children))
+        hopeful = (bound > enough).nonzero().flatten()
+        proved = torch.zeros_like(bound, dtype=torch.bool)
+        if len(hopeful):
+            proved[hopeful] = confirm(children[hopeful])
+        for row in (~proved).nonzero().flatten():
+            open_.append((float(bound[row]), children[row[None]]))
+    return Searched(proved=True)
+
+
+@torch.no_grad()
+def _examined(network: Network, problems: Problems) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there."""
+    found = problems.bounded(network, keep=True)
+    images = problems.region.minimiser(found.pixels.values)
+    values = network.values(images)
+    margin = (values[-1] * problems.rows).sum(1)
+    broken = ((margin < 0) & problems.region.threat.contains(images, problems.region.origin)).nonzero().flatten()
+    if len(broken):
+        return images[broken[0]], {}
+    scores = {}
+    for relu, bounds in problems.bounds.items():
+        lines, slope, row = Lines.of(bounds), problems.slopes[relu], found.at[relu]
+        z = values[network.steps[relu].inputs[0]]
+        on = z.clamp_min(0)
+        below, above = on - slope * z, lines.upper * z + lines.intercept - on
+        given = torch.where(row > 0, row * below, -row * above) + _FALLBACK * row.abs() * lines.intercept
+        scores[relu] = given.where(lines.unstable, -torch.inf).flatten(1)
+    return None, scores
+
+
+def _split(network: Network, parents: Problems, scores: dict[int, Tensor]) -> tuple[Problems, int]:
+    """Return both halves of each problem, and how many problems were bounded to choose.
+
+    Problems without an unstable ReLU are returned as they are: better multipliers may do.
+    """
+    relus = list(scores)
+    sizes = [scores[relu].shape[1] for relu in relus]
+    best = torch.cat([scores[relu] for relu in relus], dim=1).topk(TRIED, dim=1)
+    splits = (best.values > -torch.inf).all(1)
+    whole = parents[~splits]
+    if not bool(splits.any()):
+        return whole, 0
+    parents, places = parents[splits], best.indices[splits]
+    rows = torch.arange(len(parents), device=places.device).repeat_interleave(TRIED)
+    halves = [_assuming(network, parents[rows], relus, sizes, places.flatten(), phase) for phase in (1, -1)]
+    with torch.no_grad():
+        worse = torch.minimum(*(half.bounded(network).bound for half in halves)).reshape(-1, TRIED)
+    chosen = worse.argmax(1) + TRIED * torch.arange(len(parents), device=places.device)
+    return _joined([*(half[chosen] for half in halves), whole]), 2 * len(rows)
+
+
+def _assuming(
+    network: Network, problems: Problems, relus: list[int], sizes: list[int], places: Tensor, phase: int
+) -> Problems:
+    """Return the problems with one more assumption each, at ``places`` (N,) in the ReLUs of all layers in a row."""
+    bounds, phases, multipliers = dict(problems.bounds), dict(problems.phases), dict(problems.multipliers)
+    start = 0
+    for relu, size in zip(relus, sizes, strict=True):
+        here = ((places >= start) & (places < start + size)).nonzero().flatten()
+        at, start = places[here] - start, start + size
+        if not len(here) and relu not in phases:
+            continue
+        low, high = bounds[relu].low, bounds[relu].high
+        if relu not in phases:
+            phases[relu], multipliers[relu] = torch.zeros_like(low), torch.zeros_like(low)
+        if len(here):
+            assumed = phases[relu].flatten(1).clone()
+            assumed[here, at] = phase
+            phases[relu] = assumed.reshape(low.shape)
+            end = (low if phase == 1 else high).flatten(1).clone()
+            end[here, at] = 0
+            end = end.reshape(low.shape)
+            bounds[relu] = Interval(end, high) if phase == 1 else Interval(low, end)
+    return replace(problems, bounds=bounds, phases=phases, multipliers=multipliers)
+
+
+def _joined(parts: list[Problems]) -> Problems:
+    """Return the problems of all parts; assumptions that some have not are zero in these."""
+    first = parts[0]
+    relus = sorted({relu for part in parts for relu in part.phases})
+
+    def of(part: Problems, relu: int, what: str) -> Tensor:
+        tensors: dict[int, Tensor] = getattr(part, what)
+        return tensors[relu] if relu in tensors else torch.zeros_like(part.bounds[relu].low)
+
+    def joined(relu: int, what: str) -> Tensor:
+        return torch.cat([of(part, relu, what) for part in parts])
+
+    box = Interval(*(torch.cat([getattr(part.region.box, end) for part in parts]) for end in ("low", "high")))
+    region = replace(first.region, origin=torch.cat([part.region.origin for part in parts]), box=box)
+    return Problems(
+        region,
+        torch.cat([part.rows for part in parts]),
+        {
+            relu: Interval(*(torch.cat([getattr(part.bounds[relu], end) for part in parts]) for end in ("low", "high")))
+            for relu in first.bounds
+        },
+        {relu: joined(relu, "slopes") for relu in first.slopes},
+        {relu: joined(relu, "phases") for relu in relus},
+        {relu: joined(relu, "multipliers") for relu in relus},
+    )
