@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from robustbench_gkl import attacks, data, losses, models, results
     from robustbench_gkl.core.threat import ThreatModel
     from robustbench_gkl.data import load_dataset
-    from robustbench_gkl.evaluation import evaluate
+    from robustbench_gkl.evaluation import certify, evaluate
     from robustbench_gkl.models import create_model
     from robustbench_gkl.results import leaderboard
     from robustbench_gkl.runs import load_model
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ThreatModel",
     "attacks",
+    "certify",
     "create_model",
     "data",
     "evaluate",
@@ -34,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     "ThreatModel": "robustbench_gkl.core.threat",
+    "certify": "robustbench_gkl.evaluation",
     "create_model": "robustbench_gkl.models",
     "evaluate": "robustbench_gkl.evaluation",
     "leaderboard": "robustbench_gkl.results",

@@ -7,7 +7,7 @@ import sys
 
 import robustbench_gkl as gkl
 
-DESIGNED = {"evaluate", "train", "load_model", "create_model", "load_dataset", "leaderboard", "ThreatModel"}
+DESIGNED = {"evaluate", "certify", "train", "load_model", "create_model", "load_dataset", "leaderboard", "ThreatModel"}
 
 
 def test_dir_shows_what_the_design_names() -> None:

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from robustbench_gkl.certification import descent
 from robustbench_gkl.certification.crown import Lines
 from robustbench_gkl.certification.network import Network
 from robustbench_gkl.certification.operations import Interval
 from robustbench_gkl.certification.problems import Problems, improved
+from robustbench_gkl.core.noise import Noise
 
 CHILDREN = 64
 """Problems that are bounded at a time."""
@@ -26,6 +28,10 @@ STEPS = 8
 """Gradient steps of each, from what its parent has found."""
 TRIED = 3
 """ReLUs that are tried before one is split."""
+ALONE = 5_000
+"""Calls that branch and bound has for itself: most samples that it proves take fewer."""
+SHARE = 2
+"""Of all calls after these the attack gets one in so many."""
 _FALLBACK = 1e-6
 """Weight of what a ReLU's lines could give away at most, where none gives anything away."""
 
@@ -73,6 +79,7 @@ def branch_and_bound(
     bound: Tensor,
     *,
     budget: Budget,
+    noise: Noise,
     confirm: Callable[[Problems], Tensor],
     enough: float,
 ) -> Searched:
@@ -83,18 +90,26 @@ def branch_and_bound(
         problems: the margins that are not proved yet, (N,).
         bound: (N,), of these.
         budget: when to give up.
+        noise: the sample's random numbers, for the attack beside.
         confirm: problems to (N,) bool, whether their bounds are positive for certain.
         enough: the bound of which that may be expected.
     """
     open_: list[tuple[float, Problems]] = [
         (float(value), problems[torch.tensor([row], device=bound.device)]) for row, value in enumerate(bound)
     ]
+    attacked, lows = 0, _Lows(problems)
     while open_:
         if budget.over:
             return Searched(proved=False)
+        if budget.spent_calls > ALONE + SHARE * attacked * descent.CALLS:
+            image = descent.search_round(network, problems, lows.taken(), noise.at("round", attacked))
+            budget.spend(descent.CALLS)
+            attacked += 1
+            if image is not None:
+                return Searched(proved=False, image=image)
         open_.sort(key=lambda entry: -entry[0])
         parents = _joined([open_.pop()[1] for _ in range(min(len(open_), CHILDREN // 2))])
-        image, scores = _examined(network, parents)
+        image, scores = _examined(network, parents, lows)
         budget.spend(2 * len(parents))
         if image is not None:
             return Searched(proved=False, image=image)
@@ -111,9 +126,33 @@ def branch_and_bound(
     return Searched(proved=True)
 
 
+class _Lows:
+    """The minimisers of lowest margin since the last round of the attack, which starts from them too."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._images, self._rows = problems.region.origin[:0], problems.rows[:0]
+        self._margins = problems.rows[:0, 0]
+
+    def put(self, images: Tensor, rows: Tensor, margins: Tensor) -> None:
+        """Take in images (B, C, H, W) with their margins as rows (B, K), and the values of these (B,)."""
+        margins = torch.cat([self._margins, margins])
+        kept = margins.argsort(stable=True)[: descent.STARTS // 2]
+        self._margins = margins[kept]
+        self._images, self._rows = torch.cat([self._images, images])[kept], torch.cat([self._rows, rows])[kept]
+
+    def taken(self) -> tuple[Tensor, Tensor]:
+        """Return the images (G, C, H, W) and rows (G, K), and begin anew."""
+        found = self._images, self._rows
+        self._images, self._rows, self._margins = self._images[:0], self._rows[:0], self._margins[:0]
+        return found
+
+
 @torch.no_grad()
-def _examined(network: Network, problems: Problems) -> tuple[Tensor | None, dict[int, Tensor]]:
-    """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there."""
+def _examined(network: Network, problems: Problems, lows: _Lows) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there.
+
+    The minimisers of low margin are kept in ``lows``.
+    """
     found = problems.bounded(network, keep=True)
     images = problems.region.minimiser(found.pixels.values)
     values = network.values(images)
@@ -121,6 +160,7 @@ def _examined(network: Network, problems: Problems) -> tuple[Tensor | None, dict
     broken = ((margin < 0) & problems.region.threat.contains(images, problems.region.origin)).nonzero().flatten()
     if len(broken):
         return images[broken[0]], {}
+    lows.put(images, problems.rows, margin)
     scores = {}
     for relu, bounds in problems.bounds.items():
         lines, slope, row = Lines.of(bounds), problems.slopes[relu], found.at[relu]
@@ -140,11 +180,13 @@ def _split(network: Network, parents: Problems, scores: dict[int, Tensor]) -> tu
     relus = list(scores)
     sizes = [scores[relu].shape[1] for relu in relus]
     best = torch.cat([scores[relu] for relu in relus], dim=1).topk(TRIED, dim=1)
-    splits = (best.values > -torch.inf).all(1)
+    splits = best.values[:, 0] > -torch.inf
     whole = parents[~splits]
     if not bool(splits.any()):
         return whole, 0
-    parents, places = parents[splits], best.indices[splits]
+    # Where fewer are unstable, the first is tried again.
+    places = torch.where(best.values > -torch.inf, best.indices, best.indices[:, :1])[splits]
+    parents = parents[splits]
     rows = torch.arange(len(parents), device=places.device).repeat_interleave(TRIED)
     halves = [_assuming(network, parents[rows], relus, sizes, places.flatten(), phase) for phase in (1, -1)]
     with torch.no_grad():

@@ -14,6 +14,7 @@ from robustbench_gkl.certification.operations import Affine, Interval
 from robustbench_gkl.certification.problems import Problems, improved
 from robustbench_gkl.certification.region import Region
 from robustbench_gkl.certification.rows import Rows
+from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
 MARGIN = 1e-5
@@ -75,12 +76,24 @@ class Certifier:
                 found[place] = one
         return found
 
-    def search(self, bounded: Bounded, budget: Budget) -> Searched:
-        """Return what branch and bound finds of a sample that bounds have not proved."""
+    def search(self, bounded: Bounded, budget: Budget, noise: Noise) -> Searched:
+        """Return what branch and bound, and an attack beside it, find of a sample that bounds have not proved.
+
+        Args:
+            bounded: the sample.
+            budget: when to give up.
+            noise: the sample's random numbers.
+        """
         assert bounded.problems is not None
         assert bounded.bound is not None
         return branch_and_bound(
-            self.network, bounded.problems, bounded.bound, budget=budget, confirm=self.confirmed, enough=MARGIN
+            self.network,
+            bounded.problems,
+            bounded.bound,
+            budget=budget,
+            noise=noise,
+            confirm=self.confirmed,
+            enough=MARGIN,
         )
 
     @torch.no_grad()

@@ -167,9 +167,12 @@ def _average_pooling(
     counts_padding: bool = True,
     divisor: int | None = None,
 ) -> _Step | None:
-    if ceil or divisor is not None or (any(padding) and not counts_padding):
+    before, steps = reader.steps[value].shape, stride or kernel
+    sizes = [(before[1 + end] + 2 * padding[-end] - kernel[-end]) // steps[-end] + 1 for end in (0, 1)]
+    cut = ceil and list(shape[1:]) != sizes  # the last windows hang over the edge
+    if cut or divisor is not None or (any(padding) and not counts_padding):
         return None
-    return _pooled(reader, shape, value, kernel, stride or kernel, padding)
+    return _pooled(reader, shape, value, kernel, steps, padding)
 
 
 def _pooled(

@@ -47,6 +47,7 @@ def _lines(found: Comparison) -> list[str]:
         f"  {one} {_percent(counts.both + counts.first_only, counts.n)} ({_through(found.first)}), "
         f"{other} {_percent(counts.both + counts.second_only, counts.n)} ({_through(found.second)}) "
         f"on {counts.n} shared samples",
+        *(f"  {bracket}" for side in (found.first, found.second) if (bracket := _bracket(side))),
         f"  difference {100 * counts.difference:+.2f} points, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}",
         f"  only {one} stands: {counts.first_only}, only {other} stands: {counts.second_only}, {p}",
     ]
@@ -56,6 +57,21 @@ def _lines(found: Comparison) -> list[str]:
     if not counts.significant and needed is not None:
         lines.append(f"  about {needed:,} samples would show a difference of this size in four of five tries")
     return lines
+
+
+def _bracket(side: Side) -> str:
+    """Return between what the robust accuracy of a model lies, on its own samples; nothing without certificates."""
+    from robustbench_gkl.results.statistics import wilson_interval
+
+    entry = side.entry
+    if entry.proved is None or entry.stands is None:
+        return ""
+    n = entry.board.n
+    low, high = (100 * end for end in wilson_interval(entry.proved, n))
+    return (
+        f"{side.name}: certified {_percent(entry.proved, n)} (95 % interval {low:.2f} to {high:.2f}), not broken "
+        f"{_percent(entry.standing, n)}: its robust accuracy on these {n} samples lies between"
+    )
 
 
 def _through(side: Side) -> str:

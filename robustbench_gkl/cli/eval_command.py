@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config.schema import EvalConfig
+    from robustbench_gkl.evaluation.certifying import Effort
     from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
     help="Search in less precision; successes are confirmed in float32.",
 )
 @click.option("--compile", "compiled", is_flag=True, default=None, help="Search with torch.compile.")
+@click.option(
+    "--certify",
+    is_flag=True,
+    help="After the first stage prove samples by bounds; those that are proved are spared the rest. Same verdicts.",
+)
 @options.seed
 @click.option(
     "--fail-under",
@@ -78,6 +84,7 @@ def command(
     shard: str | None,
     search_precision: str | None,
     compiled: bool | None,
+    certify: bool,
     seed: int | None,
     fail_under: float | None,
     overwrite: bool,
@@ -111,6 +118,8 @@ def command(
         raise UserError("--shard goes with neither --save-adversarial (give it to gklbench merge) nor --fail-under")
     if "none" in attacks and (norm, eps, eps_grid) != (None, None, None):
         raise UserError("--attack none measures clean accuracy, which no --norm, --eps or --eps-grid changes")
+    if certify and (eps_grid is not None or engine == "reference" or "none" in attacks):
+        raise UserError("--certify goes with none of --eps-grid, --engine reference, --attack none")
     asked = options.given(
         dataset=dataset,
         split=split,
@@ -145,7 +154,7 @@ def command(
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with resumable(), LiveProgress(console) as progress:
         workspace = workspace_of(store, on, data_dir, exchange_of(world), progress)
-        evaluated = _Evaluated(config, source, workspace, name, overwrite)
+        evaluated = _Evaluated(config, source, workspace, name, overwrite, certify)
         if eps_grid is not None:
             outcomes = evaluated.at_all_radii()
         elif shard is not None:
@@ -189,6 +198,14 @@ class _Evaluated:
     workspace: Workspace
     name: str | None
     overwrite: bool
+    certify: bool
+
+    @property
+    def effort(self) -> Effort | None:
+        """How far samples are certified on the way; None for not at all."""
+        from robustbench_gkl.evaluation.certifying import Effort
+
+        return Effort() if self.certify else None
 
     def whole(self, time_limit: float | None, save_adversarial: int | Literal["all"]) -> Recorded:
         """Evaluate all samples."""
@@ -202,6 +219,7 @@ class _Evaluated:
             overwrite=self.overwrite,
             time_limit=time_limit,
             save_adversarial=save_adversarial,
+            effort=self.effort,
         )
 
     def at_all_radii(self) -> list[Recorded]:
@@ -224,6 +242,7 @@ class _Evaluated:
             name=self.name,
             overwrite=self.overwrite,
             time_limit=time_limit,
+            effort=self.effort,
         )
         if not isinstance(outcome, ShardOutcome):
             return [outcome]

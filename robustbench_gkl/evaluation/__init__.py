@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustbench_gkl.evaluation.api import evaluate
+    from robustbench_gkl.evaluation.api import certify, evaluate
     from robustbench_gkl.evaluation.evaluation import Evaluation
     from robustbench_gkl.evaluation.progress import Progress
 
-__all__ = ["Evaluation", "Progress", "evaluate"]
+__all__ = ["Evaluation", "Progress", "certify", "evaluate"]
 
-_HOMES = {"Evaluation": "evaluation", "Progress": "progress", "evaluate": "api"}
+_HOMES = {"Evaluation": "evaluation", "Progress": "progress", "certify": "api", "evaluate": "api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset, ImageSet, to_unit
 from robustbench_gkl.evaluation.arrays import Arrays, Threat, as_images, as_index, as_labels, as_threat
 from robustbench_gkl.evaluation.batch_size import BatchSize
+from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import job_of
@@ -58,6 +59,7 @@ def evaluate(
     time_limit: float | None = None,
     keep_adversarial: bool = False,
     overwrite: bool = False,
+    effort: Effort | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy of any model, and record them if ``name`` is given.
@@ -84,6 +86,7 @@ def evaluate(
         time_limit: seconds after which to stop, with the outcome marked partial; None for no limit.
         keep_adversarial: return the adversarial images too; with a record, only if it is made now.
         overwrite: measure again although there is a record.
+        effort: certify the samples that stand after the first stage, which spares them the rest.
         on_progress: called a few times a second.
 
     Returns:
@@ -115,6 +118,7 @@ def evaluate(
             device=device,
             time_limit=time_limit,
             keep_adversarial=keep_adversarial,
+            effort=effort,
             on_progress=on_progress,
         )
     where = torch.device(device) if device is not None else device_of(model)
@@ -123,7 +127,7 @@ def evaluate(
     config = _config(dataset, split, len(found), ball, specs, settings)
     source = _PythonSource(model, name)
     subject = source.load(samples, device=where)
-    job = job_of(config, source, subject, samples, workspace, index=places)
+    job = job_of(config, source, subject, samples, workspace, index=places, effort=effort)
     outcome = evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit)
     result = outcome.evaluation
     if result is None:
@@ -133,6 +137,68 @@ def evaluate(
         result.adversarial = result.has_adversarial = None
     result.record = outcome.record
     return result
+
+
+def certify(
+    model: nn.Module,
+    images: Arrays,
+    labels: Arrays,
+    threat: Threat,
+    *,
+    complete: bool = False,
+    seconds: float | None = None,
+    calls: int | None = None,
+    name: str | None = None,
+    results_dir: str | Path | None = None,
+    dataset: str | None = None,
+    split: Literal["test", "train"] = "test",
+    index: Arrays | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    time_limit: float | None = None,
+    keep_adversarial: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Evaluation:
+    """Prove of samples that no image in their balls is classified wrongly, up to floating point.
+
+    Args:
+        model, images, labels, threat: as for :func:`evaluate`; the model must be made of convolutions, linear layers,
+            batch normalisation, average pooling, ReLUs and sums.
+        complete: search the samples that bounds do not prove, by branch and bound and an attack beside it, until they
+            are decided or their budget is spent.
+        seconds: of the processor for each of these; None for no limit.
+        calls: rows and images through the network for each of these, forwards and backwards; None for no limit.
+        name, results_dir, dataset, split, index, seed, device, time_limit, keep_adversarial, overwrite, on_progress: as
+            for :func:`evaluate`.
+
+    Returns:
+        The verdict on each sample: ``certified_by`` where it is proved, ``broken_by`` where the search broke it.
+
+    Raises:
+        UserError: as :func:`evaluate`; "unsupported: LAYER" for a layer without bounds; a budget without ``complete``.
+    """
+    if not complete and (seconds is not None or calls is not None):
+        raise UserError("seconds and calls limit the search of complete=True; give both, or neither for bounds alone")
+    return evaluate(
+        model,
+        images,
+        labels,
+        threat,
+        "certify",
+        name=name,
+        results_dir=results_dir,
+        dataset=dataset,
+        split=split,
+        index=index,
+        seed=seed,
+        device=device,
+        time_limit=time_limit,
+        keep_adversarial=keep_adversarial,
+        overwrite=overwrite,
+        effort=Effort(complete, seconds, calls),
+        on_progress=on_progress,
+    )
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class _Certification:
     def _search(self, position: int, bounded: Bounded) -> None:
         """Search a sample that bounds do not prove, until it is decided or its budget is spent."""
         budget = Budget(seconds=self.effort.seconds, calls=self.effort.calls)
-        found = self.certifier.search(bounded, budget)
+        found = self.certifier.search(bounded, budget, self.context.load([position]).noise.at("certify"))
         fallen = None if found.image is None else self._confirmed(position, found.image)
         self._write(
             restarts=1,

@@ -16,6 +16,8 @@ from robustbench_gkl.certification.certifier import MARGIN
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction
+from robustbench_gkl.evaluation.certified import is_certification
+from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.ranks.exchange import Exchange
@@ -78,9 +80,10 @@ def make_record(
 
 
 def _certificates(job: Job, result: Evaluation) -> Certificates | None:
-    """Return what was proved; None where nobody asked."""
-    if job.effort is None:
+    """Return what was proved; None where nobody asked, or where certificates that were to spare attacks are off."""
+    if result.certified_by is None and not is_certification(job):
         return None
+    effort = job.effort or Effort()
     proved = np.array([result.is_certified(position) for position in range(result.n)])
     names = [] if result.certified_by is None else result.certified_by[proved].tolist()
     return Certificates(
@@ -89,9 +92,9 @@ def _certificates(job: Job, result: Evaluation) -> Certificates | None:
         undecided=int((result.standing & ~proved).sum()),
         samples=pack_standing(proved),
         margin=MARGIN,
-        complete=job.effort.complete,
-        seconds_each=job.effort.seconds,
-        calls_each=job.effort.calls,
+        complete=effort.complete,
+        seconds_each=effort.seconds,
+        calls_each=effort.calls,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
+from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, prepare
@@ -61,12 +62,13 @@ def evaluate_shard(
     name: str | None = None,
     overwrite: bool = False,
     time_limit: float | None = None,
+    effort: Effort | None = None,
 ) -> ShardOutcome | Recorded:
     """Evaluate a model on a fixed share of the samples, and leave what was found for :func:`merge_parts`.
 
     Args:
         shard: which samples.
-        config, source, workspace, name, overwrite, time_limit: as for :func:`evaluate_and_record`.
+        config, source, workspace, name, overwrite, time_limit, effort: as for :func:`evaluate_and_record`.
 
     Returns:
         The shard's outcome, or the record of the whole if there is one already.
@@ -75,7 +77,7 @@ def evaluate_shard(
         UserError: as :func:`evaluate_and_record`; fewer samples than shards.
     """
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange, shard)
-    job = prepare(config, source, workspace, name=name)
+    job = prepare(config, source, workspace, name=name, effort=effort)
     if len(job.samples) < shard.of:
         raise UserError(f"--shard {shard}: there are only {len(job.samples)} samples; use fewer shards")
     store.prepare()

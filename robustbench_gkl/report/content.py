@@ -117,6 +117,8 @@ class Radii:
     model: str
     eps: tuple[Fraction, ...]
     points: tuple[Point, ...]
+    certified: tuple[Point, ...] = ()
+    """The certified accuracies, at 0 the clean one; nothing unless all radii have them."""
 
 
 def by_radius(records: Iterable[Record]) -> dict[Setting, list[Radii]]:
@@ -138,7 +140,12 @@ def _radii(name: str, at: Mapping[Fraction, Record]) -> Radii:
     any_record = next(iter(at.values()))
     points.setdefault(Fraction(0), Point.of_percentage(any_record.clean_acc, any_record.data.n))
     eps = tuple(sorted(points))
-    return Radii(name, eps, tuple(points[value] for value in eps))
+    proved = {
+        radius: Point.of(record.certified.proved, record.data.n) for radius, record in at.items() if record.certified
+    }
+    proved[Fraction(0)] = points[Fraction(0)]
+    certified = tuple(proved[value] for value in eps) if proved.keys() == points.keys() else ()
+    return Radii(name, eps, tuple(points[value] for value in eps), certified)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure
                 },
             }
         )
+    traces += _brackets(rows)
     best = rows.nlargest(1, "worst_case_acc").iloc[0]
     alt = (
         f"Clean against robust accuracy of {len(rows)} models on {label}; "
@@ -130,6 +131,27 @@ def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure
         "height": 440,
     }
     return Figure(label, alt, traces, layout)
+
+
+def _brackets(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a band for each model from its certified accuracy up to that under attack; nothing without certificates.
+
+    Robust accuracy lies in it.
+    """
+    if "certified_acc" not in rows or (known := rows.dropna(subset=["certified_acc"])).empty:
+        return []
+    ends = list(zip(known["clean_acc"], known["certified_acc"], known["worst_case_acc"], strict=True))
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "certified to attacked",
+            "x": [x for clean, _, _ in ends for x in (clean, clean, None)],
+            "y": [y for _, low, high in ends for y in (low, high, None)],
+            "line": {"color": "rgba(110, 110, 110, 0.3)", "width": 12},
+            "hoverinfo": "skip",
+        }
+    ]
 
 
 def interval_text(point: Point) -> str:
@@ -162,6 +184,7 @@ def accuracy_against_eps(label: str, curves: Sequence[Radii]) -> Figure:
                 "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 7},
             }
         )
+        traces += _bands(curve, COLOURS[i % len(COLOURS)])
     ticks = sorted({eps for curve in curves for eps in curve.eps})
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "eps"}},
@@ -173,6 +196,26 @@ def accuracy_against_eps(label: str, curves: Sequence[Radii]) -> Figure:
         layout["xaxis"] |= {"tickvals": [float(eps) for eps in ticks], "ticktext": [_radius(eps) for eps in ticks]}
     ends = f"{_radius(ticks[0])} to {_radius(ticks[-1])}"
     return Figure(label, f"Accuracy against eps from {ends} of {len(curves)} models: {label}.", traces, layout)
+
+
+def _bands(curve: Radii, colour: str) -> list[dict[str, Any]]:
+    """Return the band between certified accuracy and that under attack; nothing where there are no certificates."""
+    if not curve.certified:
+        return []
+    eps = [float(value) for value in curve.eps]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": escape(f"{curve.model}, certified to attacked"),
+            "x": eps + eps[::-1],
+            "y": [point.value for point in curve.points] + [point.value for point in curve.certified[::-1]],
+            "fill": "toself",
+            "line": {"color": colour, "width": 0},
+            "opacity": 0.3,
+            "hoverinfo": "skip",
+        }
+    ]
 
 
 def _radius(eps: Fraction) -> str:

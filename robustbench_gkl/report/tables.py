@@ -41,6 +41,12 @@ HEADINGS: Mapping[str, tuple[str, str]] = {
     "seeds": ("Seeds", "Trainings that differ in nothing but the seed"),
     "spread": ("Spread", "Standard deviation of the robust accuracy over the trainings, in points"),
     "lacks": ("No rank for want of", ""),
+    "certified_acc": (
+        "Certified %",
+        "Samples proved, up to floating point, that no image in their balls fools the model",
+    ),
+    "certified_low": ("Certified from", "Lower end of the 95 % Wilson interval of the certified accuracy"),
+    "certified_high": ("Certified to", "Its upper end"),
 }
 """Heading and explanation of the columns we know; others are headed by their names."""
 

@@ -161,6 +161,15 @@ class BoardEntry:
         """How many samples stand; -1 if that is not known."""
         return -1 if self.stands is None else int(self.stands.sum())
 
+    @cached_property
+    def proved(self) -> int | None:
+        """How many samples one of the records proves, none of which is broken; None where none was certified."""
+        found = [proved for record in self.records if (proved := record.proves()) is not None]
+        if not found:
+            return None
+        proved = np.logical_or.reduce(found)
+        return int((proved if self.stands is None else proved & self.stands).sum())
+
     @property
     def accuracy(self) -> float | None:
         """Percentage of samples that stand."""

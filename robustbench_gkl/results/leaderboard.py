@@ -24,6 +24,8 @@ LEADING = ("rank", "model", "loss", "arch", "dataset", "threat", "n", "clean_acc
 TRAILING = ("worst_case_acc", "ci_low", "ci_high", "checks", "params", "eval_seconds")
 AUTOATTACK_COLUMNS = "autoattack_columns"
 """Where a leaderboard's ``attrs`` name the columns of standard AutoAttack, the one to be preferred first."""
+CERTIFIED = ("certified_acc", "certified_low", "certified_high")
+"""Columns that are shown, as the last ones, where a row has certificates."""
 DIFFERING = ("split", "samples", "weights", "engine", "attack_seeds")
 """Columns that are shown where rows differ in them."""
 
@@ -64,8 +66,9 @@ def leaderboard(
         Columns ``rank model loss arch dataset threat n clean_acc``, one per attack (its accuracy alone, or
         ``after FIRST+SECOND`` where it ran on what others had left), ``worst_case_acc ci_low ci_high checks params
         eval_seconds tier``, ``teacher`` if a model has one, then those of ``split samples weights engine attack_seeds``
-        in which rows differ, and ``lacks`` if a model has no rank. Accuracies and interval ends (95 % Wilson on
-        ``worst_case_acc``) in percent.
+        in which rows differ, ``lacks`` if a model has no rank, and ``certified_acc certified_low certified_high`` if
+        samples are certified: a lower bound of robust accuracy, as ``worst_case_acc`` is an upper one. Accuracies and
+        interval ends (95 % Wilson) in percent.
 
     Raises:
         UserError: no such folder, a broken record if ``strict``, an eps that is no number, or a reference that no
@@ -133,7 +136,16 @@ def _cells(entry: BoardEntry, samples: Mapping[BoardKey, str]) -> dict[str, Any]
         "engine": "+".join(sorted({record.engine for record in entry.counted})),
         "attack_seeds": len({record.seed for record in entry.counted}) if ranked else None,
         "lacks": entry.lacks,
+        **_certified_cells(entry),
     }
+
+
+def _certified_cells(entry: BoardEntry) -> dict[str, float | None]:
+    if entry.proved is None:
+        return dict.fromkeys(CERTIFIED)
+    ends = wilson_interval(entry.proved, entry.board.n)
+    values = (entry.proved / entry.board.n, *ends)
+    return {name: round(100 * value, 2) for name, value in zip(CERTIFIED, values, strict=True)}
 
 
 def _accuracy_cells(entry: BoardEntry) -> dict[str, float | None]:
@@ -152,9 +164,10 @@ def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.Dat
 
     differing = [name for name in DIFFERING if len({row[name] for row in table if row.get(name) is not None}) > 1]
     teacher, lacks = ([name] if any(row[name] for row in table) else [] for name in ("teacher", "lacks"))
-    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *teacher, *differing, *lacks])
+    certified = CERTIFIED if any(row["certified_acc"] is not None for row in table) else ()
+    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *teacher, *differing, *lacks, *certified])
     whole = {"rank": "Int64", "n": "int64", "params": "int64", "seeds": "int64", "attack_seeds": "Int64"}
-    numbers = dict.fromkeys(("clean_acc", "worst_case_acc", "ci_low", "ci_high", "spread"), "float64")
+    numbers = dict.fromkeys(("clean_acc", "worst_case_acc", "ci_low", "ci_high", "spread", *CERTIFIED), "float64")
     return frame.astype({name: dtype for name, dtype in (whole | numbers).items() if name in frame})
 
 
@@ -180,6 +193,9 @@ def _family_cells(
         "clean_acc": _mean([row["clean_acc"] for row in rows]),
         "eval_seconds": round(sum(row["eval_seconds"] for row in rows), 1),
     }
+    cells |= dict.fromkeys(CERTIFIED)  # of a mean there is no interval yet
+    if all(row["certified_acc"] is not None for row in rows):
+        cells["certified_acc"] = _mean([row["certified_acc"] for row in rows])
     if family.mean is None:
         return cells
     low, high = family.mean.interval()

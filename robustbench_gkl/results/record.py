@@ -269,14 +269,13 @@ class Record(Part):
                 )
         return self
 
-    @property
-    def certified_acc(self) -> float | None:
-        """Percentage of samples that are proved; None where nobody tried."""
-        return None if self.certified is None else 100 * self.certified.proved / self.data.n
-
     def stands(self) -> NDArray[np.bool_] | None:
         """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""
         return unpack_standing(self.standing, self.data.n) if self.standing else None
+
+    def proves(self) -> NDArray[np.bool_] | None:
+        """Return (n,) bool: which samples are certified, in the order of :meth:`stands`; None where nobody asked."""
+        return None if self.certified is None else unpack_standing(self.certified.samples, self.data.n)
 
     def indices(self) -> NDArray[np.int64]:
         """Return the indices (n,) of the samples in their split, rising."""

@@ -1,0 +1,58 @@
+"""Networks read from traces of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny_nets import tiny_net
+from torch import Tensor, nn
+
+from robustbench_gkl.certification.reading import read_network
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.models import create_model
+
+
+@pytest.mark.parametrize("name", ["cnn-a", "tiny-cnn", "resnet18", "preact-resnet18", "wrn-10-1"])
+def test_our_architectures_are_read(name: str) -> None:
+    images = torch.rand(3, 3, 32, 32)
+    model = create_model(name, num_classes=10, input_shape=(3, 32, 32), mean=(0.4,), std=(0.3,)).eval()
+    network = read_network(model, images)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_hidden_neurons_beyond_the_first_layer_are_counted() -> None:
+    network = read_network(tiny_net("residual", 0), torch.rand(1, 1, 5, 5))
+    assert network.beyond_first == 2 * 3 * 3 * 3
+
+
+class Says(nn.Module):
+    """A network of one function after a convolution."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.convolution, self.function = nn.Conv2d(1, 2, 3), function
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 2)."""
+        return self.function(self.convolution(images)).flatten(1)[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("function", "layer"),
+    [
+        (torch.sigmoid, "sigmoid"),
+        (nn.MaxPool2d(2), "max_pool2d"),
+        (lambda features: features * features, "mul"),
+        (nn.functional.silu, "silu"),
+        (lambda features: features + torch.randn(features.shape), "randn"),
+        (nn.BatchNorm2d(2, track_running_stats=False), "batch_norm"),
+        (lambda features: features if bool((features > 0).all()) else -features, "traced"),
+    ],
+    ids=["sigmoid", "max-pool", "product", "silu", "noise", "batch-norm", "branch"],
+)
+def test_what_has_no_bounds_is_named(function: Callable[[Tensor], Tensor], layer: str) -> None:
+    with pytest.raises(UserError, match=f"^unsupported: .*{layer}"):
+        read_network(Says(function).eval(), torch.rand(2, 1, 5, 5))
