@@ -58,5 +58,5 @@ def tiny_net(kind: str, seed: int, *, size: int = 5, classes: int = 3) -> nn.Mod
         for parameter in net.parameters():
             spread = 0.2 if parameter.dim() == 1 else (2 / parameter[0].numel()) ** 0.5
             parameter.requires_grad_(False).copy_(spread * torch.randn_like(parameter))
-            parameter += float(parameter.dim() == 1) * 0.3  # most batch-norm scales above 0, most neurons alive
+            parameter.add_(0.3 if parameter.dim() == 1 else 0.0)  # most batch-norm scales above 0, most neurons alive
     return net.eval()

@@ -1,0 +1,181 @@
+"""Certificates in evaluations: killed, continued, shared and beside attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from command_line import CommandLine
+from small_net import THREAT, SmallNet, labelled_images, measured
+from torch import Tensor, nn
+
+from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation.certifying import Effort
+from robustbench_gkl.results import ResultStore
+from robustbench_gkl.results.journal import Journal
+
+ATTACKS = ("pgd:steps=3", "apgd-ce:steps=10", "square:queries=40")
+SEARCHED = Effort(complete=True, calls=300)
+
+
+class TwoLayers(SmallNet):
+    """A net with hidden neurons beyond the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.second = nn.Conv2d(6, 6, 3, stride=2, padding=1)
+            self.head = nn.Linear(6 * 4 * 4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.second(torch.relu(self.features(images - 0.5)))).flatten(1))
+        return 3 * logits
+
+
+def outcome(attacks: Any, *, effort: Effort | None, n: int = 40, eps: str = "6/255", **options: Any) -> Evaluation:
+    model = TwoLayers()
+    images, labels = labelled_images(n, model=model)
+    return measured(model, images, labels, THREAT.with_eps(eps), attacks, effort=effort, batch_size=16, **options)
+
+
+def test_certificates_spare_attacks_and_change_no_verdict() -> None:
+    plain, spared = outcome(ATTACKS, effort=None), outcome(ATTACKS, effort=Effort())
+    pd.testing.assert_frame_equal(plain.verdicts(), spared.verdicts()[list(plain.verdicts())])
+    assert [attack.robust_acc for attack in plain.attacks] == [attack.robust_acc for attack in spared.attacks]
+    proved = np.array([spared.is_certified(position) for position in range(40)])
+    assert 0 < proved.sum() < spared.standing.sum()
+    calls = [
+        sum(stage.forwards for attack in found.attacks[1:] for stage in attack.stages) for found in (plain, spared)
+    ]
+    assert calls[1] < calls[0]
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("attacks", [("certify",), ATTACKS], ids=["certify", "eval"])
+def test_killed_at_any_line_it_goes_on_to_the_same_verdicts(attacks: tuple[str, ...], tmp_path: Path) -> None:
+    effort = SEARCHED if attacks == ("certify",) else Effort()
+    expected = outcome(attacks, effort=effort).verdicts()
+    assert expected["certified_by"].notna().any()
+    for lines in (1, 2, 4, 7):
+        path = tmp_path / f"{lines}.jsonl"
+        journal = Journal(path)
+        whole, append = journal.append, 0
+
+        def dies(entry: dict[str, Any], whole: Any = whole, lines: int = lines) -> None:
+            nonlocal append
+            append += 1
+            if append > lines:
+                raise _KilledError
+            whole(entry)
+
+        journal.append = dies  # type: ignore[method-assign]
+        with pytest.raises(_KilledError):
+            outcome(attacks, effort=effort, journal=journal)
+        pd.testing.assert_frame_equal(outcome(attacks, effort=effort, journal=Journal(path)).verdicts(), expected)
+
+
+def test_a_longer_budget_decides_more_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "it.jsonl"
+    first = outcome("certify", effort=Effort(), journal=Journal(path))
+    more = outcome("certify", effort=Effort(complete=True, calls=20_000), journal=Journal(path))
+    for position in range(first.n):
+        if first.is_certified(position):
+            assert more.is_certified(position)
+    decided = [sum(map(found.is_certified, range(found.n))) - found.standing.sum() for found in (first, more)]
+    assert decided[1] > decided[0]
+    assert "certify" in set(more.broken_by)
+    again = outcome("certify", effort=Effort(complete=True, calls=10), journal=Journal(path))
+    pd.testing.assert_frame_equal(again.verdicts(), more.verdicts())
+
+
+def test_nothing_proved_and_it_is_off() -> None:
+    said: list[str] = []
+    found = outcome(("pgd:steps=1", "apgd-ce:steps=2"), effort=Effort(), eps="0.06", on_note=said.append)
+    assert found.certified_by is None
+    assert len(said) == 1
+    assert "certificates are off: bounds prove none of the first" in said[0]
+
+
+def test_budgets_compare() -> None:
+    small, large = Effort(complete=True, calls=10), Effort(complete=True, calls=20)
+    assert large.goes_beyond({"seconds": 1.0, "calls": 10})
+    assert not small.goes_beyond({"seconds": 1.0, "calls": 10})
+    assert not Effort().goes_beyond(None)
+    assert small.goes_beyond(None)
+    assert Effort(complete=True, seconds=3).goes_beyond({"seconds": 2.0, "calls": 10})
+    assert not Effort(complete=True, seconds=3).goes_beyond({"seconds": None, "calls": None})
+
+
+def test_a_model_without_bounds_is_refused() -> None:
+    model = nn.Sequential(SmallNet(), nn.Sigmoid())
+    images, labels = labelled_images(10, model=model)
+    with pytest.raises(UserError, match=r"^unsupported: sigmoid"):
+        evaluate(model, images, labels, THREAT, "certify")
+
+
+class TestCommand:
+    def test_a_record_and_its_continuation(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
+        base = ("certify", "tiny", "--n", 24, "--eps", "1/255", *where)
+        assert gklbench(*base).code == 0
+        (first,) = store.records()
+        assert first.certified is not None
+        assert 0 < first.certified.proved < 24
+        assert gklbench(*base, "--complete", "--per-sample", "2000calls").code == 0
+        (second,) = store.records()
+        assert second.id == first.id
+        assert second.certified is not None
+        assert second.certified.undecided <= first.certified.undecided
+        assert store.verdicts(second)["certified_by"].notna().sum() == second.certified.proved
+        said = gklbench(*base, "--complete", "--per-sample", "1000calls")
+        assert "already evaluated" in said.out
+        shown = gklbench("leaderboard", "--results-dir", store.folder)
+        assert "certified_acc" in shown.out
+        assert f"{100 * second.certified.proved / 24:.2f}" in shown.out
+        assert (
+            "its robust accuracy on these 24 samples lies between"
+            in gklbench("compare", "tiny", second.id, "--results-dir", store.folder).out
+        )
+
+    def test_shards_with_certificates_join(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
+        attacks = ("--attack", "pgd:steps=2", "--attack", "apgd-ce:steps=5")
+        base = ("eval", "tiny", "--n", 24, "--eps", "1/255", *attacks, "--certify", *where)
+        for shard in ("1/2", "2/2"):
+            assert gklbench(*base, "--shard", shard).code == 0
+        (identity,) = store.under_way()
+        assert gklbench("merge", identity, *where).code == 0
+        (joined,) = store.records()
+        alone = ResultStore(store.folder.parent / "alone")
+        assert gklbench(*base[:-4], "--results-dir", alone.folder, "--device", "cpu").code == 0
+        (whole,) = alone.records()
+        pd.testing.assert_frame_equal(store.verdicts(joined), alone.verdicts(whole))
+        assert joined.certified == whole.certified
+        assert whole.certified is not None
+        assert whole.certified.proved > 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (("certify", "tiny", "--per-sample", "3s"), "--per-sample limits the search of --complete"),
+            (("certify", "tiny", "--complete", "--per-sample", "3x"), "--per-sample must be a time above 0"),
+            (("eval", "tiny", "--certify", "--engine", "reference"), "--certify goes with none of"),
+            (("eval", "tiny", "--certify", "--attack", "autoattack:version=rand"), "at random cannot be certified"),
+        ],
+    )
+    def test_what_cannot_be(
+        self, arguments: tuple[str, ...], expected: str, gklbench: CommandLine, trained: Path, tmp_path: Path
+    ) -> None:
+        said = gklbench(*arguments, "--n", 8, "--checkpoints-dir", trained, "--results-dir", tmp_path / "results")
+        assert said.code == 2
+        assert expected in said.err
+        assert len(said.err.strip().splitlines()) == 1
