@@ -24,6 +24,7 @@ from robustbench_gkl.models import create_model
 SMALLER = {
     "train": ["--epochs", "1", "--set", "train_size=128", "--set", "probe.steps=1"],
     "eval": ["--n", "2"],
+    "certify": ["--n", "2"],
     "check": ["--n", "16"],
     "parity": ["--n", "2"],
     "suite": [

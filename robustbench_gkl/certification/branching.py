@@ -28,6 +28,8 @@ STEPS = 8
 """Gradient steps of each, from what its parent has found."""
 TRIED = 3
 """ReLUs that are tried before one is split."""
+MOST_OPEN = 4096
+"""Problems that wait; where there are more, the easiest are taken first and not the hardest, to be done with them."""
 ALONE = 5_000
 """Calls that branch and bound has for itself: most samples that it proves take fewer."""
 SHARE = 2
@@ -108,7 +110,8 @@ def branch_and_bound(
             if image is not None:
                 return Searched(proved=False, image=image)
         open_.sort(key=lambda entry: -entry[0])
-        parents = _joined([open_.pop()[1] for _ in range(min(len(open_), CHILDREN // 2))])
+        place = -1 if len(open_) <= MOST_OPEN else 0
+        parents = _joined([open_.pop(place)[1] for _ in range(min(len(open_), CHILDREN // 2))])
         image, scores = _examined(network, parents, lows)
         budget.spend(2 * len(parents))
         if image is not None:

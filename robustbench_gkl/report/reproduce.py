@@ -70,12 +70,26 @@ def eval_command(record: Record, *, model: str | None = None, name: str | None =
     config, source = record.config.model_copy(update={"attacks": brief}), record.model.source
     if source is None:
         options = eval_options(config, weights=record.model.weights, name=name)
-        return [["gklbench", "eval", model or record.model.run or record.model.name], *options]
+        return _with_options(record, model or record.model.run or record.model.name, options)
     if "argument" not in source:
         return None
     around = ModelOptions.model_validate({key: source[key] for key in ModelOptions.model_fields if key in source})
     options = eval_options(config, name=name or record.model.name, options=around)
-    return [["gklbench", "eval", source["argument"]], *options]
+    return _with_options(record, source["argument"], options)
+
+
+def _with_options(record: Record, model: str, options: Command) -> Command:
+    """Return the command about a model with the options of an evaluation; certificates have a command of their own."""
+    if record.config is None or record.config.attacks != ("certify",):
+        return [["gklbench", "eval", model], *options]
+    *groups, how = options
+    size = how.index("--batch-size")
+    how = how[:size] + how[size + 2 :]
+    if (found := record.certified) is not None and found.complete:
+        how += ["--complete"]
+        how += [] if found.calls_each is None else ["--per-sample", f"{found.calls_each}calls"]
+        how += [] if found.seconds_each is None else ["--per-sample", f"{found.seconds_each:g}s"]
+    return [["gklbench", "certify", model], *(group for group in groups if group[0] != "--attack"), how]
 
 
 def unknown_question(record: Record) -> str:

@@ -125,26 +125,30 @@ def test_a_model_without_bounds_is_refused() -> None:
 class TestCommand:
     def test_a_record_and_its_continuation(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
         where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
-        base = ("certify", "tiny", "--n", 24, "--eps", "1/255", *where)
+        base = ("certify", "tiny", "--n", 96, "--eps", "0.08", *where)
         assert gklbench(*base).code == 0
         (first,) = store.records()
         assert first.certified is not None
-        assert 0 < first.certified.proved < 24
+        assert first.certified.proved > 0
         assert gklbench(*base, "--complete", "--per-sample", "2000calls").code == 0
         (second,) = store.records()
         assert second.id == first.id
         assert second.certified is not None
-        assert second.certified.undecided <= first.certified.undecided
+        assert second.certified.undecided < first.certified.undecided
         assert store.verdicts(second)["certified_by"].notna().sum() == second.certified.proved
         said = gklbench(*base, "--complete", "--per-sample", "1000calls")
         assert "already evaluated" in said.out
         shown = gklbench("leaderboard", "--results-dir", store.folder)
         assert "certified_acc" in shown.out
-        assert f"{100 * second.certified.proved / 24:.2f}" in shown.out
+        assert f"{100 * second.certified.proved / 96:.2f}" in shown.out
         assert (
-            "its robust accuracy on these 24 samples lies between"
+            "its robust accuracy on these 96 samples lies between"
             in gklbench("compare", "tiny", second.id, "--results-dir", store.folder).out
         )
+
+        again = gklbench("reproduce", "tiny", "--dry-run", "--results-dir", store.folder, *where[:2])
+        assert "gklbench certify tiny-reproduced" in again.out.replace("\\\n", "")
+        assert "--complete --per-sample 2000calls" in again.out
 
     def test_shards_with_certificates_join(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
         where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
