@@ -15,9 +15,10 @@ from robustbench_gkl.data import load_dataset
 from robustbench_gkl.data.resized import fit_of
 from robustbench_gkl.losses import LOSSES
 from robustbench_gkl.models import Classifier
+from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.models.published import load_published
 from robustbench_gkl.ranks.collectives import World, agreed, bytes_from_leader
-from robustbench_gkl.runs import Origin, Run
+from robustbench_gkl.runs import Origin, Run, look_for
 from robustbench_gkl.sources.source import find_source
 from robustbench_gkl.sources.subject import check_fits
 from robustbench_gkl.training.folding import FoldedModel
@@ -30,12 +31,16 @@ def load_teacher(
     """Return the teacher of ``run``, on ``device``, with what ``config.json`` says of it; None and {} for no teacher.
 
     Raises:
-        UserError: the loss reads a teacher, and there is none, or there is one that it does not read; what
-            :func:`_load` raises.
+        UserError: the loss reads a teacher, and there is none, or there is one that it does not read, or that is the
+            run itself; what :func:`_load` raises.
     """
     check_teacher(config, taught=LOSSES.resolve(config.loss)[0].taught)
     if config.teacher is None:
         return None, {}
+    if parse_model(config.teacher) is None:
+        found = look_for(config.teacher, checkpoints_dir=run.folder.parent)
+        if found.folder.resolve() == run.folder.resolve():
+            raise UserError(f"run {run.name} would replace its own teacher; give it another --name")
     model, origin = _load(config.teacher, config, run, data_dir=data_dir, device=device)
     return as_teacher(model), {"teacher": origin}
 

@@ -118,6 +118,15 @@ def test_a_changed_teacher_is_refused_on_resume(folder: Path, gklbench: CommandL
     assert "student was started with another teacher: tiny has changed since; put back what it was" in done.err
 
 
+def test_no_run_replaces_its_own_teacher(folder: Path, gklbench: CommandLine) -> None:
+    before = Run(folder / "tiny").weights_sha256()
+    for teacher in ("tiny", folder / "tiny"):
+        done = gklbench("train", *DISTIL, "--teacher", teacher, "--name", "tiny", "--overwrite", "--quiet")
+        assert done.code == 2
+        assert "run tiny would replace its own teacher; give it another --name" in done.err
+    assert Run(folder / "tiny").weights_sha256() == before
+
+
 def test_a_run_starts_from_given_weights(folder: Path, gklbench: CommandLine) -> None:
     still = (
         *("--loss", "standard", *SHORT, "--set", "optimizer.lr=1e-30", "--set", "averaging.per=step"),
