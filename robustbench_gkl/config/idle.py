@@ -15,6 +15,9 @@ CLEAN_LOSSES = frozenset({"standard", "kd", "kd-standardised", "dkd", "dkl-kd", 
 TAUGHT_LOSSES = CLEAN_LOSSES - {"standard"} | {"ard", "rslad", "adaad", "gkl-rd", "gkl-rd-adaptive"}
 """Our losses that read a teacher, likewise; a loss itself has it in ``taught``."""
 
+UNSMOOTHED_LOSSES = frozenset({"rslad", "adaad", "gkl-rd", "gkl-rd-adaptive"})
+"""Our losses without a cross-entropy with the labels, which ``label_smoothing`` could smooth."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -42,6 +45,11 @@ RULES = (
         "awp.start_epoch is {awp.start_epoch} and epochs {epochs}",
     ),
     Rule(("awp.start_epoch",), lambda config, crafts: config.awp.gamma == 0, "awp.gamma is 0"),
+    Rule(
+        ("label_smoothing",),
+        lambda config, crafts: config.loss in UNSMOOTHED_LOSSES,
+        "the loss {loss} has no cross-entropy with the labels",
+    ),
     Rule(("attack",), lambda config, crafts: not crafts, "the loss {loss} trains on clean images"),
     Rule(
         ("attack.ramp",),

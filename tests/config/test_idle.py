@@ -5,14 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from robustbench_gkl.config.changes import difference, flat, given_keys, put_key
-from robustbench_gkl.config.idle import CLEAN_LOSSES, RULES, TAUGHT_LOSSES, idle_keys, idle_of_recipe, refuse_idle
+from robustbench_gkl.config.idle import (
+    CLEAN_LOSSES,
+    RULES,
+    TAUGHT_LOSSES,
+    UNSMOOTHED_LOSSES,
+    idle_keys,
+    idle_of_recipe,
+    refuse_idle,
+)
 from robustbench_gkl.config.recipes import read_recipe, recipe_names
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
-from robustbench_gkl.losses import LOSSES
+from robustbench_gkl.losses import LOSSES, Logits, create_loss
 
 Settings = dict[str, Any]
 
@@ -61,6 +70,12 @@ CASES: list[tuple[Settings, str, str, Settings]] = [
         "no second_view.augment",
         {"second_view.augment": "autoaugment"},
     ),
+    (
+        {"label_smoothing": 0.1, "loss": "rslad", "teacher": "one"},
+        "label_smoothing",
+        "the loss rslad has no cross-entropy with the labels",
+        {"loss": "ard"},
+    ),
     ({"probe.steps": 3, "validation_fraction": 0}, "probe.steps", "no validation images", {"validation_fraction": 0.1}),
 ]
 """Settings, the key among them without an effect, why, and what gives it one."""
@@ -89,10 +104,22 @@ def test_the_training_attack_decides_nothing_for_a_loss_on_clean_images() -> Non
         refuse_idle(config, {key}, crafts=True)
 
 
-def test_clean_and_taught_losses_are_those_that_say_so() -> None:
+def is_smoothed(name: str) -> bool:
+    """Return whether label smoothing changes the value of a loss; ARD's weight of the labels is 0 by default."""
+    options = {"alpha": 0.5} if name == "ard" else {}
+    logits, labels = Logits(*torch.randn(4, 6, 3)), torch.arange(6) % 3
+    plain, smoothed = (
+        create_loss(name, num_classes=3, options=options, label_smoothing=share).outer(logits, labels)
+        for share in (0, 0.5)
+    )
+    return not torch.equal(plain, smoothed)
+
+
+def test_the_losses_known_by_name_are_those_that_are_so() -> None:
     ours = [entry for entry in LOSSES.entries() if entry.value.__module__.startswith("robustbench_gkl.")]
     assert {entry.name for entry in ours if not entry.value.crafts} == CLEAN_LOSSES
     assert {entry.name for entry in ours if entry.value.taught} == TAUGHT_LOSSES
+    assert {entry.name for entry in ours if not is_smoothed(entry.name)} == UNSMOOTHED_LOSSES
     assert "attack.steps" in idle_keys(made({"loss": "standard"}))
     assert "attack.steps" not in idle_keys(made({"loss": "trades"}))
 
