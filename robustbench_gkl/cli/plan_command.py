@@ -153,7 +153,12 @@ def _times(speeds: Sequence[str], device_name: str, notes: dict[str, str]) -> Ca
         from robustbench_gkl.training.timing import time_passes
 
         config, device = TrainConfig.model_validate_json(settings), resolve_device(device_name)
-        took = time_passes(config, device)
+        try:
+            took = time_passes(config, device)
+        except UserError as error:
+            raise UserError(
+                f"the speed of {config.model} cannot be timed here; give --calls-per-second {config.model}=N ({error})"
+            ) from None
         notes[config.model] = (
             f"{1 / took.forward:,.0f} forward passes/s, {1 / took.attack:,.0f} of an attack, {1 / took.update:,.0f} "
             f"updates, timed on {device} in batches of {took.batch_size}"

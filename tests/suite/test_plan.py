@@ -75,6 +75,24 @@ def test_a_speed_must_be_a_number(speed: str, gklbench: CommandLine, tmp_path: P
     assert "--calls-per-second needs a number above 0" in result.err
 
 
+def test_a_teacher_that_cannot_be_timed_is_given_a_speed(gklbench: CommandLine, tmp_path: Path) -> None:
+    suite, teacher = (
+        write(tmp_path, '[train]\nrecipe = "adaad-cifar10-resnet18"\n'),
+        "robustbench:Zhang2019Theoretically",
+    )
+    speeds = ["--calls-per-second", "resnet18=1000"]
+    result = gklbench("plan", suite, *speeds)
+    assert result.code == 2
+    assert f"the speed of {teacher} cannot be timed here; give --calls-per-second {teacher}=N" in result.err
+    result = gklbench("plan", suite, *speeds, "--calls-per-second", f"{teacher}=500", "--json", tmp_path / "plan.json")
+    assert result.code == 0, result.err
+    (cell,) = json.loads((tmp_path / "plan.json").read_text())["cells"]
+    images = 300 * (50_000 // 128) * 128
+    attack, updates, taught = 10 * (1 + 1), 2 * 3, 2 + 10 * (1 + 1)
+    assert (cell["model_calls"], cell["teacher_calls"]) == (images * (attack + updates), images * taught)
+    assert cell["hours"] == pytest.approx(images * ((attack + updates) / 1000 + taught / 500) / 3600, rel=1e-3)
+
+
 def test_what_cannot_be_counted_is_said(gklbench: CommandLine, tmp_path: Path) -> None:
     suite = write(tmp_path, f"[train]\n{QUICK}{EVAL}".replace("pgd:steps=2", "torchattacks.MIFGSM"))
     result = gklbench("plan", suite, "--calls-per-second", 1, "--results-dir", tmp_path)
