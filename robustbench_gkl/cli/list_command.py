@@ -13,11 +13,11 @@ _KINDS = ("losses", "attacks", "models", "datasets", "recipes", "suites")
 @click.argument("kind", type=click.Choice(_KINDS))
 def command(kind: str) -> None:
     """List what can be named: losses, attacks, models, datasets, recipes or suites."""
+    from robustbench_gkl.report.terminal import listing_lines, make_console
+
     special = {"recipes": _recipes, "suites": _suites}
     rows = special[kind]() if kind in special else _registered(kind)
-    width = max(len(name) for name, _ in rows)
-    for name, summary in rows:
-        click.echo(f"{name:{width}}  {summary}".rstrip())
+    click.echo("\n".join(listing_lines(rows, width=make_console().width)))
 
 
 def _registered(kind: str) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ _DISPENSABLE = (
 """Columns that a narrow terminal does without, in the order in which they go."""
 
 _MOST_NOTES = 5
+_LEAST_BESIDE = 60
+"""Characters of a summary that a line must have room for beside the names."""
 
 
 def make_console(*, quiet: bool = False) -> Console:
@@ -126,6 +129,29 @@ def _cells(column: pd.Series[Any]) -> list[str]:
         "-" if absent else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
         for value, absent in zip(column, column.isna(), strict=True)
     ]
+
+
+def listing_lines(rows: Sequence[tuple[str, str]], *, width: int) -> list[str]:
+    """Return names with their summaries, in lines of at most ``width`` characters where words allow it.
+
+    A summary stands beside its name, or below it where there is little room beside the longest one.
+    """
+    column = max(len(name) for name, _ in rows) + 2
+    lines: list[str] = []
+    for name, summary in rows:
+        beside = width - column >= _LEAST_BESIDE
+        first, indent = (f"{name:{column}}", " " * column) if beside else (" " * 4, " " * 4)
+        if not beside:
+            lines.append(name)
+        lines += textwrap.wrap(
+            summary,
+            width,
+            initial_indent=first,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or ([name] if beside else [])
+    return lines
 
 
 def settings_lines(values: Mapping[str, Any], *, prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from synthetic_records import make_record, outcome
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.report.live import LiveProgress
-from robustbench_gkl.report.terminal import leaderboard_table, make_console, settings_lines
+from robustbench_gkl.report.terminal import leaderboard_table, listing_lines, make_console, settings_lines
 from robustbench_gkl.results import ResultStore, leaderboard
 
 
@@ -132,3 +132,13 @@ class TestConsole:
             progress.update("pgd", 1, 2)
             progress.line("nothing")
         assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("width", [80, 100, 160, 1000])
+def test_a_list_fits_its_terminal_and_is_a_line_a_name_elsewhere(width: int) -> None:
+    rows = [("short", ""), ("a-long-name-of-thirty-letters-x", "word " * 40 + "end"), ("other", "a summary")]
+    lines = listing_lines(rows, width=width)
+    assert max(map(len, lines)) <= width
+    assert " ".join(lines).split() == [word for name, summary in rows for word in (name, *summary.split())]
+    assert [line.split()[0] for line in lines if line[0] != " "] == [name for name, _ in rows]
+    assert (len(lines) == len(rows)) == (width == 1000)
