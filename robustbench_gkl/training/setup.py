@@ -106,6 +106,8 @@ def same_on_all(own: str, leaders: bytes | None, world: World, *, what: str) -> 
 def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
     """Check that a run that exists is to be replaced, or to go on with the settings that it was started with.
 
+    Its teacher may be elsewhere by now: :func:`opened` looks at the hash.
+
     Raises:
         UserError: it is not, or both; a plugin that it was started with is gone or has changed.
     """
@@ -117,13 +119,21 @@ def check_startable(run: Run, config: TrainConfig, *, resume: bool, overwrite: b
         return
     if not resume:
         raise UserError(f"run {run.name} exists in {run.folder}; give --resume to go on, --overwrite or another --name")
-    started = run.config().train
+    _check_settings(run, config)
+
+
+def _check_settings(run: Run, config: TrainConfig) -> None:
+    """Check that a run was started with the settings ``config``, but for the name of its teacher."""
+    about = run.config()
+    started = about.train
     if started is None:
         raise UserError(f"run {run.name} was imported and cannot be resumed")
-    if found := difference(started.model_dump(mode="json"), config.model_dump(mode="json")):
-        key, before, now_given = found
+    teacher = config.teacher if about.teacher is not None and config.teacher is not None else started.teacher
+    before = started.model_copy(update={"teacher": teacher})
+    if found := difference(before.model_dump(mode="json"), config.model_dump(mode="json")):
+        key, then, now_given = found
         raise UserError(
-            f"run {run.name} was started with other settings: {key} = {before}, here {now_given}; resume it with the "
+            f"run {run.name} was started with other settings: {key} = {then}, here {now_given}; resume it with the "
             f"same ones, or give another --name"
         )
 
@@ -161,9 +171,11 @@ def opened(
     for role, origin in origins.items():
         then: Origin | None = getattr(started, role)
         if then is None or then.model_sha256 != origin.model_sha256:
+            named, now_named = (getattr(one, role) for one in (started.train, config))
+            how = "has changed since" if now_named == named else f"is not what {named} was"
             raise UserError(
-                f"run {run.name} was started with another {role}: {getattr(config, role)} has changed since; put back "
-                f"what it was, or train anew with --overwrite"
+                f"run {run.name} was started with another {role}: {now_named} {how}; put back what it was, or train "
+                f"anew with --overwrite"
             )
     yield Draft(run)
 

@@ -118,6 +118,17 @@ def test_a_changed_teacher_is_refused_on_resume(folder: Path, gklbench: CommandL
     assert "student was started with another teacher: tiny has changed since; put back what it was" in done.err
 
 
+def test_a_teacher_that_was_moved_is_named_anew_on_resume(folder: Path, gklbench: CommandLine) -> None:
+    distil(gklbench, "--teacher", "tiny")
+    (folder / "tiny").rename(folder.parent / "moved")
+    resumed = ("train", "--name", "student", "--resume", "--quiet")
+    assert "no run 'tiny'" in gklbench(*resumed).err
+    assert gklbench(*resumed, "--teacher", folder.parent / "moved").code == 0
+    other = gklbench(*resumed, "--teacher", "net.py:grey")
+    assert other.code == 2
+    assert "student was started with another teacher: net.py:grey is not what tiny was; put back" in other.err
+
+
 def test_no_run_replaces_its_own_teacher(folder: Path, gklbench: CommandLine) -> None:
     before = Run(folder / "tiny").weights_sha256()
     for teacher in ("tiny", folder / "tiny"):
