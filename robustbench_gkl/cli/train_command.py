@@ -112,7 +112,8 @@ def command(
         config = _configuration(base, changes)
         name = run_name(config) if name is None else check_name(name)
         run = Run(checkpoints_dir / name)
-        _find_models(config, checkpoints_dir, begins=not (resume and run.exists()))
+        if export is None:
+            _find_models(config, checkpoints_dir, begins=not (resume and run.exists()))
         idle = _idle(config, base, changes)
         from robustbench_gkl.ranks.collectives import joined, rank_device, world_from_environment
         from robustbench_gkl.training import Interrupted, train

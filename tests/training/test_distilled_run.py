@@ -129,6 +129,13 @@ def test_a_teacher_that_was_moved_is_named_anew_on_resume(folder: Path, gklbench
     assert "student was started with another teacher: net.py:grey is not what tiny was; put back" in other.err
 
 
+def test_settings_are_written_before_there_is_a_teacher(folder: Path, gklbench: CommandLine) -> None:
+    arguments = ("train", *DISTIL, "--teacher", "later", "--init", "later", "--export", "student.toml")
+    done = gklbench(*arguments)
+    assert done.code == 0, done.err
+    assert 'teacher = "later"' in Path("student.toml").read_text()
+
+
 def test_no_run_replaces_its_own_teacher(folder: Path, gklbench: CommandLine) -> None:
     before = Run(folder / "tiny").weights_sha256()
     for teacher in ("tiny", folder / "tiny"):
