@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from robustbench_gkl.results import ResultStore
 SHARED = Path(__file__).parents[2] / "shared"
 """Reference data that a checkout may have beside it; tests that need it are skipped where it is absent."""
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore Ctrl-C, children too
 torch.set_num_threads(1)  # the nets are tiny, and threads that wait for each other cost minutes on a busy machine
 
 
