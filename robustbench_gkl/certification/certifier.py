@@ -19,6 +19,8 @@ from robustbench_gkl.core.threat import ThreatModel
 
 MARGIN = 1e-5
 """What a label's logit must exceed another's by to be proved larger, relative to the image's largest logit and 1."""
+_ERRORS = 10
+"""How many times what float32 errs by at an image a margin must be."""
 SLOPE_STEPS = 20
 """Gradient steps on the slopes of what plain CROWN does not prove."""
 
@@ -41,8 +43,8 @@ class Bounded:
 class Certifier:
     """Proves of samples that no image in their balls is classified otherwise, up to floating point.
 
-    Hidden bounds and radii are computed in float32 and widened; what counts as proved is bounded again in float64 and
-    exceeds :data:`MARGIN`.
+    Hidden bounds are computed in float64 and widened, as radii are; better slopes and splits are sought in float32, and
+    what counts as proved is bounded again in float64 and exceeds :data:`MARGIN`.
 
     Args:
         network: in float32, on its device.
@@ -103,28 +105,32 @@ class Certifier:
 
     @torch.no_grad()
     def _margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the margins of each image as rows (N, K) of logits, in units of its largest logit, and the images."""
-        logits = self.network(images)
+        """Return the margins of each image as rows (N, K) of logits, in the image's units, and the images.
+
+        The unit is its largest logit, and more where float32 errs by more than a tenth of the margin that is asked for.
+        """
+        logits, precise = self.network(images), self.precise(images.double())
+        error = (logits - precise).abs().amax(1).to(logits.dtype)
+        unit = torch.maximum(logits.abs().amax(1).clamp_min(1), _ERRORS / MARGIN * error)
         count = logits.shape[1]
         image, other = (torch.arange(count, device=labels.device) != labels[:, None]).nonzero(as_tuple=True)
         eye = torch.eye(count, device=images.device)
-        return (eye[labels[image]] - eye[other]) / logits.abs().amax(1).clamp_min(1)[image, None], image
+        return (eye[labels[image]] - eye[other]) / unit[image, None], image
 
     @torch.no_grad()
     def _by_intervals(self, region: Region, rows: Tensor, image: Tensor) -> Tensor:
         """Return (N,) bool: which margins interval arithmetic proves, but for the last step."""
-        _, given = hidden_bounds(self.network, region, relaxed=False)
+        _, given = hidden_bounds(self.precise, region.to(torch.float64), relaxed=False)
         last = self.precise.steps[-1]
         if not isinstance(last, Affine):
             return torch.zeros_like(image, dtype=torch.bool)
         before, constants = last.back(Rows(rows.double()))
-        wide = Interval(given.low.double(), given.high.double())
-        values, center, radius = before.values.flatten(1), wide.center.flatten(1), wide.radius.flatten(1)
+        values, center, radius = before.values.flatten(1), given.center.flatten(1), given.radius.flatten(1)
         least = (values * center[image] - values.abs() * radius[image]).sum(1) + constants
         return least > MARGIN
 
     def _by_relaxation(self, region: Region, rows: Tensor, image: Tensor, count: int) -> list[Bounded]:
-        bounds, _ = hidden_bounds(self.network, region)
+        bounds, _ = hidden_bounds(self.precise, region.to(torch.float64))  # they are widened by more than float32 errs
         problems = Problems.begin(region[image], rows, _of_images(bounds, image))
         with torch.no_grad():
             bound = problems.bounded(self.network).bound
@@ -152,7 +158,7 @@ class Certifier:
 
 
 def _of_images(bounds: Bounds, image: Tensor) -> dict[int, Interval]:
-    return {relu: Interval(given.low[image], given.high[image]) for relu, given in bounds.items()}
+    return {relu: Interval(given.low[image].float(), given.high[image].float()) for relu, given in bounds.items()}
 
 
 def _all(proved: Tensor, image: Tensor, count: int) -> list[bool]:

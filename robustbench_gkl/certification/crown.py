@@ -42,7 +42,7 @@ class Lines:
     def of(cls, bounds: Interval) -> Lines:
         """Return the lines for values within ``bounds``: below of slope 1 where u > -l, else 0."""
         low, high = bounds.low, bounds.high
-        unstable, always = (low < 0) & (high > 0), (low >= 0).to(low.dtype)
+        unstable, always = _unstable(bounds), (low >= 0).to(low.dtype)
         upper = torch.where(unstable, high / (high - low).clamp_min(torch.finfo(low.dtype).tiny), always)
         lower = torch.where(unstable, (high > -low).to(low.dtype), always)
         return cls(lower, upper, torch.where(unstable, -low * upper, torch.zeros_like(low)), unstable)
@@ -122,7 +122,7 @@ def _through(rows: Rows, lines: Lines, image: Tensor | None, slopes: Tensor | No
 
 def _joined(one: Rows, other: Rows, network: Network, number: int) -> Rows:
     shape = network.steps[number].shape
-    if one.corner is None or other.corner is None:
+    if one.corner is None or other.corner is None or not one.lies_alike(other):
         return Rows(one.whole(shape).values + other.whole(shape).values)
     return (one + other).inside(shape)
 
@@ -155,6 +155,11 @@ def hidden_bounds(network: Network, region: Region, *, relaxed: bool = True) -> 
     return bounds, known[network.steps[-1].inputs[0]]
 
 
+def _unstable(bounds: Interval) -> Tensor:
+    """Return (B, ...) bool: which values may have either sign; bounds that overflowed to NaN tell nothing."""
+    return ~((bounds.low >= 0) | (bounds.high <= 0))
+
+
 def _widened(bounds: Interval) -> Interval:
     reach = ROUNDING * torch.maximum(bounds.low.abs(), bounds.high.abs()).clamp_min(1)
     return Interval(bounds.low - reach, bounds.high + reach)
@@ -164,7 +169,7 @@ def _tightened(network: Network, region: Region, source: int, bounds: Interval, 
     """Return the bounds of a step's values with those that are unstable bounded by linear relaxation."""
     shape = network.steps[source].shape
     low, high = bounds.low.flatten(1).clone(), bounds.high.flatten(1).clone()
-    image, neuron = ((low < 0) & (high > 0)).nonzero(as_tuple=True)
+    image, neuron = _unstable(Interval(low, high)).nonzero(as_tuple=True)
     size = max(1, _AT_ONCE // max(torch.Size(step.shape).numel() for step in network.steps[: source + 1]))
     for start in range(0, len(image), size):
         images, places = image[start : start + size], neuron[start : start + size]

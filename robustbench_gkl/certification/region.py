@@ -32,7 +32,7 @@ class Region:
     @classmethod
     def around(cls, threat: ThreatModel, origin: Tensor) -> Region:
         """Return the region around each of ``origin`` (B, C, H, W) in [0, 1]."""
-        reach = threat.radius * (1 + 1e-5) + WIDENING
+        reach = _widened_radius(threat, 1 if threat.geometry.box else origin[0].numel())
         return cls(threat, origin, Interval((origin - reach).clamp_min(0), (origin + reach).clamp_max(1)))
 
     def __getitem__(self, rows: Tensor) -> Region:
@@ -46,8 +46,7 @@ class Region:
     @property
     def radius(self) -> float:
         """The widened radius, in the threat's norm."""
-        pixels = torch.full((1, self.origin[0].numel()), WIDENING, dtype=torch.float64)
-        return self.threat.radius * (1 + 1e-5) + float(self.threat.length(pixels))
+        return _widened_radius(self.threat, self.origin[0].numel())
 
     def least(self, rows: Rows, image: Tensor | None) -> Tensor:
         """Return the least value (N,) of each row of pixels on the region of its image.
@@ -71,3 +70,9 @@ class Region:
         else:
             corner = self.origin + self.threat.steepest(-slopes, self.origin, self.threat.radius)
         return self.threat.project(corner, self.origin)
+
+
+def _widened_radius(threat: ThreatModel, pixels: int) -> float:
+    """Return the radius with what rounding adds to the length of as many pixels; one of them may take all of it."""
+    rounding = torch.full((1, pixels), WIDENING, dtype=torch.float64)
+    return threat.radius * (1 + 1e-5) + float(threat.length(rounding))

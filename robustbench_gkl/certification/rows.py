@@ -36,6 +36,13 @@ class Rows:
         corner = self.corner + (first - self.corner[:1])
         return Rows(_placed(self, first, height, width) + _placed(other, first, height, width), corner)
 
+    def lies_alike(self, other: Rows) -> bool:
+        """Return whether each window lies to its fellow as all others do: not where the strides of two paths differ."""
+        assert self.corner is not None
+        assert other.corner is not None
+        apart = self.corner - other.corner
+        return bool((apart == apart[:1]).all())
+
     def whole(self, shape: tuple[int, ...]) -> Rows:
         """Return the same rows over the whole maps of ``shape`` (C, H, W)."""
         if self.corner is None:
