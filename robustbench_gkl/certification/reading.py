@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from robustbench_gkl.certification.network import Network
 from robustbench_gkl.certification.operations import (
@@ -43,16 +44,47 @@ def read_network(model: nn.Module, images: Tensor) -> Network:
     example = images[:1].expand(2, *images.shape[1:]).contiguous() if len(images) < 2 else images[:2]
     kind = type(model).__name__
     try:
-        trace = make_fx(model)(example)
+        # Fake tensors have no values that the model's own code could turn on; without mutations no two names are one.
+        traced = make_fx(torch.func.functionalize(model), tracing_mode="fake", _allow_non_fake_inputs=True)
+        with _Blind():
+            trace = traced(example)
     except Exception as error:  # tracing runs the model's own code, which can fail in any way
         raise UserError(f"unsupported: {kind} cannot be traced ({one_line(error)})") from error
     trace.graph.eliminate_dead_code()
     network = _Reader(trace, tuple(example.shape[1:])).read()
-    logits = model(example)
-    difference = float((network(example) - logits).abs().max())
-    if not difference <= _AGREES * max(1.0, float(logits.abs().max())):
-        raise UserError(f"unsupported: {kind} computes otherwise than its trace (logits differ by {difference:.2g})")
+    for batch in (images, images[:1], *_unlike(images)):
+        logits = model(batch)
+        difference = float((network(batch) - logits).abs().max())
+        if not difference <= _AGREES * max(1.0, float(logits.abs().max())):
+            raise UserError(
+                f"unsupported: {kind} computes otherwise than its trace (logits differ by {difference:.2g})"
+            )
     return network
+
+
+class _Blind(TorchFunctionMode):
+    """Refuses to hand values of tensors to the model's own code, on which what it does could depend unseen."""
+
+    _HIDDEN: ClassVar = (Tensor.numpy, Tensor.__array__, Tensor.tolist)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return what ``func`` returns.
+
+        Raises:
+            ValueError: it would return values.
+        """
+        if func in self._HIDDEN:
+            raise ValueError(f"it takes values out of a tensor by {func.__name__}")
+        return func(*args, **kwargs or {})
+
+
+def _unlike(images: Tensor) -> list[Tensor]:
+    """Return batches that are unlike ``images`` (B, C, H, W) and of other sizes."""
+    one = images[:1]
+    noise = torch.rand(3, *one.shape[1:], generator=torch.Generator().manual_seed(0)).to(one.device)
+    return [torch.zeros_like(one), torch.ones_like(one), noise, torch.cat([1 - images, noise])]
 
 
 class _Step(int):
@@ -208,6 +240,8 @@ def _adaptive_pooling(reader: _Reader, shape: Shape, value: _Step, size: Sequenc
 @_reads("addmm")
 def _product_and_sum(reader: _Reader, shape: Shape, bias: Any, value: Any, matrix: Any) -> _Step | None:
     if not isinstance(value, _Step) or not isinstance(bias, Tensor) or not isinstance(matrix, Tensor):
+        return None
+    if bias.dim() != 1:
         return None
     return reader.add(Linear((value,), shape, matrix.T.contiguous(), bias.expand(shape)))
 

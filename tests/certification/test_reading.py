@@ -36,8 +36,8 @@ class Says(nn.Module):
         self.convolution, self.function = nn.Conv2d(1, 2, 3), function
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, 2)."""
-        return self.function(self.convolution(images)).flatten(1)[:, :2]
+        """Return logits (B, K)."""
+        return self.function(self.convolution(images)).flatten(1)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,37 @@ class Says(nn.Module):
         (lambda features: features + torch.randn(features.shape), "randn"),
         (nn.BatchNorm2d(2, track_running_stats=False), "batch_norm"),
         (lambda features: features if bool((features > 0).all()) else -features, "traced"),
+        (lambda features: features if features.detach().numpy().mean() > -9 else -features, "traced"),
+        (lambda features: features if features.flatten()[0].tolist() > -9 else -features, "traced"),
+        (lambda features: features if len(features) == 2 else -features, "computes otherwise"),
+        (lambda features: torch.addmm(torch.ones(1, 2), features.flatten(1), torch.ones(18, 2)), "addmm"),
     ],
-    ids=["sigmoid", "max-pool", "product", "silu", "noise", "batch-norm", "branch"],
+    ids=[
+        "sigmoid",
+        "max-pool",
+        "product",
+        "silu",
+        "noise",
+        "batch-norm",
+        "branch",
+        "numpy",
+        "list",
+        "batch-size",
+        "addmm",
+    ],
 )
 def test_what_has_no_bounds_is_named(function: Callable[[Tensor], Tensor], layer: str) -> None:
     with pytest.raises(UserError, match=f"^unsupported: .*{layer}"):
         read_network(Says(function).eval(), torch.rand(2, 1, 5, 5))
+
+
+def test_a_relu_in_place_changes_what_other_names_see() -> None:
+    def through_a_view(features: Tensor) -> Tensor:
+        flat = (features + 3).flatten(1)  # positive on both images that are traced
+        flat.view(-1, 2, 3, 3).relu_()
+        return flat
+
+    network = read_network(Says(through_a_view).eval(), torch.rand(2, 1, 5, 5))
+    assert network.relus
+    (read,) = (step for step in network.steps if network.relus[0] in step.inputs)
+    assert read.shape == (18,)
