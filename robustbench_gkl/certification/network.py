@@ -13,9 +13,15 @@ from robustbench_gkl.certification.operations import Operation, Relu
 
 @dataclass(frozen=True)
 class Network:
-    """The steps of a network in the order in which they are computed: images first, logits last."""
+    """A network in one precision.
+
+    Attributes:
+        steps: in the order in which they are computed: images first, logits last.
+        exact: the same with their constants as they were read; None where these are they.
+    """
 
     steps: tuple[Operation, ...]
+    exact: tuple[Operation, ...] | None = None
 
     @cached_property
     def relus(self) -> tuple[int, ...]:
@@ -33,7 +39,8 @@ class Network:
 
     def to(self, dtype: torch.dtype) -> Network:
         """Return the same network in ``dtype``."""
-        return Network(tuple(step.to(dtype) for step in self.steps))
+        exact = self.exact or self.steps
+        return Network(tuple(step.to(dtype) for step in exact), exact)
 
     def values(self, images: Tensor) -> list[Tensor]:
         """Return the values of all steps, (B, ...) each, for ``images`` (B, C, H, W)."""

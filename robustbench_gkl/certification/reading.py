@@ -92,7 +92,10 @@ class _Step(int):
 
 
 class _Reader:
-    """Reads the nodes of a trace of two images; what does not depend on them is computed at once."""
+    """Reads the nodes of a trace of two images; what does not depend on them is computed at once.
+
+    Constants that are folded, such as those of batch normalisation, are in float64.
+    """
 
     def __init__(self, trace: fx.GraphModule, shape: Shape) -> None:
         self.trace = trace
@@ -115,7 +118,7 @@ class _Reader:
             elif not isinstance(last := known[node.args[0]], _Step):
                 break
             else:
-                return Network(tuple(self.steps[: last + 1]))
+                return Network(tuple(self.steps[: last + 1])).to(torch.float32)
         raise UserError("unsupported: a model whose logits do not depend on the images")
 
     def _called(self, node: fx.Node, args: tuple[Any, ...]) -> Any:
@@ -211,7 +214,8 @@ def _pooled(
     reader: _Reader, shape: Shape, value: _Step, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
 ) -> _Step:
     channels = shape[0]
-    weight = torch.full((channels, 1, kernel[0], kernel[-1]), 1 / (kernel[0] * kernel[-1]), device=_device(reader))
+    size = (channels, 1, kernel[0], kernel[-1])
+    weight = torch.full(size, 1 / (kernel[0] * kernel[-1]), dtype=torch.float64, device=_device(reader))
     return _convolution(  # type: ignore[no-any-return]
         reader, shape, value, weight, None, stride, padding, (1, 1), False, (0, 0), channels
     )
@@ -266,9 +270,9 @@ def _batch_norm(
     training, eps = rest[0] is True, rest[-1]
     if training or mean is None or variance is None:
         return None
-    factor = torch.rsqrt(variance.double() + eps) * (1 if weight is None else weight)
+    factor = (variance.double() + eps).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * factor
-    return (reader.add(Scale((value,), shape, factor.to(mean.dtype), shift.to(mean.dtype))),)
+    return (reader.add(Scale((value,), shape, factor, shift)),)
 
 
 @_reads("view", "unsafe_view", "reshape", "flatten")
@@ -310,7 +314,9 @@ def _multiplied(reader: _Reader, shape: Shape, one: Any, other: Any) -> _Step | 
 
 @_reads("div")
 def _divided(reader: _Reader, shape: Shape, one: Any, other: Any) -> _Step | None:
-    return None if isinstance(other, _Step) else _scaled(reader, one, 1 / other, 0.0)
+    return (
+        None if isinstance(other, _Step) else _scaled(reader, one, 1 / torch.as_tensor(other, dtype=torch.float64), 0.0)
+    )
 
 
 def _scaled(reader: _Reader, value: _Step, factor: Any, shift: Any) -> _Step | None:
@@ -324,7 +330,7 @@ def _scaled(reader: _Reader, value: _Step, factor: Any, shift: Any) -> _Step | N
 
 def _each_channel(constant: Any, shape: Shape, device: torch.device) -> Tensor | None:
     """Return the (C,) values of a constant that is the same at all places of a channel; None for others."""
-    values = torch.as_tensor(constant, dtype=torch.float32, device=device)
+    values = torch.as_tensor(constant, dtype=torch.float64, device=device)
     if values.numel() == 1:
         return values.reshape(1).expand(shape[0])
     wide = values.reshape(*[1] * (len(shape) + 1 - values.dim()), *values.shape)

@@ -84,3 +84,16 @@ def test_a_relu_in_place_changes_what_other_names_see() -> None:
     assert network.relus
     (read,) = (step for step in network.steps if network.relus[0] in step.inputs)
     assert read.shape == (18,)
+
+
+def test_folded_constants_are_exact() -> None:
+    """A large mean comes out again, in float64 for all but what float64 loses."""
+    norm = nn.BatchNorm2d(2)
+    assert norm.running_mean is not None
+    norm.running_mean.copy_(torch.tensor([3e3, -7e3]))
+    net = nn.Sequential(nn.Conv2d(1, 2, 2), norm, nn.AvgPool2d(3, stride=1), nn.Flatten(), nn.Linear(8, 3)).eval()
+    images = torch.rand(2, 1, 5, 5)
+    network = read_network(net, images)
+    with torch.no_grad():
+        precise = network.to(torch.float64)(images.double())
+        torch.testing.assert_close(precise, net.double()(images.double()), rtol=1e-12, atol=1e-12)
