@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from robustbench_gkl.results.record import CheckVerdict, Record
 from robustbench_gkl.results.statistics import PairedTests
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.results.tiers import UNRANKED, Tier
+
+_LOGGER = logging.getLogger("robustbench_gkl")
 
 
 class BoardKey(NamedTuple):
@@ -164,11 +167,22 @@ class BoardEntry:
     @cached_property
     def proved(self) -> int | None:
         """How many samples one of the records proves, none of which is broken; None where none was certified."""
-        found = [proved for record in self.records if (proved := record.proves()) is not None]
-        if not found:
+        proved = self._proved
+        if proved is None:
             return None
-        proved = np.logical_or.reduce(found)
         return int((proved if self.stands is None else proved & self.stands).sum())
+
+    @cached_property
+    def contradicted(self) -> int:
+        """How many samples one of the records proves, and one breaks: one of the two is wrong."""
+        if self._proved is None or self.stands is None:
+            return 0
+        return int((self._proved & ~self.stands).sum())
+
+    @cached_property
+    def _proved(self) -> NDArray[np.bool_] | None:
+        found = [proved for record in self.records if (proved := record.proves()) is not None]
+        return np.logical_or.reduce(found) if found else None
 
     @property
     def accuracy(self) -> float | None:
@@ -216,7 +230,14 @@ def entries_of(
     for record in ordered:
         if all_models or record.model.model_sha256 in models.current:
             joined[BoardKey.of(record), record.model.model_sha256].append(record)
-    return [_entry(board, found, models, store, reference) for (board, _), found in joined.items()]
+    entries = [_entry(board, found, models, store, reference) for (board, _), found in joined.items()]
+    for entry in entries:
+        if entry.contradicted:
+            _LOGGER.warning(
+                "%s on %s, %s: %d certified in one record and broken in another, one of which is wrong; they count as broken",
+                *(entry.name, entry.board.dataset, entry.board.threat, entry.contradicted),
+            )
+    return entries
 
 
 def _entry(

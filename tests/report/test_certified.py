@@ -47,6 +47,15 @@ def test_the_board_joins_what_is_proved_and_believes_no_broken_sample(filled: Re
     assert board.loc["plain", ["certified_acc", "certified_low", "certified_high"]].isna().all()
 
 
+def test_a_certificate_that_a_record_contradicts_is_named(
+    filled: ResultStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaderboard(filled.folder)
+    (said,) = caplog.messages
+    assert said.startswith("proved on ")
+    assert "1 certified in one record and broken in another" in said
+
+
 def test_a_board_without_certificates_is_as_it_was(store: ResultStore) -> None:
     make_record(store, outcome(stands=5, broken=5))
     assert not [name for name in leaderboard(store.folder) if str(name).startswith("certified")]
