@@ -234,7 +234,7 @@ def entries_of(
     for entry in entries:
         if entry.contradicted:
             _LOGGER.warning(
-                "%s on %s, %s: %d certified in one record and broken in another, one of which is wrong; they count as broken",
+                "%s on %s, %s: %d certified in one record and broken in another, which cannot be; they count as broken",
                 *(entry.name, entry.board.dataset, entry.board.threat, entry.contradicted),
             )
     return entries
