@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from robustbench_gkl.attacks.specs.autoattack import AutoAttack
-from robustbench_gkl.attacks.specs.certify import Certify
 from robustbench_gkl.certification.certifier import Certifier
 from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation.certifying import read_certifier
+from robustbench_gkl.evaluation.certifying import has_certification, read_certifier
 from robustbench_gkl.evaluation.context import SampleSet
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.evaluation.replay import certificate_log
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.record import Record
-
-
-def is_certification(job: Job) -> bool:
-    """Return whether certificates are what a job is about, and not help for its attacks."""
-    return any(isinstance(attack, Certify) for attack, _ in job.attacks)
 
 
 def certifier_of(job: Job, workspace: Workspace) -> Certifier | None:
@@ -26,7 +20,7 @@ def certifier_of(job: Job, workspace: Workspace) -> Certifier | None:
     Raises:
         UserError: a layer without bounds, or a model that answers at random.
     """
-    if job.effort is None and not is_certification(job):
+    if job.effort is None and not has_certification(job.attacks):
         return None
     if job.randomised:
         raise UserError("--certify: answers at random cannot be certified; leave it out")
@@ -34,7 +28,7 @@ def certifier_of(job: Job, workspace: Workspace) -> Certifier | None:
     with full_precision():
         certifier = read_certifier(job.model, samples, job.config.threat.threat())
     most = AutoAttack().calls(job.config.threat, num_classes=job.model.num_classes).total
-    if certifier.calls <= most or is_certification(job):
+    if certifier.calls <= most or has_certification(job.attacks):
         return certifier
     if workspace.exchange.world.leads:
         workspace.on_note(
@@ -46,13 +40,13 @@ def certifier_of(job: Job, workspace: Workspace) -> Certifier | None:
 
 def certificate_key(job: Job) -> str:
     """Return what names the certificates of a job in its journal."""
-    return "certify/certify" if is_certification(job) else certificate_log().key
+    return "certify/certify" if has_certification(job.attacks) else certificate_log().key
 
 
 def surpasses(job: Job, record: Record) -> bool:
     """Return whether a job of certificates may decide samples that its record, which is complete, leaves undecided."""
     found = record.certified
-    if job.effort is None or not is_certification(job) or found is None or not found.undecided:
+    if job.effort is None or not has_certification(job.attacks) or found is None or not found.undecided:
         return False
     if not found.complete:
         return job.effort.complete

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.search.driver import Task
+from robustbench_gkl.attacks.specs.certify import Certify
 from robustbench_gkl.certification.branching import Budget
 from robustbench_gkl.certification.certifier import Bounded, Certifier
 from robustbench_gkl.certification.reading import read_network
@@ -61,6 +63,11 @@ class Effort:
         if before is None:  # no limit, or one in the other unit
             return spent["seconds"] != spent["calls"]
         return limit is None or before < limit
+
+
+def has_certification(attacks: Iterable[tuple[AttackSpec, AttackSpec]]) -> bool:
+    """Return whether certificates are one of ``attacks`` (each with what runs of it), and not help for them."""
+    return any(isinstance(attack, Certify) for attack, _ in attacks)
 
 
 def read_certifier(model: nn.Module, samples: SampleSet, threat: ThreatModel) -> Certifier:

@@ -22,6 +22,7 @@ from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
 from robustbench_gkl.evaluation.certifying import (
     Effort,
     certified_result,
+    has_certification,
     read_certifier,
     run_certificates,
 )
@@ -133,8 +134,7 @@ def measure(
     samples = SampleSet(images, labels.cpu().long(), positions, settings.seed, where)
     with attack_mode(model), full_precision():
         meter = Meter(model.to(where))
-        certifies = effort is not None or any(isinstance(attack, Certify) for attack, _ in chosen)
-        if certifies and certifier is None:
+        if certifier is None and (effort is not None or has_certification(chosen)):
             certifier = read_certifier(model, samples, threat)
         size = _batch_size(model, samples, settings.batch_size, share, journal)
         began = time.perf_counter()
@@ -199,16 +199,17 @@ def _attacked(
         context.on_progress(Progress("clean", total, total, int((context.mine & result.standing).sum()), total))
     if context.keeps_images and share.exchange.world.leads and share.shard is None:
         result.keep_images(samples.images)
-    spared = effort is not None and not any(isinstance(attack, Certify) for attack, _ in attacks)
+    help_due = effort is not None and not has_certification(attacks)
+    effort = effort or Effort()
     for attack, variant in attacks:
         done = []
         for log in stage_logs(attack, variant, context.threat, num_classes=result.num_classes):
             if result.partial:
                 break
-            done.append(_stage(context, log, result, effort or Effort()))
-            if spared and effort is not None and not result.partial:
+            done.append(_stage(context, log, result, effort))
+            if help_due and not result.partial:
                 run_certificates(context, certificate_log(), result, effort, probes=True)
-                spared = False
+                help_due = False
         if done or not variant.stages(context.threat, num_classes=result.num_classes):
             result.add_attack(attack, done)
     result.seconds = spent_before(context.entries) + time.perf_counter() - began

@@ -16,8 +16,7 @@ from robustbench_gkl.certification.certifier import MARGIN
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction
-from robustbench_gkl.evaluation.certified import is_certification
-from robustbench_gkl.evaluation.certifying import Effort
+from robustbench_gkl.evaluation.certifying import Effort, has_certification
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.ranks.exchange import Exchange
@@ -81,7 +80,7 @@ def make_record(
 
 def _certificates(job: Job, result: Evaluation) -> Certificates | None:
     """Return what was proved; None where nobody asked, or where certificates that were to spare attacks are off."""
-    if result.certified_by is None and not is_certification(job):
+    if result.certified_by is None and not has_certification(job.attacks):
         return None
     effort = job.effort or Effort()
     proved = np.array([result.is_certified(position) for position in range(result.n)])
