@@ -34,6 +34,13 @@ class Rule:
     why: str
 
 
+def _smooths_nothing(config: TrainConfig) -> bool:
+    """Return whether one of our losses has no cross-entropy with the labels, or gives it no weight."""
+    options = config.loss_options
+    weight = 1 - options.get("alpha", 1) if config.loss == "ard" else options.get("ce_weight")
+    return config.loss in UNSMOOTHED_LOSSES or (config.loss in TAUGHT_LOSSES and weight == 0)
+
+
 def _never_perturbs(config: TrainConfig) -> bool:
     return config.awp.gamma > 0 and config.awp.start_epoch > config.epochs
 
@@ -47,8 +54,8 @@ RULES = (
     Rule(("awp.start_epoch",), lambda config, crafts: config.awp.gamma == 0, "awp.gamma is 0"),
     Rule(
         ("label_smoothing",),
-        lambda config, crafts: config.loss in UNSMOOTHED_LOSSES,
-        "the loss {loss} has no cross-entropy with the labels",
+        lambda config, crafts: _smooths_nothing(config),
+        "the loss {loss} gives no weight to a cross-entropy with the labels",
     ),
     Rule(("attack",), lambda config, crafts: not crafts, "the loss {loss} trains on clean images"),
     Rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,59 @@ def crop_flip_cutout(images: Tensor, noise: Noise) -> Tensor:
         _outside(noise.at("cutout", "row"), height)[:, :, None] | _outside(noise.at("cutout", "column"), width)[:, None]
     )
     return crop_flip(images, noise) * _beside(kept, images)[:, None]
+
+
+@AUGMENTATIONS.register("resized-crop-flip")
+def resized_crop_flip(images: Tensor, noise: Noise) -> Tensor:
+    """Enlarge a random region of each image (B, C, H, W) to the image's size, then mirror as in ``crop-flip``.
+
+    The region covers 8 to 100 % of the image at a ratio of width to height from 3/4 to 4/3 (Szegedy et al., arXiv
+    1409.4842), drawn as torchvision's ``RandomResizedCrop`` draws it; pixels are interpolated linearly.
+    """
+    height, width = images.shape[2:]
+    tall, wide = _regions(noise.at("region"), height, width)
+    top = (noise.at("region", "top").uniform()[:, None] * (height - tall + 1)).floor()
+    left = (noise.at("region", "left").uniform()[:, None] * (width - wide + 1)).floor()
+    columns = _places(left, wide, width)
+    mirrored = noise.at("flip").integers(2).bool()[:, None]
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    view = _sampled(images.to(torch.float32), 2, _beside(_places(top, tall, height), images))
+    view = _sampled(view, 3, _beside(columns, images))
+    return view.round_().to(torch.uint8) if images.dtype == torch.uint8 else view.to(images.dtype)
+
+
+def _regions(noise: Noise, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return (B, 1) heights and widths of random regions: the first of ten draws that fits, else what fits best."""
+    area = height * width * (0.08 + 0.92 * noise.at("area").uniform(10))
+    ratio = torch.exp(math.log(4 / 3) * (2 * noise.at("ratio").uniform(10) - 1))
+    tall, wide = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+    first = fits.to(torch.uint8).argmax(1, keepdim=True)
+    best = min(max(width / height, 3 / 4), 4 / 3)
+    fallback = min(height, round(width / best)), min(width, round(height * best))
+    found = fits.any(1, keepdim=True)
+    return (
+        torch.where(found, tall.gather(1, first), float(fallback[0])),
+        torch.where(found, wide.gather(1, first), float(fallback[1])),
+    )
+
+
+def _places(first: Tensor, length: Tensor, count: int) -> Tensor:
+    """Return (B, count) pixels: the middles of ``count`` equal parts of each stretch, (B, 1), kept inside it."""
+    middles = (torch.arange(count, device=first.device) + 0.5) * (length / count) - 0.5
+    return first + torch.minimum(middles.clamp(min=0), length - 1)
+
+
+def _sampled(images: Tensor, dim: int, places: Tensor) -> Tensor:
+    """Return float32 ``images`` (B, C, H, W) at ``places`` (B, n) along ``dim``, linearly between the two nearest."""
+    shape = list(images.shape)
+    shape[dim] = places.shape[1]
+    places = places.view(len(places), *((1, -1, 1) if dim == 2 else (1, 1, -1)))
+    low = places.floor()
+    high = (low + 1).clamp(max=images.shape[dim] - 1)
+    before, after = (images.gather(dim, index.long().expand(shape)) for index in (low, high))
+    share = places - low
+    return before.mul_(1 - share).add_(after.mul_(share))
 
 
 def _outside(noise: Noise, side: int) -> Tensor:

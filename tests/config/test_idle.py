@@ -73,8 +73,20 @@ CASES: list[tuple[Settings, str, str, Settings]] = [
     (
         {"label_smoothing": 0.1, "loss": "rslad", "teacher": "one"},
         "label_smoothing",
-        "the loss rslad has no cross-entropy with the labels",
-        {"loss": "ard"},
+        "the loss rslad gives no weight to a cross-entropy with the labels",
+        {"loss": "ard", "loss_options.alpha": 0.5},
+    ),
+    (
+        {"label_smoothing": 0.1, "loss": "ard", "teacher": "one"},
+        "label_smoothing",
+        "the loss ard gives no weight",
+        {"loss_options.alpha": 0.9},
+    ),
+    (
+        {"label_smoothing": 0.1, "loss": "kd", "teacher": "one", "loss_options.ce_weight": 0.0},
+        "label_smoothing",
+        "the loss kd gives no weight",
+        {"loss_options.ce_weight": 0.1},
     ),
     ({"probe.steps": 3, "validation_fraction": 0}, "probe.steps", "no validation images", {"validation_fraction": 0.1}),
 ]

@@ -79,7 +79,7 @@ def test_a_view_depends_on_its_own_sample_alone(name: str, dtype: torch.dtype) -
     assert torch.equal(augment(images, name=name, noise=noise), views)
 
 
-@pytest.mark.parametrize("name", ["crop", "crop-flip"])
+@pytest.mark.parametrize("name", ["crop", "crop-flip", "resized-crop-flip"])
 def test_another_epoch_shows_other_views(name: str) -> None:
     images = random_images(40, 1, 28, 28)
     first, second = (augment(images, name=name, noise=noise_for(40, epoch=epoch)) for epoch in (0, 1))
@@ -96,6 +96,46 @@ def test_half_of_the_images_are_flipped_independently_of_the_crop() -> None:
     assert abs(int(flipped.sum()) - 2000) < 5 * 1000**0.5
     left = crops[:, 0, 8, 2] < 3
     assert abs(float(flipped[left].float().mean()) - 0.5) < 0.07
+
+
+def regions(noise: Noise, side: int) -> list[tuple[int, int, int, int]]:
+    """Draw top, left, height and width of each sample's region, one draw after the other as torchvision does."""
+    areas, ratios = noise.at("region", "area").uniform(10).tolist(), noise.at("region", "ratio").uniform(10).tolist()
+    tops, lefts = (noise.at("region", way).uniform().tolist() for way in ("top", "left"))
+    found = []
+    for row in range(len(areas)):
+        tall = wide = side
+        for share, turn in zip(areas[row], ratios[row], strict=True):
+            area, ratio = side * side * (0.08 + 0.92 * share), (4 / 3) ** (2 * turn - 1)
+            height, width = round((area / ratio) ** 0.5), round((area * ratio) ** 0.5)
+            if 0 < height <= side and 0 < width <= side:
+                tall, wide = height, width
+                break
+        found.append((int(tops[row] * (side - tall + 1)), int(lefts[row] * (side - wide + 1)), tall, wide))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_resized_crops_are_those_of_torchvision(dtype: torch.dtype) -> None:
+    from torchvision.transforms.v2 import functional as vision
+
+    images, noise = random_images(300, 3, 32, 32, dtype=dtype), noise_for(300)
+    views = augment(images, name="resized-crop-flip", noise=noise)
+    flips = noise.at("flip").integers(2).tolist()
+    drawn = regions(noise, 32)
+    for image, view, mirror, (top, left, tall, wide) in zip(images, views, flips, drawn, strict=True):
+        theirs = vision.resized_crop(image, top, left, tall, wide, [32, 32], antialias=True)
+        away = (view.float() - (theirs.flip(2) if mirror else theirs).float()).abs().max()
+        assert float(away) <= (1.0 if dtype == torch.uint8 else 1e-5)
+    assert {(top + tall <= 32, left + wide <= 32) for top, left, tall, wide in drawn} == {(True, True)}
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 40), (40, 4), (8, 8)])
+def test_images_of_every_shape_have_a_region(height: int, width: int) -> None:
+    ramp = torch.arange(height * width).reshape(1, 1, height, width).expand(500, 1, height, width).float()
+    views = augment(ramp, name="resized-crop-flip", noise=noise_for(500))
+    assert views.shape == ramp.shape
+    assert 0 <= float(views.min()) < float(views.max()) <= height * width - 1
 
 
 def test_none_returns_the_images() -> None:
