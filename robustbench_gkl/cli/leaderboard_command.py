@@ -76,7 +76,8 @@ def command(
         raise UserError("--model-info is of single models under AutoAttack; leave out --seeds and --reference")
     with starting():  # thousands of small objects that stay
         from robustbench_gkl.attacks import parse_attack
-        from robustbench_gkl.report.terminal import leaderboard_table, make_console
+        from robustbench_gkl.report.terminal import make_console
+        from robustbench_gkl.report.terminal_boards import print_leaderboard
         from robustbench_gkl.results.corruptions import corruption_leaderboard
         from robustbench_gkl.results.leaderboard import leaderboard
 
@@ -102,7 +103,7 @@ def command(
     if frame.empty:
         console.print(f"no records in {results_dir} match; evaluate a model with gklbench eval", markup=False)
     elif not written:
-        console.print(leaderboard_table(frame.head(top), width=console.width))
+        print_leaderboard(frame.head(top), console)
         if len(frame) > top:
             console.print(f"{len(frame) - top:,} more rows; --top {len(frame)} shows all", markup=False)
 

@@ -138,7 +138,7 @@ def _finish(suite: Suite, state: SuiteState, csv: Path | None, console: Console)
 
     Its boards are built from the suite's records alone: what else the results folder holds changes nothing.
     """
-    from robustbench_gkl.report.terminal import leaderboard_table
+    from robustbench_gkl.report.terminal_boards import print_leaderboard
     from robustbench_gkl.results.export import save_table
     from robustbench_gkl.results.leaderboard import leaderboard
     from robustbench_gkl.suite import TrainCell
@@ -147,7 +147,7 @@ def _finish(suite: Suite, state: SuiteState, csv: Path | None, console: Console)
     ids = {record.id for record in found if record is not None}
     if ids:
         frame = leaderboard(state.ledger.folders.results, ids=ids)
-        console.print(leaderboard_table(frame, width=console.width))
+        print_leaderboard(frame, console)
         if csv is not None:
             save_table(frame, csv, form="csv")
             console.print(f"wrote {csv}", markup=False)

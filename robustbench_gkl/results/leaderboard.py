@@ -68,7 +68,7 @@ def leaderboard(
         eval_seconds tier``, ``teacher`` if a model has one, then those of ``split samples weights engine attack_seeds``
         in which rows differ, ``lacks`` if a model has no rank, and ``certified_acc certified_low certified_high`` if
         samples are certified: a lower bound of robust accuracy, as ``worst_case_acc`` is an upper one. Accuracies and
-        interval ends (95 % Wilson) in percent.
+        interval ends (95 % Wilson) in percent. A notebook shows the data frame as a table for each board.
 
     Raises:
         UserError: no such folder, a broken record if ``strict``, an eps that is no number, or a reference that no
@@ -160,12 +160,15 @@ def _accuracy_cells(entry: BoardEntry) -> dict[str, float | None]:
 
 
 def _frame(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
+    from robustbench_gkl.results.board_rows import SHARED
+    from robustbench_gkl.results.notebook import Leaderboard
 
-    differing = [name for name in DIFFERING if len({row[name] for row in table if row.get(name) is not None}) > 1]
+    known = {name: {row[name] for row in table if row.get(name) is not None} for name in DIFFERING}
+    differing = [name for name, values in known.items() if len(values) > 1]
     teacher, lacks = ([name] if any(row[name] for row in table) else [] for name in ("teacher", "lacks"))
     certified = CERTIFIED if any(row["certified_acc"] is not None for row in table) else ()
-    frame = pd.DataFrame(list(table), columns=[*LEADING, *columns, "tier", *teacher, *differing, *lacks, *certified])
+    frame = Leaderboard(list(table), columns=[*LEADING, *columns, "tier", *teacher, *differing, *lacks, *certified])
+    frame.attrs[SHARED] = {name: next(iter(values)) for name, values in known.items() if len(values) == 1}
     whole = {"rank": "Int64", "n": "int64", "params": "int64", "seeds": "int64", "attack_seeds": "Int64"}
     numbers = dict.fromkeys(("clean_acc", "worst_case_acc", "ci_low", "ci_high", "spread", *CERTIFIED), "float64")
     return frame.astype({name: dtype for name, dtype in (whole | numbers).items() if name in frame})

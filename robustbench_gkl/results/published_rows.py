@@ -75,7 +75,7 @@ def _published() -> pd.DataFrame:
 
 def _selected(rows: pd.DataFrame, table: pd.DataFrame, dataset: str | None, eps: str | None) -> pd.DataFrame:
     if dataset is not None or not table.empty:
-        rows = rows[rows["dataset"].isin(_known(table["dataset"]) if dataset is None else [_base(dataset)])]
+        rows = rows[rows["dataset"].isin(_known(table["dataset"]) if dataset is None else [base_dataset(dataset)])]
     if not table.empty:
         boards = set(zip(_known(table["dataset"]), table["threat"], strict=True))
         found = zip(rows["dataset"], rows["threat"], rows["zoo"], strict=True)
@@ -101,9 +101,9 @@ def _place(table: pd.DataFrame, row: dict[Any, Any]) -> float:
 
 
 def _known(datasets: pd.Series[Any]) -> pd.Series[Any]:
-    return datasets.map(_base)
+    return datasets.map(base_dataset)
 
 
-def _base(dataset: str) -> str:
+def base_dataset(dataset: str) -> str:
     """Return the name of a data set without the folder that it is read from: ``imagenet`` for ``imagenet:DIR``."""
     return dataset.partition(":")[0]

@@ -36,6 +36,11 @@ AVERAGING = Tier(6, "averaging")
 REFERENCE = Tier(7, "reference")
 REFERENCE_RANDOMISED = Tier(8, "reference-averaging")
 UNRANKED = Tier(9, "")
+PLACES = {
+    tier.name: tier.place
+    for tier in (CLEAN, AUTOATTACK, TARGETED, GRADIENT, OTHER, RAND, AVERAGING, REFERENCE, REFERENCE_RANDOMISED)
+}
+"""The place of each tier by its name."""
 
 
 def attack_tier(attack: AttackResult, *, randomised: bool) -> Tier | None:

@@ -139,7 +139,7 @@ class TestCommand:
         said = gklbench(*base, "--complete", "--per-sample", "1000calls")
         assert "already evaluated" in said.out
         shown = gklbench("leaderboard", "--results-dir", store.folder)
-        assert "certified_acc" in shown.out
+        assert "certified %" in shown.out
         assert f"{100 * second.certified.proved / 96:.2f}" in shown.out
         assert (
             "its robust accuracy on these 96 samples lies between"

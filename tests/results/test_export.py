@@ -155,6 +155,6 @@ def test_the_command_sorts_filters_and_exports(store: ResultStore, gklbench: Com
     shortened = gklbench("leaderboard", *folder, "--top", 2)
     assert "1 more rows" in shortened.out
     assert " a " not in shortened.out
-    assert "spread" in gklbench("leaderboard", *folder, "--seeds").out
+    assert "more training seeds" in gklbench("leaderboard", *folder, "--seeds").out
     assert "did you mean 'model'" in gklbench("leaderboard", *folder, "--sort", "modell").err
     assert "COLUMN=VALUE" in gklbench("leaderboard", *folder, "--where", "loss").err

@@ -251,7 +251,7 @@ class TestFiles:
         assert [row["autoattack"] for row in rows] == ["", "", "50.0"]
         assert list(rows[0]) == list(frame)
         read = pd.read_csv(path).fillna({"tier": "", "lacks": ""})
-        pd.testing.assert_frame_equal(read.astype(frame.dtypes.to_dict()), frame)
+        pd.testing.assert_frame_equal(read.astype(frame.dtypes.to_dict()), pd.DataFrame(frame))
 
     def test_json(self, frame: pd.DataFrame, tmp_path: Path) -> None:
         save_table(frame, tmp_path / "table.json", form="json")
