@@ -43,7 +43,7 @@ def printed(width: int) -> str:
 
 def main() -> None:
     """Write the picture."""
-    width = int(sys.argv[1]) if len(sys.argv) > 1 else 110
+    width = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     text = Text.from_ansi(printed(width))
     console = Console(record=True, width=width, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(Text(f"$ {SHOWN}", style="bold"))

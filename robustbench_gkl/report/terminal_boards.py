@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
@@ -29,6 +31,8 @@ _DISPENSABLE = (
 """Columns that a narrow terminal does without, after those of attacks, in the order in which they go."""
 _LEAST_NAME, _LEAST_DATASET = 12, 24
 """Characters that are left of them, where there is room for so many."""
+_BEFORE = 4
+"""Characters that are shown before the part in which two long names differ."""
 _GAP = "  "
 _TITLE, _HEADINGS, _TIER, _GREY, _BEST = "bold", "underline", "cyan", "dim", "bold"
 
@@ -130,9 +134,9 @@ def _title(table: BoardTable, width: int) -> Iterator[Line]:
     """Yield data set and setting; in two lines or more where one would cost too much of the data set's name."""
     room = width - cell_len(f", {table.setting}")
     if room >= min(_LEAST_DATASET, cell_len(table.dataset)):
-        yield [(f"{_middle(table.dataset, room)}, {table.setting}", _TITLE)]
+        yield [(f"{_cut(table.dataset, room)}, {table.setting}", _TITLE)]
     else:
-        yield [(f"{_middle(table.dataset, width - 1)},", _TITLE)]
+        yield [(f"{_cut(table.dataset, width - 1)},", _TITLE)]
         yield from _wrapped(table.setting, width, _TITLE)
 
 
@@ -143,7 +147,7 @@ def _line(table: BoardTable, layout: _Layout, cells: Mapping[str, tuple[str, str
     for name, (text, style) in cells.items():
         space = " " * (layout.widths[name] - cell_len(text))
         before, after = (space, "") if name in table.numeric else ("", space)
-        if style:
+        if text and style:
             parts += [(plain + before, ""), (text, style)]
             plain = after + _GAP
         else:
@@ -181,20 +185,27 @@ def _hint(hidden: Sequence[str], width: int, *, shortened: bool) -> str:
 
 
 def _shortened(names: Iterable[str], room: int) -> dict[str, str]:
-    """Return each name in at most so many characters, so that two names stay two where one way of cutting does that."""
-    names = list(dict.fromkeys(names))
-    found: dict[str, str] = {}
-    for share in (0.5, 0.75, 0.25):
-        found = {name: _middle(name, room, end=share) for name in names}
-        if len(set(found.values())) == len(names):
-            return found
-    return {name: _middle(name, room) for name in names}
+    """Return each name in at most so many characters: of those that would be alike, the part where they differ."""
+    short = {name: _cut(name, room) for name in names}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name, text in short.items():
+        alike[text].append(name)
+    for group in alike.values():
+        if len(group) > 1:
+            same = takewhile(lambda letters: len(set(letters)) == 1, zip(*group, strict=False))
+            keep = max(0, len(list(same)) - _BEFORE)
+            short |= {name: _cut(name, room, keep=keep) for name in group}
+    return short
 
 
-def _middle(text: str, room: int, *, end: float = 0.5) -> str:
-    """Return a text in at most ``room`` characters, without its middle; ``end`` is the share of what follows that."""
+def _cut(text: str, room: int, *, keep: int | None = None) -> str:
+    """Return a text in at most ``room`` characters, without its middle: its end stays, or what ``keep`` begins."""
     if cell_len(text) <= room:
         return text
-    tail = int((room - 1) * end)
-    start, rest = set_cell_size(text, room - 1 - tail), set_cell_size(text[::-1], tail)[::-1]
-    return f"{start.rstrip()}…{rest.lstrip()}"
+    if keep is None:
+        end = set_cell_size(text[::-1], (room - 1) // 2)[::-1].lstrip()
+    else:
+        end, most = text[keep:], room - 1 - room // 3
+        end = end if cell_len(end) <= most else f"{set_cell_size(end, most - 1).rstrip()}…"
+    start = set_cell_size(text, room - 1 - cell_len(end)).rstrip()
+    return f"{start}…{end}"

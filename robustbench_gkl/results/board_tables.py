@@ -170,7 +170,7 @@ def _table(
 def _sections(rows: Sequence[_Facts]) -> tuple[list[tuple[str, list[int]]], list[str]]:
     """Return names and places of the sections, and the tiers that there are.
 
-    Published rows go with those above them. Rows in another order than that of tiers are one section.
+    Published rows go with those above them. Rows in another order, with a tier or what has no rank in between, are one.
     """
     names: list[str] = []
     for row in rows:
@@ -182,7 +182,7 @@ def _sections(rows: Sequence[_Facts]) -> tuple[list[tuple[str, list[int]]], list
     names = [name or first for name in names]
     groups = [(name, list(places)) for name, places in groupby(range(len(rows)), key=names.__getitem__)]
     tiers = [name for name in dict.fromkeys(names) if name not in (_NO_RANK, "")]
-    if len(groups) > len(set(names)):
+    if len(groups) > len(set(names)) or _NO_RANK in [name for name, _ in groups[:-1]]:
         return [("", list(range(len(rows))))], tiers
     named = {_NO_RANK: _NO_RANK} | ({name: f"tier {name}" for name in tiers} if len(tiers) > 1 else {})
     return [(named.get(name, ""), places) for name, places in groups], tiers
