@@ -175,13 +175,11 @@ def _hint(hidden: Sequence[str], width: int, *, shortened: bool) -> str:
     """Return the line about what is not shown, with the headings of the columns if they fit; empty if all is."""
     if not (hidden or shortened):
         return ""
-    start = f"{len(hidden)} column{'s' if len(hidden) > 1 else ''} hidden"
-    cut = ["names cut"] if shortened else []
-    texts = [
-        f"{', '.join([*columns, *cut])}: --csv or a wider terminal"
-        for columns in ([f"{start} ({', '.join(hidden)})"], [start] if hidden else [])
-    ]
-    return texts[0] if hidden and cell_len(texts[0]) <= width else texts[1]
+    count = f"{len(hidden)} column{'s' if len(hidden) > 1 else ''} hidden"
+    ways = (f"{count} ({', '.join(hidden)})", count) if hidden else ("", "")
+    cut = "names cut" if shortened else ""
+    long, short = (f"{', '.join(filter(None, (way, cut)))}: --csv or a wider terminal" for way in ways)
+    return long if cell_len(long) <= width else short
 
 
 def _shortened(names: Iterable[str], room: int) -> dict[str, str]:
