@@ -52,11 +52,16 @@ class _Buckets:
         self._waiting = self._all.copy()
         self._places = [(bucket, place) for bucket in self._all for place in range(len(bucket.parts))][::-1]
 
-    def hook(self, number: int) -> Callable[[Tensor], Tensor]:
-        """Return what takes the gradient of the ``number``-th weight and returns where its sum will be."""
+    def hook(self, number: int) -> Callable[[Tensor | None], Tensor | None]:
+        """Return what takes the gradient of the ``number``-th weight and returns where its sum will be.
+
+        A function that gives no gradient for a weight that it uses gives None, which counts as one that is missing.
+        """
         bucket, place = self._places[number]
 
-        def put(gradient: Tensor) -> Tensor:
+        def put(gradient: Tensor | None) -> Tensor | None:
+            if gradient is None:
+                return None
             part = bucket.put(place, gradient)
             while self._waiting and self._waiting[0].full:
                 self._waiting.pop(0).send()

@@ -62,8 +62,7 @@ class Stepper:
             self.network = torch.compile(model)  # type: ignore[assignment]
             self.folded.network = torch.compile(self.folded.network)  # type: ignore[assignment]
             self._teacher = None if teacher is None else torch.compile(teacher)
-        kept = model.state_dict()
-        self._statistics = [buffer for name, buffer in model.named_buffers() if name in kept]
+        self._saved = frozenset(model.state_dict())
 
     def step(
         self, views: Views, *, threat: ThreatModel, noise: Noise, epoch: int, generator_seed: int
@@ -96,7 +95,9 @@ class Stepper:
                 stack.enter_context(perturbed(perturbed_weights(self.model), perturbation))
             terms, logits = self._terms(views, adversarial, teacher)
             norm = self._update(_total(terms))
-        copy_from_leader(self._statistics, self.world)
+        if self.world.size > 1:  # a model may put a new buffer in an old one's place
+            statistics = [buffer for name, buffer in self.model.named_buffers() if name in self._saved]
+            copy_from_leader(statistics, self.world)
         first = logits.map(lambda values: views.first(values.detach()))
         self.loss.observe(first, views.main_label)
         return _measured(terms, first, views.main_label) | {"grad_norm": norm}

@@ -31,12 +31,25 @@ def odd(rank: int) -> dict[str, Tensor]:
     return {"flags": torch.tensor([rank == 0, True]), "zero": torch.tensor([-0.0, float("nan"), 1.0 + rank])}
 
 
+class Ignoring(torch.autograd.Function):
+    """Gives the first of two tensors back, and no gradient to the second."""
+
+    @staticmethod
+    def forward(ctx: Any, used: Tensor, ignored: Tensor) -> Tensor:
+        return used.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients[0], None
+
+
 def weights() -> dict[str, Tensor]:
     """Return weights in the order of their use, of two dtypes and one of them in channels last."""
     torch.manual_seed(0)
     made = {
         "of rank 0": torch.randn(5),
         "unused": torch.randn(2),
+        "ignored": torch.randn(3),
         "of rank 1": torch.randn(6, dtype=torch.float64),
         "first": torch.randn(3, 4, dtype=torch.float64),
         "second": torch.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
@@ -49,6 +62,7 @@ def weights() -> dict[str, Tensor]:
 def value(made: dict[str, Tensor], rank: int) -> Tensor:
     """Return a scalar that depends on the rank, and on some weights on one rank alone."""
     hidden = torch.tanh(made["first"] * (rank + 1)) @ made["third"]
+    hidden = Ignoring.apply(hidden, made["ignored"])
     scale = (made["second"] * torch.arange(4.0).view(2, 2)).square().sum()
     return hidden.sum() * scale + made[f"of rank {rank}"].exp().sum() + 3 * made["alike"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import create_model
+from robustbench_gkl.ranks import gradients
 from robustbench_gkl.ranks.collectives import ALONE, World, joined, sum_over_ranks, world_from_environment
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import Interrupted, train
@@ -74,6 +76,9 @@ def steps(name: str, world: World = ALONE, *, model: str = "wrn-10-1") -> Found:
     network = create_model(model, num_classes=4, input_shape=(3, 8, 8)).double()
     if world.size > 1:
         synchronize(network, world)
+    network.register_buffer("rank", torch.tensor(0.0, dtype=torch.float64))
+    # A new tensor in the place of the old one at each pass: rank 0's counts.
+    network.register_forward_pre_hook(lambda _, images: setattr(network, "rank", images[0].new_tensor(world.rank)))
     loss = create_loss(config.loss, num_classes=4, options=config.loss_options, label_smoothing=config.label_smoothing)
     loss = loss.double()
     teacher = create_model(model, num_classes=4, input_shape=(3, 8, 8)).double().eval().requires_grad_(False)
@@ -132,7 +137,8 @@ def main() -> None:
     """Write what each rank found to ``RANK.pt`` in the folder that is given, and train there."""
     world = world_from_environment()
     folder = Path(sys.argv[1])
-    with joined(world, torch.device("cpu")):
+    with joined(world, torch.device("cpu")), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradients, "_BUCKET", 3000)  # so that messages of batch normalisation go between those of gradients
         torch.save(everything(world), folder / f"{world.rank}.pt")
         training(folder, world)
 
