@@ -15,11 +15,16 @@ from robustbench_gkl.core.plugins import GROUP, loaded_plugins
 
 
 def nothing_installed() -> bool:
-    """Return whether no plugin can have registered anything: none is loaded or installed, and torch is not imported.
+    """Return whether no plugin can have registered anything: there is none, and torch is not imported.
 
     What registers losses, models or data sets imports torch.
     """
-    return sys.modules.get("torch") is None and not loaded_plugins() and not entry_points(group=GROUP)
+    return sys.modules.get("torch") is None and no_plugins()
+
+
+def no_plugins() -> bool:
+    """Return whether no plugin is loaded or installed."""
+    return not loaded_plugins() and not entry_points(group=GROUP)
 
 
 def refuse_unknown(kind: str, name: str, *, package: str, registry: str) -> None:

@@ -17,6 +17,7 @@ from robustbench_gkl.attacks.images import check_submitted
 from robustbench_gkl.attacks.specs.images import SubmittedImages
 from robustbench_gkl.config.names import check_name
 from robustbench_gkl.config.schema import EvalConfig, ThreatConfig
+from robustbench_gkl.core.declared import no_plugins
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.source_files import images_key, keep_images_sha256
@@ -107,13 +108,29 @@ def prepare(
         effort: how far samples are certified; None for not at all.
 
     Raises:
-        UserError: unknown attacks, or a model or data that cannot be used.
+        UserError: unknown attacks, a model or data that cannot be used, or ranks that have others than rank 0.
     """
     attacks_to_run(config.attacks, config.threat, reference=config.engine == "reference")  # a typo waits for no model
     subject, samples = workspace.exchange.one_first(
         lambda: load_subject(config, source, device=workspace.device, data_dir=workspace.data_dir)
     )
-    return job_of(config, source, subject, samples, workspace, name=name, effort=effort)
+    job = job_of(config, source, subject, samples, workspace, name=name, effort=effort)
+    _same_on_all(workspace.exchange.gather(job.id))
+    return job
+
+
+def _same_on_all(ids: Sequence[str]) -> None:
+    """Check that the ranks, whose jobs have these ``ids``, are about to evaluate the same.
+
+    Raises:
+        UserError: one is not.
+    """
+    for rank, own in enumerate(ids):
+        if own != ids[0]:
+            raise UserError(
+                f"rank {rank} has another model, images or options than rank 0 ({own}, not {ids[0]}); give all ranks "
+                f"the same files and options, and evaluate a run when its training is over"
+            )
 
 
 def job_of(
@@ -177,7 +194,7 @@ def load_subject(
             raise UserError(f"--n is {config.n}, but {config.dataset} has {len(images)} {config.split} images")
         images = images.take(torch.arange(config.n))
     check_fits(subject.model, source.label, shape=images.shape, classes=len(images.classes), dataset=config.dataset)
-    ours = subject.run is not None and type(dataset).__module__.startswith("robustbench_gkl.")
+    ours = subject.run is not None and no_plugins() and type(dataset).__module__.startswith("robustbench_gkl.")
     if ours and key is not None and key == images_key(config.dataset, config.split, config.n, data_dir):
         keep_images_sha256(key, images.sha256)  # no file has changed meanwhile
     return subject, images

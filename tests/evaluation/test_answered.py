@@ -124,9 +124,14 @@ def test_a_broken_record_is_not_an_answer(evaluated: Path) -> None:
     assert needs_torch(ask(evaluated))
 
 
-def test_images_of_a_plugin_are_not_known(evaluated: Path) -> None:
+READERS = {"a reader of its own": "return Darker(Path(path))", "ours": "return NpzFile(Path('other.npz'))"}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_images_of_a_plugin_are_not_known(reader: str, evaluated: Path) -> None:
     """Where a plugin may read the images in its own way, nothing is said from their files."""
     shutil.rmtree(evaluated / "results")
+    write_images(evaluated / "other.npz", seed=1)
     plugin = evaluated / "noise.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
@@ -139,7 +144,7 @@ def test_images_of_a_plugin_are_not_known(evaluated: Path) -> None:
         "        return type(found)(found.images // 2, found.labels, found.classes)\n"
         "@DATASETS.register('darker', pattern=r'npz:(?P<path>.+)')\n"
         "def darker(*, path, data_dir):\n"
-        "    return Darker(Path(path))\n"
+        f"    {READERS[reader]}\n"
     )
     command = [sys.executable, "-m", "robustbench_gkl", *ASKED, "--plugin", "noise.py"]
     cache = {"XDG_CACHE_HOME": str(evaluated / "cache")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytest
+import torch
 from small_net import CHEAP, THREAT, SmallNet, labelled_images, measured
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
@@ -20,16 +22,21 @@ from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search.driver import Task
 from robustbench_gkl.config.options import parse_grid
+from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import RankError, UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
+from robustbench_gkl.evaluation.job import prepare
 from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
+from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.ranks.collectives import World
 from robustbench_gkl.ranks.exchange import Exchange
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.runs import Run
+from robustbench_gkl.sources.source import RunSource
 
 T = TypeVar("T")
 SIZE = 2
@@ -184,6 +191,28 @@ def test_a_failing_rank_is_heard_by_all() -> None:
         return exchange.fail(caught.value.message, caught.value.code)[0]
 
     assert together(work, size=3) == ["no such thing"] * 3
+
+
+def test_ranks_whose_runs_differ_are_refused(trained: Path, tmp_path: Path) -> None:
+    """As when one begins before, and one after, a training has saved better weights."""
+    runs = [Run(Path(shutil.copytree(trained / "tiny", tmp_path / f"{rank}/tiny"))) for rank in range(SIZE)]
+    model = runs[1].load_model()
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    runs[1].save_weights("best", model)
+    config = EvalConfig.model_validate(
+        {"dataset": "digits", "n": 8, "attacks": ("fgsm",), "threat": {"norm": "linf", "eps": "0.1"}}
+    )
+
+    def work(exchange: Exchange) -> str:
+        workspace = Workspace(ResultStore(tmp_path / "results"), torch.device("cpu"), exchange=exchange)
+        with pytest.raises(UserError) as caught:
+            prepare(config, RunSource(runs[exchange.world.rank]), workspace)
+        return str(caught.value)
+
+    first, second = together(work)
+    assert first == second
+    assert first.startswith("rank 1 has another model, images or options than rank 0 (tiny-")
 
 
 def test_messages_of_any_length_arrive(monkeypatch: pytest.MonkeyPatch) -> None:

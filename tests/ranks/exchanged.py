@@ -61,8 +61,7 @@ def weights() -> dict[str, Tensor]:
 
 def value(made: dict[str, Tensor], rank: int) -> Tensor:
     """Return a scalar that depends on the rank, and on some weights on one rank alone."""
-    hidden = torch.tanh(made["first"] * (rank + 1)) @ made["third"]
-    hidden = Ignoring.apply(hidden, made["ignored"])
+    hidden: Tensor = Ignoring.apply(torch.tanh(made["first"] * (rank + 1)) @ made["third"], made["ignored"])
     scale = (made["second"] * torch.arange(4.0).view(2, 2)).square().sum()
     return hidden.sum() * scale + made[f"of rank {rank}"].exp().sum() + 3 * made["alike"]
 
