@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.certified import certifier_of, surpasses
 from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
-from robustbench_gkl.evaluation.checks.before import MOST_IMAGES, check_model
+from robustbench_gkl.evaluation.checks.before import FEW_IMAGES, MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.evaluation.evaluation import Evaluation
@@ -159,7 +161,7 @@ def evaluate_grid(
         journal = store.journal(journal_id) if exchange.world.leads else None
         if journal is not None and not journal.own:
             journal.append(this.entry())
-        checks = check_before(base, workspace, MOST_IMAGES)
+        checks = check_before(base, workspace)
         results = evaluate_curve(
             base.model,
             base.samples.images,
@@ -188,22 +190,29 @@ MOST_KEPT = 2**31
 """Bytes of adversarial images that are kept to be looked at again."""
 
 
-def check_before(job: Job, workspace: Workspace, batch_size: int) -> list[Check]:
+def check_before(job: Job, workspace: Workspace) -> list[Check]:
     """Return what rank 0 finds before the attacks; the others wait for it."""
     checks: list[Check] = []
     if workspace.exchange.world.leads:
-        images, labels = job.samples.images, job.samples.labels
-        checks = check_model(job.model, images, labels, randomised=job.randomised, batch_size=batch_size)
+        checks = _checked_before(job)
         if workspace.on_checks is not None:
             workspace.on_checks(checks)
     workspace.exchange.gather(None)
     return checks
 
 
-def batches_before(job: Job) -> int:
-    """Return the images at a time in the checks before the attacks."""
-    n, size = len(job.samples), job.config.batch_size
-    return min(MOST_IMAGES, n if size == "auto" else size)
+def _checked_before(job: Job) -> list[Check]:
+    """Return the checks before the attacks; a batch size that is to be found is halved where memory runs out."""
+    given, images, labels = job.config.batch_size, job.samples.images, job.samples.labels
+    size = min(MOST_IMAGES, len(labels) if given == "auto" else given)
+    while True:
+        try:
+            return check_model(job.model, images, labels, randomised=job.randomised, batch_size=size)
+        except torch.OutOfMemoryError:
+            if given != "auto" or size <= FEW_IMAGES:
+                raise
+        size //= 2
+        torch.cuda.empty_cache()  # only here, where the error is gone with all that its frames held
 
 
 def keeps_images(job: Job) -> bool:
@@ -230,7 +239,7 @@ def attack(
 ) -> tuple[list[Check], Evaluation]:
     """Return the checks before the attacks, and what these find."""
     certifier = certifier_of(job, workspace)
-    checks = check_before(job, workspace, batches_before(job))
+    checks = check_before(job, workspace)
     result = measure(
         job.model,
         job.samples.images,

@@ -20,7 +20,6 @@ from robustbench_gkl.evaluation.journaling import about, discard_old, open_journ
 from robustbench_gkl.evaluation.recorded import (
     Recorded,
     attack,
-    batches_before,
     check_before,
     conclude,
     keeps_images,
@@ -135,7 +134,7 @@ def merge_parts(
         result, missing = _joined(job, journal)
         if missing:
             raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
-        checks = check_before(job, workspace, batches_before(job))
+        checks = check_before(job, workspace)
         record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
         journal.delete()
     return Recorded(record, reused=False)

@@ -101,6 +101,7 @@ class _Stage:
             except torch.OutOfMemoryError as error:
                 self._halve(error)
             self._drivers = ()
+            self.pace.begin(())  # it holds them too, and they their slots
             torch.cuda.empty_cache()  # only here, where the error is gone with all that its frames held
 
     def _halve(self, error: torch.OutOfMemoryError) -> None:
