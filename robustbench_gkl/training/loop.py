@@ -29,7 +29,7 @@ from robustbench_gkl.training.batches import Batch, Batches
 from robustbench_gkl.training.events import EpochReport, Event, Interrupted, Observer, StartReport
 from robustbench_gkl.training.metrics import Means
 from robustbench_gkl.training.optimizer import build_optimizer, set_rates
-from robustbench_gkl.training.origins import load_init, load_teacher, same_teacher
+from robustbench_gkl.training.origins import load_init, load_teacher, same_inputs
 from robustbench_gkl.training.progress import RunProgress
 from robustbench_gkl.training.schedule import epoch_threat, learning_rate, momentum
 from robustbench_gkl.training.setup import (
@@ -106,13 +106,16 @@ def train(
             data = load_data(config, data_dir)
             teacher, origins = load_teacher(config, run, data_dir=data_dir, device=device)
             trainer = _Trainer(config, data, device, teacher=teacher, compiled=compiled, world=world)
+            hashes = data.hashes(config)
             if world.leads:
                 if overwrite or not run.exists() or run.state_bytes() is None:
                     origins |= load_init(config, run, trainer.model, data_dir=data_dir)
-                writer = opened(run, config, data, device, origins=origins, overwrite=overwrite, world=world)
+                writer = opened(
+                    run, config, data.images, device, hashes=hashes, origins=origins, overwrite=overwrite, world=world
+                )
                 trainer.draft = held.enter_context(writer)
                 state = trainer.draft.run.state_bytes()
-        same_teacher(origins, world)
+        same_inputs(hashes, origins, world)
         trainer.restore(bytes_from_leader(state if world.leads else None, world), run)
         return trainer.fit(save_every=save_every, on_event=on_event, should_stop=should_stop)
 
@@ -147,12 +150,14 @@ class _Trainer:
         self.batches.check_shared(world.size)
         size = max(250, self.batches.batch_size)
         self.validator = Validator(config, data.images, data.validation, teacher, batch_size=size, world=world)
-        self.loss = create_loss(
-            config.loss,
-            num_classes=len(data.images.classes),
-            options=config.loss_options,
-            label_smoothing=config.label_smoothing,
-        ).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)  # of parameters that a loss may have
+            self.loss = create_loss(
+                config.loss,
+                num_classes=len(data.images.classes),
+                options=config.loss_options,
+                label_smoothing=config.label_smoothing,
+            ).to(device)
         self.model = fresh_model(config, data.images, device, world=world)
         self.optimizer = build_optimizer(config.optimizer, self.model, self.loss)
         self.stepper = Stepper(
@@ -189,7 +194,8 @@ class _Trainer:
     def restore(self, content: bytes | None, run: Run) -> None:
         """Go on from the saved state of ``run``, whose file this is; without one begin with the weights of rank 0."""
         if content is None:  # it alone has read config.init
-            copy_from_leader(list(self.model.state_dict().values()), self.world)
+            states = (self.model.state_dict(), self.loss.state_dict())
+            copy_from_leader([tensor for state in states for tensor in state.values()], self.world)
             if self.average is not None:
                 self.average.model.load_state_dict(self.model.state_dict())
             return

@@ -18,7 +18,7 @@ from robustbench_gkl.models import Classifier
 from robustbench_gkl.models.external import parse_model
 from robustbench_gkl.models.published import load_published
 from robustbench_gkl.ranks.collectives import World, agreed, bytes_from_leader
-from robustbench_gkl.runs import Origin, Run, look_for
+from robustbench_gkl.runs import DataHashes, Origin, Run, look_for
 from robustbench_gkl.sources.source import find_source
 from robustbench_gkl.sources.subject import check_fits
 from robustbench_gkl.training.folding import FoldedModel
@@ -53,18 +53,21 @@ def as_teacher(model: Classifier) -> nn.Module:
     return folded.network
 
 
-def same_teacher(origins: Mapping[str, Origin], world: World) -> None:
-    """Check that all ranks have the same teacher, if they have one; all of them have to call this together.
+def same_inputs(hashes: DataHashes, origins: Mapping[str, Origin], world: World) -> None:
+    """Check that all ranks have the same images and, if any, the same teacher; they have to call this together.
 
     Raises:
-        UserError: one has another than rank 0.
+        UserError: one has others than rank 0.
     """
-    if "teacher" not in origins or world.size == 1:
+    if world.size == 1:
         return
-    own = origins["teacher"].model_sha256
-    leaders = bytes_from_leader(own.encode(), world)
-    with agreed(world):
-        same_on_all(own, leaders, world, what="another teacher than rank 0; give all machines the same files")
+    held = {"other images than": hashes.model_dump_json()}
+    if "teacher" in origins:
+        held["another teacher than"] = origins["teacher"].model_sha256
+    for what, own in held.items():
+        leaders = bytes_from_leader(own.encode(), world)
+        with agreed(world):
+            same_on_all(own, leaders, world, what=f"{what} rank 0; give all machines the same files")
 
 
 def load_init(config: TrainConfig, run: Run, model: Classifier, *, data_dir: Path) -> dict[str, Origin]:

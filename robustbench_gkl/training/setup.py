@@ -142,9 +142,10 @@ def _check_settings(run: Run, config: TrainConfig) -> None:
 def opened(
     run: Run,
     config: TrainConfig,
-    data: TrainingData,
+    images: ImageSet,
     device: torch.device,
     *,
+    hashes: DataHashes,
     origins: Mapping[str, Origin],
     overwrite: bool,
     world: World = ALONE,
@@ -155,9 +156,8 @@ def opened(
         UserError: it is to go on with other data, or with a model that has changed since; what
             :func:`robustbench_gkl.runs.begun` raises.
     """
-    hashes = data.hashes(config)
     if overwrite or not run.exists():
-        about = run_config(config, run, data.images, device, hashes=hashes, origins=origins, world=world)
+        about = run_config(config, run, images, device, hashes=hashes, origins=origins, world=world)
         with begun(run, about, overwrite=overwrite) as draft:
             yield draft
         return

@@ -91,7 +91,7 @@ def validate(
     correct, standing, agreeing = torch.zeros(3, 1, dtype=torch.int64, device=device)
     own = torch.arange(len(rows))[world.rows]
     with attack_mode(model):
-        for some in own.split(batch_size):  # type: ignore[no-untyped-call]
+        for some in own.split(batch_size) if len(own) else ():  # type: ignore[no-untyped-call]
             points, labels = _points(images, rows[some], device), images.labels[rows[some]].to(device)
             predicted = _predicted(model, points)
             right = predicted == labels

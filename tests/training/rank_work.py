@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.config.schema import TrainConfig
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.losses import create_loss
 from robustbench_gkl.models import create_model
 from robustbench_gkl.ranks import gradients
 from robustbench_gkl.ranks.collectives import ALONE, World, joined, sum_over_ranks, world_from_environment
-from robustbench_gkl.runs import Run
+from robustbench_gkl.runs import DataHashes, Origin, Run
 from robustbench_gkl.training import Interrupted, train
 from robustbench_gkl.training.batches import Batch
 from robustbench_gkl.training.optimizer import build_optimizer
+from robustbench_gkl.training.origins import same_inputs
 from robustbench_gkl.training.step import Stepper
 from robustbench_gkl.training.sync_batchnorm import synchronize
 from robustbench_gkl.training.views import make_views
@@ -127,6 +130,19 @@ def training(folder: Path, world: World = ALONE) -> None:
                 assert stop is None
 
 
+def refusals(world: World) -> list[str]:
+    """Return what ranks are told that have images or a teacher of their own."""
+    alike, own = DataHashes(train="alike"), DataHashes(train=f"of rank {world.rank}")
+    teachers = {name: {"teacher": Origin(name="net", model_sha256=name)} for name in ("alike", f"{world.rank}")}
+    same_inputs(alike, teachers["alike"], world)
+    told = []
+    for hashes, origins in ((own, {}), (alike, teachers[f"{world.rank}"])):
+        with pytest.raises(UserError) as caught:
+            same_inputs(hashes, origins, world)
+        told.append(str(caught.value))
+    return told
+
+
 def everything(world: World = ALONE) -> dict[str, Found]:
     """Return all that is computed in float64, by name."""
     found = {f"batchnorm, momentum {momentum}": normalization(momentum, world) for momentum in (0.1, None)}
@@ -138,9 +154,10 @@ def main() -> None:
     world = world_from_environment()
     folder = Path(sys.argv[1])
     with joined(world, torch.device("cpu")), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "_BUCKET", 3000)  # so that messages of batch normalisation go between those of gradients
+        patch.setattr(gradients, "_BUCKET", 3000)  # many messages, between which go those of batch normalisation
         torch.save(everything(world), folder / f"{world.rank}.pt")
         training(folder, world)
+        (folder / f"{world.rank}.json").write_text(json.dumps(refusals(world)))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,11 @@ def test_ranks_compute_what_one_process_does_and_resume_exactly(tmp_path: Path) 
     for which in ("last", "average"):
         theirs = stopped.load_model(which).state_dict()
         assert all(torch.equal(value, theirs[key]) for key, value in whole.load_model(which).state_dict().items())
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [
+            "rank 1 has other images than rank 0; give all machines the same files",
+            "rank 1 has another teacher than rank 0; give all machines the same files",
+        ]
 
 
 @pytest.mark.slow

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
 
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import ImageSet, to_unit
 from robustbench_gkl.models import create_model
+from robustbench_gkl.ranks.collectives import World
 from robustbench_gkl.training.validation import divergence, newest_is_best, overfitting, validate
 
 
@@ -36,6 +40,37 @@ def test_the_probe_counts_what_a_plain_count_does() -> None:
     assert found(ThreatModel("linf", "1"), steps=20)["val_robust_acc"] < clean
     assert found(threat, steps=3) == {"val_clean_acc": clean, "val_robust_acc": robust}
     assert found(threat, steps=0) == {"val_clean_acc": clean}
+
+
+class Flat(nn.Module):
+    """A linear net that cannot be given no images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(36, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.last(images.reshape(len(images), -1))
+        return logits
+
+
+def test_a_rank_without_an_image_asks_nothing() -> None:
+    images = ImageSet(torch.zeros(4, 1, 6, 6, dtype=torch.uint8), torch.arange(4) % 3, ("a", "b", "c"))
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)  # no other rank adds anything
+    try:
+        found = validate(
+            Flat(),  # type: ignore[arg-type]
+            images,
+            torch.tensor([2]),
+            ThreatModel("linf", "4/255"),
+            steps=1,
+            seed=0,
+            batch_size=5,
+            world=World(1, 2),
+        )
+    finally:
+        dist.destroy_process_group()
+    assert found == {"val_clean_acc": 0, "val_robust_acc": 0}
 
 
 @pytest.mark.parametrize(

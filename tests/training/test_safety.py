@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandLine
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_gkl.config.recipes import read_recipe
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import load_dataset, train_validation_split
-from robustbench_gkl.losses.base import LOSSES
+from robustbench_gkl.losses.base import LOSSES, Logits
 from robustbench_gkl.losses.trades import TRADES
 from robustbench_gkl.runs import Run
 from robustbench_gkl.training import Event, Interrupted, StartReport, train
@@ -63,6 +63,31 @@ class Diverging(TRADES):
         self.calls += 1
         factor = float("nan") if self.calls > 7 else 1.0
         return {name: value * factor for name, value in super().terms(*given).items()}
+
+
+@LOSSES.register("test-learned")
+class Learned(TRADES):
+    """TRADES of logits that a layer of the loss's own has changed."""
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__(num_classes=num_classes)
+        self.layer = nn.Linear(num_classes, num_classes)
+
+    def terms(self, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
+        return super().terms(logits.map(self.layer), labels)
+
+
+def test_the_seed_decides_what_a_losss_own_weights_are(tmp_path: Path) -> None:
+    ends = []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(number)
+        run = Run(tmp_path / f"{number}")
+        stop_at(settings(loss="test-learned", seed=seed), run, 1)
+        state = run.load_state()
+        assert state is not None
+        ends.append(state["loss"]["layer.weight"])
+    assert torch.equal(ends[0], ends[1])
+    assert float((ends[0] - ends[2]).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
