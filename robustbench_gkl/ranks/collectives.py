@@ -130,7 +130,7 @@ def copy_from_leader(tensors: Sequence[Tensor], world: World) -> None:
         return
     for group in _groups(tensors, lambda tensor: tensor.device):
         group.sort(key=Tensor.element_size, reverse=True)  # each then lies where a tensor of its dtype may begin
-        flat = torch.cat([tensor.flatten().view(torch.uint8) for tensor in group])
+        flat = torch.cat([tensor.contiguous().flatten().view(torch.uint8) for tensor in group])
         dist.broadcast(flat, src=0)
         for tensor, part in zip(group, torch.split(flat, [tensor.nbytes for tensor in group]), strict=True):
             tensor.copy_(part.view(tensor.dtype).view_as(tensor))

@@ -35,11 +35,13 @@ def summed_gradients(
     buckets = _Buckets(weights)
     hooks = [w.register_hook(buckets.hook(number)) for number, w in enumerate(weights)]  # type: ignore[no-untyped-call]
     try:
-        own = torch.autograd.grad(value, tensors, allow_unused=True)[len(weights) :]
+        found = torch.autograd.grad(value, tensors, allow_unused=True)[len(weights) :]
     finally:
         for hook in hooks:
             hook.remove()
     sums = buckets.sums()
+    # What autograd gives may share its memory with another gradient, or repeat one number.
+    own = [None if one is None else torch.empty_like(w).copy_(one) for w, one in zip(alike, found, strict=True)]
     copy_from_leader([gradient for gradient in own if gradient is not None], world)
     return [*sums, *own]
 

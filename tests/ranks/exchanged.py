@@ -22,6 +22,7 @@ def held(rank: int) -> dict[str, Tensor]:
         "mean": torch.full((2, 3), 0.1) * (rank + 1),
         "prior": torch.full((3,), 1 / 3, dtype=torch.float64) * (rank + 1),
         "half": torch.tensor([1.5 + rank], dtype=torch.bfloat16),
+        "every second": (torch.arange(6.0) + rank)[::2],
         "more counts": torch.tensor([[2**40 + 1 + rank]]),
     }
 
@@ -55,6 +56,8 @@ def weights() -> dict[str, Tensor]:
         "second": torch.randn(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
         "third": torch.randn(4, 4, dtype=torch.float64),
         "alike": torch.randn(()),
+        "alike, beside it": torch.randn(()),
+        "alike, summed up": torch.randn(3),
     }
     return {name: weight.requires_grad_() for name, weight in made.items()}
 
@@ -62,8 +65,9 @@ def weights() -> dict[str, Tensor]:
 def value(made: dict[str, Tensor], rank: int) -> Tensor:
     """Return a scalar that depends on the rank, and on some weights on one rank alone."""
     hidden: Tensor = Ignoring.apply(torch.tanh(made["first"] * (rank + 1)) @ made["third"], made["ignored"])
+    shared = 3 * (made["alike"] + made["alike, beside it"]) + made["alike, summed up"].sum()
     scale = (made["second"] * torch.arange(4.0).view(2, 2)).square().sum()
-    return hidden.sum() * scale + made[f"of rank {rank}"].exp().sum() + 3 * made["alike"]
+    return hidden.sum() * scale + made[f"of rank {rank}"].exp().sum() + shared
 
 
 def gradients_of(world: World) -> dict[str, object]:
@@ -80,8 +84,12 @@ def gradients_of(world: World) -> dict[str, object]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dist, "all_reduce", counted)
         patch.setattr(gradients, "_BUCKET", 100)
-        *tensors, alike = made.values()
-        summed = gradients.summed_gradients(value(made, world.rank), tensors, world, alike=[alike])
+        *tensors, one, other, repeated = made.values()
+        alike = [one, other, repeated]
+        summed = gradients.summed_gradients(value(made, world.rank), tensors, world, alike=alike)
+    for gradient in summed[len(tensors) :]:
+        assert gradient is not None
+        gradient.mul_(2)  # as clipping does: each is a tensor of its own
     return {"left": left[0], "sent": len(sent), **dict(zip(made, summed, strict=True))}
 
 
