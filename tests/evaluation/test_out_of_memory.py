@@ -17,6 +17,7 @@ from robustbench_gkl.attacks.search.base import Search
 from robustbench_gkl.attacks.search.slots import Space
 from robustbench_gkl.attacks.specs.pgd import PGD
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation.checks.before import check_model
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.replay import noted_batch_size
 from robustbench_gkl.results.journal import Journal
@@ -62,6 +63,20 @@ def test_a_batch_size_that_was_given_is_kept() -> None:
     images, labels = labelled_images(40, model=SmallNet())
     with pytest.raises(UserError, match="out of memory with 40 images at a time in pgd-5"):
         measure(Crowded(), images, labels, THREAT, CHEAP[0], EngineSettings(batch_size=40))
+
+
+class Full(SmallNet):
+    """Has no memory for an image that comes alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+def test_a_full_device_is_nothing_against_a_model() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        check_model(Full(), *labelled_images(20, model=SmallNet()))
 
 
 LIVING: WeakSet[Search] = WeakSet()

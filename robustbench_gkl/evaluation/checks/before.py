@@ -65,6 +65,8 @@ def _batch_independent(answers: Answers) -> Finding:
     try:
         alone = torch.cat([answers.look(image[None]) for image in images])
     except (RuntimeError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
         return Finding("FAIL", f"a batch of one image is refused ({type(error).__name__})", advice)
     together = answers.look(images)
     backwards = answers.look(images.flip(0)).flip(0)
