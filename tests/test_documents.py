@@ -36,6 +36,8 @@ SMALLER = {
 AS_THEY_ARE = ("--resume", "--export", "--dry-run")
 FAR = "0.5"
 """A radius at which AutoAttack has little to do, since all but every image falls to its first steps."""
+TWO = '__import__("torch").arange(2)'
+"""The images that a snippet evaluates; what the page itself does not import stays absent."""
 ANY_VERDICT = ("check", "compare")
 """Commands that exit with 1 for what they find: a net trained for one epoch may well fail its check-up."""
 USES = {page: list(blocks(path)) for page, path in PAGES.items() if any(True for _ in blocks(path))}
@@ -130,11 +132,11 @@ def _read(command: list[str], gklbench: CommandLine) -> None:
 
 def _execute(block: Block, page: str, namespace: dict[str, object]) -> None:
     """Run a snippet of Python, on two images and at a radius at which both fall."""
-    code = block.text.replace('.load("test")', '.load("test").take(torch.arange(2))')
+    code = block.text.replace('.load("test")', f'.load("test").take({TWO})')
     code = re.sub(r'(\("[Ll]inf", )"[\d./]+"', rf'\1"{FAR}"', code)
     if "evaluate(" in code:
-        assert "torch.arange(2)" in code or "test" in namespace, f"{page}: a snippet that evaluates on all images"
-    exec(compile("import torch\n" + code.replace("print(", "_ = ("), page, "exec"), namespace)
+        assert TWO in code or "test" in namespace, f"{page}: a snippet that evaluates on all images"
+    exec(compile(code.replace("print(", "_ = ("), page, "exec"), namespace)
 
 
 def _target(arguments: list[str]) -> None:
