@@ -65,8 +65,8 @@ def recipes() -> str:
         threat = "" if config.loss in CLEAN_LOSSES else f", {config.threat.threat()}"
         taught = "" if config.teacher is None else f" from {config.teacher}"
         what = f"{config.dataset}, {config.model}{taught}{threat}"
-        rows.append([f"`{name}`", config.loss, what, str(config.epochs), *reported])
-    return table(["Recipe", "Loss", "Data, network, teacher, threat", "Epochs", "Clean", "AutoAttack", "Source"], rows)
+        rows.append([f"`{name}`<br>{config.loss}, {what}", str(config.epochs), *reported])
+    return table(["Recipe, with its loss, data, network and threat", "Epochs", "Clean", "AutoAttack", "Source"], rows)
 
 
 def names(kind: str) -> str:

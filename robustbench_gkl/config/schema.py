@@ -26,6 +26,7 @@ class ThreatConfig(Frozen):
     """The threat model trained for or evaluated under."""
 
     norm: Annotated[Norm, BeforeValidator(parse_norm)] = "linf"
+    """In which the distance from the original is measured."""
     eps: ExactNumber = Fraction(8, 255)
     """Radius in the [0, 1] image scale."""
 
@@ -85,15 +86,18 @@ class OptimizerConfig(Frozen):
     """How the weights are updated."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """Stochastic gradient descent with momentum, or AdamW."""
     lr: float = Field(0.1, gt=0)
     """The peak of the schedule."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD; the first of AdamW's two decay rates."""
     weight_decay: float = Field(5e-4, ge=0)
+    """As torch's optimiser takes it."""
     no_decay: Literal["none", "batchnorm", "norms-and-biases"] = "none"
     """What weight decay leaves alone: nothing; scale and shift of batch normalisation; or those of every normalisation,
     all biases and all other parameters of one dimension, as is usual with AdamW."""
     nesterov: bool = False
+    """Whether SGD's momentum is Nesterov's."""
     clip: float | None = Field(None, gt=0)
     """Largest Euclidean norm of the whole gradient; None does not clip."""
 
@@ -221,8 +225,11 @@ class TrainConfig(Frozen):
     recipe: str | None = None
     """The recipe that this came from."""
     dataset: str = "cifar10"
+    """A name from ``gklbench list datasets``."""
     model: str = "preact-resnet18"
+    """A name from ``gklbench list models``."""
     loss: str = "gkl"
+    """A name from ``gklbench list losses``."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """Options of the loss, such as ``alpha`` and ``beta``."""
     teacher: ModelName = None
@@ -235,6 +242,7 @@ class TrainConfig(Frozen):
     mean: tuple[float, ...] | None = None
     """Normalisation inside the model, one value or one per channel; None for the architecture's own."""
     std: tuple[float, ...] | None = None
+    """Goes with ``mean``."""
     batchnorm_momentum: float | None = Field(None, gt=0, le=1)
     """Weight of the newest batch in the running statistics; None for the architecture's own."""
     sync_batchnorm: bool = False
@@ -248,8 +256,11 @@ class TrainConfig(Frozen):
     averaging: AveragingConfig = AveragingConfig()
     probe: ProbeConfig = ProbeConfig()
     epochs: int = Field(100, ge=1)
+    """Passes over the training images."""
     batch_size: int = Field(128, ge=2)
+    """Images of a step, over all processes together; generated ones are among them."""
     augment: str = "none"
+    """``none``, ``crop``, ``crop-flip``, ``crop-flip-cutout``, ``resized-crop-flip``, ``autoaugment`` or a plugin's."""
     second_view: SecondViewConfig = SecondViewConfig()
     cutmix: float = Field(0.0, ge=0, le=1)
     """Share of the batches that CutMix mixes."""
@@ -262,6 +273,7 @@ class TrainConfig(Frozen):
     validation_fraction: float = Field(0.05, ge=0, lt=1)
     """Share of the training images held out for model selection; 0 holds out none and selects nothing."""
     seed: int = Field(0, ge=0)
+    """Of all random numbers: weights, order, augmentation, attack."""
 
     @model_validator(mode="after")
     def _one_mixture(self) -> TrainConfig:
@@ -296,14 +308,18 @@ class EvalConfig(Frozen):
     """Everything that decides what an evaluation measures, but for the model."""
 
     dataset: str
+    """A name from ``gklbench list datasets``."""
     split: Literal["test", "train"] = "test"
+    """Which of its images."""
     n: int | None = Field(None, ge=1)
     """The first so many images of the split; None for all."""
     attacks: tuple[str, ...] = Field(("autoattack",), min_length=1)
     """Attack specs, run in this order on the samples that still stand."""
     threat: ThreatConfig = ThreatConfig()
     engine: Literal["native", "reference"] = "native"
+    """Our attacks, or the published packages."""
     seed: int = Field(0, ge=0)
+    """Of the attacks' random numbers."""
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 250
     """Images at a time; ``auto`` for the number that a short probe finds fastest."""
     search_precision: Literal["float32", "tf32", "bf16"] = "float32"

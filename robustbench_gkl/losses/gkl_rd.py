@@ -86,7 +86,7 @@ class GKLRD(_RobustGKL):
 
 @LOSSES.register("gkl-rd-adaptive")
 class GKLRDAdaptive(_RobustGKL):
-    """share GKL(s(x'), t(x')) + (1 - share) GKL(s(x), t(x)): AdaAD with GKL (arXiv 2503.08038, 2303.05808).
+    """share GKL(s(x'), t(x')) + (1 - share) GKL(s(x), t(x)): AdaAD with GKL (arXiv 2503.08038, CVPR 2023).
 
     The training attack is AdaAD's. No paper has this loss; options and defaults are those of ``gkl-rd``.
 

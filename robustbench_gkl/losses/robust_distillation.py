@@ -1,4 +1,4 @@
-"""Robust distillation: ARD (arXiv 1905.09747), RSLAD (arXiv 2108.07969) and AdaAD (arXiv 2303.05808).
+"""Robust distillation: ARD (arXiv 1905.09747), RSLAD (arXiv 2108.07969) and AdaAD (CVPR 2023).
 
 The published code of all three divides its KL divergences by the number of classes as well (the mean over all
 entries); here, as in the papers, KL is the sum over the classes and the mean over the batch.
@@ -80,7 +80,7 @@ class RSLAD(Loss):
 
 @LOSSES.register("adaad")
 class AdaAD(Loss):
-    """alpha KL(t(x') || s(x')) + (1 - alpha) KL(t(x) || s(x)) (Huang et al., arXiv 2303.05808).
+    """alpha KL(t(x') || s(x')) + (1 - alpha) KL(t(x) || s(x)) (Huang et al., CVPR 2023).
 
     The training attack maximises KL(t(x') || s(x')), from a Gaussian start: it asks the teacher at each of its
     points, and its gradient passes through the teacher too.

@@ -47,7 +47,8 @@ def leaderboard(
     ``worst_case_acc``, the samples that nothing known has broken: pointwise over all its records, whatever attack,
     seed or engine, partial ones included. It stands in the tier of the strongest attack that it has completed, and
     its rank is 1 + the number of models of that tier that are significantly better (exact McNemar on the same
-    samples, Holm over all pairs of the tier: the chance of any false split is at most 5 %).
+    samples, Holm over all pairs of the tier: the chance that any model counts as better than an equal one is at most
+    5 %).
 
     Args:
         results_dir: the folder with ``records/`` and ``verdicts/``.

@@ -27,9 +27,11 @@ class SlurmSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     partition: str | None = None
+    """Name of the partition; None for the cluster's default."""
     time: Annotated[int, BeforeValidator(_minutes), Field(ge=1)] = 240
     """Time limit of a task in minutes, or as ``D-HH:MM:SS``. What is not done by then is saved and queued again."""
     cpus_per_task: int = Field(1, ge=1)
+    """CPU cores of a task."""
     gpus: int = Field(0, ge=0)
     """GPUs of a task."""
     mem: str | None = None
@@ -37,9 +39,13 @@ class SlurmSettings(BaseModel):
     array_parallelism: int = Field(256, ge=1)
     """Tasks that run at the same time."""
     account: str | None = None
+    """The account that is charged, sbatch's ``--account``."""
     qos: str | None = None
+    """Quality of service, sbatch's ``--qos``."""
     constraint: str | None = None
+    """Features that a node must have, sbatch's ``--constraint``."""
     exclude: str | None = None
+    """Nodes that are not used, sbatch's ``--exclude``."""
     signal_delay: int = Field(90, ge=10)
     """Seconds before the time limit at which a task saves its state."""
     requeues: int = Field(1000, ge=0)

@@ -92,7 +92,7 @@ class APGD(SearchSpec):
 @ATTACKS.register("apgd-t")
 @dataclass(frozen=True)
 class TargetedAPGD(SearchSpec):
-    """APGD on the targeted DLR loss, one run per runner-up class (arXiv 2003.01690).
+    """APGD on the targeted DLR loss, towards each of the likeliest other classes in turn (arXiv 2003.01690).
 
     Args:
         steps: number of gradient steps.

@@ -64,7 +64,7 @@ class FAB(SearchSpec):
 @ATTACKS.register("fab-t")
 @dataclass(frozen=True)
 class TargetedFAB(SearchSpec):
-    """Targeted FAB: one run per runner-up class (arXiv 2003.01690).
+    """Targeted FAB: towards each of the likeliest other classes in turn (arXiv 2003.01690).
 
     Args:
         steps: number of steps.
