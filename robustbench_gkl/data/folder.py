@@ -72,6 +72,8 @@ class ImageFolder:
     path: Path
     fit: Fit = UNCHANGED
     """How images are brought to one size."""
+    test: str = "test"
+    """The folder of the test images."""
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -82,7 +84,7 @@ class ImageFolder:
         """
         names = [self._class_folders(split) for split in self._splits]
         if extra := sorted(set(names[-1]) - set(names[0])):
-            raise UserError(f"{self.path}: test has classes without a folder in train: {', '.join(extra)}")
+            raise UserError(f"{self.path}: {self.test} has classes without a folder in train: {', '.join(extra)}")
         return tuple(names[0])
 
     @cached_property
@@ -107,7 +109,7 @@ class ImageFolder:
         turns = sorted((turn, label) for label, files in enumerate(by_class) for turn in range(len(files)))
         files = [(by_class[label][turn], label) for turn, label in turns]
         if not files:
-            raise UserError(f"{self.path / split} holds no images; expected CLASS/*{', *'.join(SUFFIXES)}")
+            raise UserError(f"{self._of(split)} holds no images; expected CLASS/*{', *'.join(SUFFIXES)}")
         images = np.empty((len(files), *self.shape), dtype=np.uint8)
         for row, (file, _) in enumerate(files):
             pixels = self._pixels(file)
@@ -127,9 +129,9 @@ class ImageFolder:
     @cached_property
     def _splits(self) -> list[Split]:
         """The splits that there are, at least one."""
-        present = [split for split in SPLITS if (self.path / split).is_dir()]
+        present = [split for split in SPLITS if self._of(split).is_dir()]
         if not present:
-            problem = "has neither train/ nor test/ in it" if self.path.is_dir() else "is not a folder"
+            problem = f"has neither train/ nor {self.test}/ in it" if self.path.is_dir() else "is not a folder"
             raise UserError(f"{self.path} {problem}; expected {self.path}/train/CLASS/*.png")
         return present
 
@@ -138,8 +140,11 @@ class ImageFolder:
         """The image that all others are compared with."""
         return self._files(self._splits[0], self.classes[0])[0]
 
+    def _of(self, split: Split) -> Path:
+        return self.path / (self.test if split == "test" else split)
+
     def _class_folders(self, split: Split) -> list[str]:
-        folder = self.path / split
+        folder = self._of(split)
         names = sorted(item.name for item in _visible(folder) if item.is_dir())
         if not names:
             raise UserError(f"{folder} holds no class folders; expected {folder}/CLASS/*.png")
@@ -147,7 +152,7 @@ class ImageFolder:
 
     def _files(self, split: Split, name: str) -> list[Path]:
         """Return the image files of a class, sorted; none where a split has no folder of that class."""
-        folder = self.path / split / name
+        folder = self._of(split) / name
         if not folder.is_dir():
             return []
         files = [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES]

@@ -17,7 +17,7 @@ def dataset_classes(dataset: str) -> int | None:
     try:
         if kind == "npz":
             return len(NpzArrays(Path(path).expanduser()).classes)
-        if kind == "folder":
+        if kind in ("folder", "imagenet"):
             return sum(child.is_dir() for child in (Path(path).expanduser() / "train").iterdir())
     except (OSError, UserError):
         return None

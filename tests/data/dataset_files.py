@@ -140,8 +140,8 @@ def save_image(pixels: Array, path: Path) -> None:
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy()).save(path)
 
 
-def write_folder(root: Path, patch: pytest.MonkeyPatch) -> Files:
-    files = random_files(f"folder:{root}", 3, 6, 5, classes=3)
+def write_folder(root: Path, patch: pytest.MonkeyPatch, *, kind: str = "folder", test: str = "test") -> Files:
+    files = random_files(f"{kind}:{root}", 3, 6, 5, classes=3)
     ordered = Files(files.name)
     for split, images in files.images.items():
         labels = files.labels[split]
@@ -150,7 +150,8 @@ def write_folder(root: Path, patch: pytest.MonkeyPatch) -> Files:
         ordered.images[split], ordered.labels[split] = images[order], files.labels[split][order]
         for row, (pixels, label) in enumerate(zip(images, files.labels[split], strict=True)):
             suffix = (".png", ".bmp", ".PNG")[row % 3]
-            save_image(pixels, root / split / f"class {'abc'[label]}" / f"{row:03d}{suffix}")
+            folder = root / (test if split == "test" else split) / f"class {'abc'[label]}"
+            save_image(pixels, folder / f"{row:03d}{suffix}")
     return ordered
 
 
@@ -159,6 +160,7 @@ BUILDERS: dict[str, Callable[[Path, pytest.MonkeyPatch], Files]] = {
     "cifar100": lambda root, patch: write_cifar(root, patch, reader="CIFAR100", classes=100),
     "fashion-mnist": lambda root, patch: write_mnist(root, patch, reader="FashionMNIST"),
     "folder:PATH": write_folder,
+    "imagenet:PATH": lambda root, patch: write_folder(root, patch, kind="imagenet", test="val"),
     "mnist": lambda root, patch: write_mnist(root, patch, reader="MNIST"),
     "npz:PATH": write_npz,
     "svhn": write_svhn,

@@ -59,5 +59,5 @@ def test_nothing_is_known_of_what_is_absent_or_broken(tmp_path: Path) -> None:
 def test_the_classes_of_a_folder_are_counted(tmp_path: Path) -> None:
     for split, label in (("train", "cat"), ("train", "dog"), ("test", "cat")):
         (tmp_path / split / label).mkdir(parents=True)
-    assert dataset_classes(f"folder:{tmp_path}") == 2
+    assert dataset_classes(f"folder:{tmp_path}") == dataset_classes(f"imagenet:{tmp_path}") == 2
     assert dataset_size(f"folder:{tmp_path}", "train") is None
