@@ -22,9 +22,9 @@ class Result:
 CommandLine = Callable[..., Result]
 
 
-def process(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    """Start the command line in a process of its own."""
-    return _python("-m", "robustbench_gkl", *arguments, cwd=cwd)
+def process(*arguments: object, cwd: Path, threads: int = 1) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own, with so many of torch's threads."""
+    return _python("-m", "robustbench_gkl", *arguments, cwd=cwd, threads=threads)
 
 
 def torchrun(*arguments: object, cwd: Path, ranks: int = 2) -> subprocess.Popen[str]:
@@ -38,11 +38,11 @@ def ranks(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return torchrun("-m", "--", "robustbench_gkl", *arguments, cwd=cwd)
 
 
-def _python(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def _python(*arguments: object, cwd: Path, threads: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": str(threads)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

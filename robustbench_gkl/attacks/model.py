@@ -11,6 +11,10 @@ from torch import Tensor, nn
 Model = Callable[[Tensor], Tensor]
 """Anything that maps images (B, C, H, W) in [0, 1] to logits (B, K)."""
 
+_LAYERS = {"torch", "torchvision", "timm", __name__.partition(".")[0]}
+"""Packages whose layers are known."""
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 @contextmanager
 def attack_mode(model: nn.Module) -> Iterator[None]:
@@ -27,6 +31,17 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, mode in modes:
             module.training = mode
+
+
+def is_layers_alone(model: Model) -> bool:
+    """Return whether ``model`` consists of layers of torch, its kin and this package, none of which has a hook.
+
+    Such a model does what its parameters and buffers say; code from elsewhere, and hooks, may do anything beside it.
+    """
+    return isinstance(model, nn.Module) and all(
+        type(module).__module__.partition(".")[0] in _LAYERS and not any(getattr(module, name) for name in _HOOKS)
+        for module in model.modules()
+    )
 
 
 def full_logits(logits: Tensor) -> Tensor:

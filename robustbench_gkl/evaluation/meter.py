@@ -13,7 +13,7 @@ class Meter:
     """The model as attacks see it: float32 logits out, images counted on the way in and back."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
         self.searched: Model = model
         """The model that searches ask, which may be compiled."""
         self.forwards = 0
@@ -23,15 +23,21 @@ class Meter:
     @property
     def compiled(self) -> bool:
         """Whether searches ask another form of the model."""
-        return self.searched is not self._model
+        return self.searched is not self.model
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) in float32."""
-        return self._counted(self._model(images), images)
+        return self._counted(self.model(images), images)
 
     def search(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) in float32, where nothing is decided by them alone."""
         return self._counted(self.searched(images), images)
+
+    def add(self, forwards: int, backwards: int) -> None:
+        """Count images that went forwards and backwards through the model in another process."""
+        with self._lock:
+            self.forwards += forwards
+            self.backwards += backwards
 
     def _counted(self, logits: Tensor, images: Tensor) -> Tensor:
         with self._lock:

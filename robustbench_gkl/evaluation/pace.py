@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
-from robustbench_gkl.attacks.search.driver import Driver
 from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.progress import Progress
 from robustbench_gkl.evaluation.sharing import Tally
 
 _TELL_EVERY = 0.2
 """Seconds between two reports of progress."""
+
+
+class HasProgress(Protocol):
+    """A driver."""
+
+    @property
+    def progress(self) -> float:
+        """How far the restarts under way have come, in restarts."""
+        ...
 
 
 class Pace:
@@ -26,7 +35,7 @@ class Pace:
     def __init__(self, context: Context, *, name: str, restarts: int) -> None:
         self._context, self._name, self._restarts = context, name, restarts
         self._tally = Tally(context.share.exchange)
-        self._drivers: Sequence[Driver] = ()
+        self._drivers: Sequence[HasProgress] = ()
         self._attacked = self._standing = self._before = 0
         self._reported = time.perf_counter()
         self.mark()
@@ -36,7 +45,7 @@ class Pace:
         """Note what the stage goes through: samples attacked, those still standing, and restarts done before."""
         self._attacked, self._standing, self._before = attacked, standing, done
 
-    def begin(self, drivers: Sequence[Driver]) -> None:
+    def begin(self, drivers: Sequence[HasProgress]) -> None:
         """Note where the pace is measured from, and whose restarts are under way."""
         self._drivers = drivers
         self._start = (time.perf_counter(), *self._reached())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from robustbench_gkl.attacks import SearchSpec
 from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
-from robustbench_gkl.attacks.search.slots import Space, fetched
-from robustbench_gkl.attacks.search.threads import driver_count, run_together
+from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.search.tasks import Referee, Source
+from robustbench_gkl.attacks.search.threads import SharedSource, driver_count, run_together
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.evaluation.apart import Away, processes_for, run_apart
+from robustbench_gkl.evaluation.candidates import Judgement, judge
 from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
@@ -59,7 +63,8 @@ def run_stage(context: Context, log: StageLog, result: Evaluation) -> StageResul
 class _Stage:
     """Gives the restarts of a stage to drivers, verifies their candidates and keeps the journal.
 
-    Drivers in several threads call :meth:`confirm`, :meth:`over` and :meth:`should_stop`.
+    Drivers in several threads call :meth:`confirm`, :meth:`over` and :meth:`should_stop`; for those in processes see
+    :mod:`robustbench_gkl.evaluation.apart`.
     """
 
     def __init__(self, context: Context, log: StageLog, result: Evaluation) -> None:
@@ -67,7 +72,7 @@ class _Stage:
         self.pace = Pace(context, name=log.name, restarts=log.runs)
         self._news: list[dict[str, Any]] = []
         self._verdicts: dict[int, tuple[int, float]] = {}
-        self._drivers: Sequence[Driver] = ()
+        self._drivers: Sequence[Driver | Away] = ()
         self._nonfinite = 0
         self._left: dict[int, int] = {}
         self._lock, self._stopped = threading.RLock(), threading.Event()
@@ -124,16 +129,31 @@ class _Stage:
         left = dict(self._left)
         context, ranks = self.context, self.context.share.exchange.world.size
         samples = -(-len(left) // ranks)
-        alone = ranks == 1 and not context.meter.compiled
-        count = driver_count(context.samples.device, min(samples, self.result.batch_size)) if alone else 1
-        self._drivers = [self._driver(samples, precision, of=count) for _ in range(count)]
-        self._nonfinite = 0
-        self.pace.begin(self._drivers)
+        build = partial(self._driver, samples, precision)
         source = context.share.source(Task(number, position) for position, number in left.items())
-        whole = run_together(self._drivers, source, samples=len(left), stop=self._stopped.set)
+        self._nonfinite = 0
+        whole = None
+        if ranks == 1 and not context.meter.compiled:
+            shared, fitting = SharedSource(source, samples=len(left)), min(samples, self.result.batch_size)
+            whole = self._driven_apart(build, shared, processes_for(context.meter.model, fitting))
+            count = driver_count(context.samples.device, fitting)
+        else:
+            count = 1
+        if whole is None:
+            self._drivers = drivers = [build(self, of=count) for _ in range(count)]
+            self.pace.begin(drivers)
+            whole = run_together(drivers, source, samples=len(left), stop=self._stopped.set)
         return {position: number for driver in self._drivers for position, number in driver.doubtful.items()}, whole
 
-    def _driver(self, samples: int, precision: Precision, *, of: int) -> Driver:
+    def _driven_apart(self, build: Callable[..., Driver], source: Source, count: int) -> bool | None:
+        """Do the tasks of ``source`` in ``count`` processes; return whether all are done, None if that cannot be."""
+        if count == 1:
+            return None
+        self._drivers = away = [Away() for _ in range(count)]
+        self.pace.begin(away)
+        return run_apart(partial(build, of=count), away, source, self.context, self)
+
+    def _driver(self, samples: int, precision: Precision, referee: Referee, *, of: int) -> Driver:
         """Return one of ``of`` drivers, which share samples and batch size."""
         context, attack = self.context, self.log.attack
         assert isinstance(attack, SearchSpec)
@@ -147,7 +167,7 @@ class _Stage:
             attack.search(space),
             context.meter.search,
             context,
-            self,
+            referee,
             runs=self.log.runs,
             name=attack.name,
             targeted=attack.targeted,
@@ -195,29 +215,21 @@ class _Stage:
                 self.log.take_in(entry, self.result)
         return all(ended for ended, _ in told)
 
-    @torch.no_grad()
     def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
         """Return (B,) bool: which points (B, C, H, W) are allowed, and misclassified when predicted anew in float32."""
         with self._lock:
-            return self._confirmed(positions, points)
+            judgement = judge(self.context, positions, points)
+            self.take_in(judgement)
+            return judgement.broken
 
-    def _confirmed(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
-        context = self.context
-        load = context.load(positions)
-        allowed = context.threat.contains(points, load.images)
-        points = torch.where(allowed[:, None, None, None], points, load.images)
-        distance = context.threat.distance(points, load.images)
-        inside, prediction, lengths = fetched(allowed, context.meter(points).argmax(1), distance)
-        broken: np.ndarray = (inside > 0) & (prediction != load.labels.numpy())
-        self._rejected += int((inside == 0).sum())
-        self._candidates += len(positions)
-        places = broken.nonzero()[0]
-        for place in places.tolist():
-            self._verdicts[positions[place]] = (int(prediction[place]), float(lengths[place]))
-        if len(places):
-            rows = sent(torch.from_numpy(places), points.device)
-            context.keep(self.result, np.asarray(positions)[broken], points[rows])
-        return broken
+    def take_in(self, judgement: Judgement) -> None:
+        """Note what became of some candidates, until their restarts are over."""
+        self._rejected += judgement.rejected
+        self._candidates += len(judgement.broken)
+        for position, *verdict in zip(judgement.positions, judgement.prediction, judgement.distance, strict=True):
+            self._verdicts[int(position)] = (int(verdict[0]), float(verdict[1]))
+        if len(judgement.positions):
+            self.context.keep(self.result, judgement.positions, judgement.images)
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
         """Write down which restarts are over."""

@@ -71,17 +71,19 @@ class LiveProgress(LiveDisplay[Progress]):
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
+            auto_refresh=False,  # no thread of its own: see core.forked
         )
-        super().__init__(console, bar, interval=0, plain_interval=interval)
+        super().__init__(console, bar, interval=0.1, plain_interval=interval)
         self._task: TaskID | None = None
 
     def update(self, description: str, done: int, total: int, *, note: str = "") -> None:
         """Show that ``done`` of ``total`` is done."""
-        if not self._due():
-            return
+        due = self._due()
         if self._drawing is None:
-            self.line(f"{description}: {done}/{total} {note}".rstrip())
+            if due:
+                self.line(f"{description}: {done}/{total} {note}".rstrip())
             return
         if self._task is None:
             self._task = self._drawing.add_task(description, total=total, note=note)
-        self._drawing.update(self._task, description=description, completed=done, total=total, note=note)
+        bar, task = self._drawing, self._task
+        bar.update(task, description=description, completed=done, total=total, note=note, refresh=due)

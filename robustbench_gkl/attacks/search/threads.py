@@ -24,24 +24,32 @@ def driver_count(device: torch.device, samples: int) -> int:
     return max(1, min(torch.get_num_threads(), samples // _FEWEST)) if device.type == "cpu" else 1
 
 
-class _Shared:
-    """A source for drivers in several threads; it is exhausted when no sample has a run left."""
+class SharedSource:
+    """A source for several drivers: it is exhausted when no sample has a run left, wherever.
+
+    Args:
+        source: where the tasks come from.
+        samples: how many samples they belong to.
+    """
 
     def __init__(self, source: Source, *, samples: int) -> None:
         self._source, self._left = source, samples
         self._lock = threading.Lock()
 
     def take(self, free: int, held: int) -> list[Task]:
+        """Return at most ``free`` tasks to begin; ``held`` are under way already where they go."""
         with self._lock:
             return self._source.take(free, held)
 
     def settle(self, later: Sequence[Task], through: int) -> None:
+        """Add the tasks ``later``; ``through`` more samples have no run left."""
         with self._lock:
             self._left -= through
             self._source.settle(later, through)
 
     @property
     def exhausted(self) -> bool:
+        """Whether no sample has a run left."""
         return self._left <= 0
 
 
@@ -59,7 +67,7 @@ def run_together(drivers: Sequence[Driver], source: Source, *, samples: int, sto
     """
     if len(drivers) == 1:
         return drivers[0].run(source)
-    shared, threads = _Shared(source, samples=samples), torch.get_num_threads()
+    shared, threads = SharedSource(source, samples=samples), torch.get_num_threads()
 
     def work(driver: Driver) -> bool:
         torch.set_num_threads(max(1, threads // len(drivers)))

@@ -1,0 +1,208 @@
+"""Work done in processes forked from this one: they see what it holds, have an interpreter each, and end with it.
+
+A fork copies one thread. What another thread holds at that moment, such as a lock, is held for ever in the child, and
+an accelerator or a pool of threads does not work there. So :func:`can_fork` says where it is done, and each child keeps
+to one of torch's threads. As the workers of torch's ``DataLoader`` do, it runs autograd on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from typing import Any, NoReturn
+
+import torch
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
+_TOLD, _ASKED, _DONE, _FAILED = range(4)
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+
+
+def can_fork() -> bool:
+    """Return whether children of this process can be relied on.
+
+    That is on Linux, which ends them with their parent; in the only thread of Python that runs (torch's pool of threads
+    is left alone by children, that of a notebook or of a live display cannot be); and without any accelerator, as
+    autograd has threads of its own for each.
+    """
+    accelerator: Any = getattr(torch, "accelerator", torch.cuda)
+    alone = threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
+    return sys.platform == "linux" and alone and accelerator.device_count() == 0
+
+
+class Link:
+    """A child's end of the connection with its parent; tensors are sent by value."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def tell(self, message: object) -> None:
+        """Send ``message``, and do not wait."""
+        self._connection.send_bytes(pickle.dumps((_TOLD, message)))
+
+    def ask(self, message: object) -> Any:
+        """Send ``message`` and return the answer."""
+        self._connection.send_bytes(pickle.dumps((_ASKED, message)))
+        return pickle.loads(self._connection.recv_bytes())
+
+
+Work = Callable[[Link], object]
+
+
+def run_forked(
+    works: Sequence[Work],
+    *,
+    serve: Callable[[int, Any], object],
+    idle: Callable[[], object],
+    every: float,
+) -> list[Any] | None:
+    """Do ``works`` at once, each in a child; return what they return, or None if this system makes no more processes.
+
+    Whatever ends the call, no child is left. A child ignores Ctrl-C, which its parent gets too.
+
+    Args:
+        works: their messages, results and errors must be picklable.
+        serve: gets the number of a child and its message; what it returns is the answer, if the child asked.
+        idle: called between messages, every ``every`` seconds.
+        every: at most so many seconds pass between two calls of ``idle``, unless ``serve`` takes longer.
+
+    Raises:
+        ChildProcessError: a child was killed.
+        Exception: what a child raised, with its traceback as the cause.
+    """
+    children: list[_Child] = []
+    try:
+        try:
+            with _signals_held_back() as mask:
+                for work in works:
+                    children.append(_Child(work, [child.connection for child in children], mask))
+        except OSError:
+            return None
+        return _served(children, serve, idle, every)
+    finally:
+        with _signals_held_back():
+            for child in children:
+                child.kill()
+            for child in children:
+                child.reap()
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[set[signal.Signals]]:
+    """Hold back what interrupts this process until the end of the block; yields the mask of signals before."""
+    mask = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)}
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _served(
+    children: Sequence[_Child], serve: Callable[[int, Any], object], idle: Callable[[], object], every: float
+) -> list[Any]:
+    """Answer ``children`` until all are done; return their results."""
+    numbers = {child.connection: number for number, child in enumerate(children)}
+    results: list[Any] = [None] * len(children)
+    while numbers:
+        for connection in wait(list(numbers), timeout=every):
+            assert isinstance(connection, Connection)
+            number = numbers[connection]
+            try:
+                kind, message = pickle.loads(connection.recv_bytes())
+            except EOFError:
+                raise children[number].death() from None
+            if kind == _FAILED:
+                error, told = message
+                raise error from RuntimeError(f"in a process of the search:\n{told}")
+            if kind == _DONE:
+                results[number] = message
+                del numbers[connection]
+                children[number].reap()
+                continue
+            answer = serve(number, message)
+            if kind == _ASKED:
+                connection.send_bytes(pickle.dumps(answer))
+        idle()
+    return results
+
+
+class _Child:
+    """A forked process that works; the parent's view of it."""
+
+    def __init__(self, work: Work, siblings: Sequence[Connection], mask: set[signal.Signals]) -> None:
+        self.connection, theirs = Pipe()
+        self._status: int | None = None
+        sys.stdout.flush()  # what waits to be written would be written by the child too
+        sys.stderr.flush()
+        parent = os.getpid()
+        with warnings.catch_warnings():
+            # Since 3.12 Python warns wherever there is any thread, torch's among them: see can_fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            _live(work, theirs, [self.connection, *siblings], parent, mask)
+        theirs.close()
+
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        self.connection.close()
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for its end; return the exit code, below 0 for a signal."""
+        if self._status is None:
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self._status
+
+    def death(self) -> ChildProcessError:
+        """Return the error for a child that is gone without a word."""
+        code = self.reap()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        hint = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
+        return ChildProcessError(f"a process of the search {how}{hint}")
+
+
+def _live(
+    work: Work, connection: Connection, inherited: Sequence[Connection], parent: int, mask: set[signal.Signals]
+) -> NoReturn:
+    """Do ``work`` in a child, and end it: nothing of what the parent would do afterwards is done here."""
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() == parent:  # else it was gone before
+            for end in inherited:
+                end.close()  # so that a sibling sees when the parent is gone
+            torch.set_num_threads(1)
+            connection.send_bytes(_outcome(work, Link(connection)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def _outcome(work: Work, link: Link) -> bytes:
+    """Do ``work``; return the last message of its child."""
+    try:
+        return pickle.dumps((_DONE, work(link)))
+    except BaseException as error:
+        told = traceback.format_exc()
+        with contextlib.suppress(Exception):
+            message = pickle.dumps((_FAILED, (error, told)))
+            pickle.loads(message)
+            return message
+        return pickle.dumps((_FAILED, (RuntimeError(f"{type(error).__name__}: {error}"), told)))
