@@ -62,11 +62,11 @@ class LinfSquareSearch(SquareSearch):
 
         ``moves`` (n, 1 + C) are its corner and the signs.
         """
-        places = self.places(side, slots, moves[:, :1])
-        old = self.point.view(-1).take(places)
-        new = self.origin.view(-1).take(places).add_(moves[:, 1:, None], alpha=self.threat.radius).clamp_(0, 1)
-        self.point.view(-1).put_(places, new)
-        self.written.append(Written(slots, places, old, new))
+        windows = self.windows(side, slots, moves[:, 0])
+        old = windows.read(self.point)
+        new = windows.read(self.origin).add_(moves[:, 1:, None], alpha=self.threat.radius).clamp_(0, 1)
+        windows.write(self.point, new)
+        self.written.append(Written(windows, old, new))
 
 
 class PyramidSquareSearch(SquareSearch):
@@ -147,16 +147,16 @@ class PyramidSquareSearch(SquareSearch):
 
         ``moves`` (n, 3 + C) are both corners, the orientation and the signs.
         """
-        delta, channels = self.delta.view(-1), self.space.shape[0]
-        into, emptied = (self.places(side, slots, moves[:, number, None]) for number in (0, 1))
-        before, removed = delta[into], delta[emptied]
-        delta[emptied] = 0.0
-        remaining = delta[into]  # less than before where the windows overlap
+        delta, channels = self.delta, self.space.shape[0]
+        into, emptied = (self.windows(side, slots, moves[:, number]) for number in (0, 1))
+        before, removed = into.read(delta), emptied.read(delta)
+        emptied.write(delta, torch.zeros_like(removed))
+        remaining = into.read(delta)  # less than before where the windows overlap
         pyramid = self.pyramids(side).flatten(1)[moves[:, 2]][:, None] * moves[:, 3:, None]
         unused = (self.capacity - self.mass[slots][:, None, None]).clamp_min_(0) / channels
         new = self.filled(pyramid, before, unused + (self.channel_mass(remaining) + self.channel_mass(removed)))
-        delta[into] = new
-        self.written += [Written(slots, into, remaining, new), Written(slots, emptied, removed, removed)]
+        into.write(delta, new)
+        self.written += [Written(into, remaining, new), Written(emptied, removed, removed)]
         change = self.measure(new) - self.measure(remaining)
         mass = self.mass[slots] + change.sum((1, 2)) - self.measure(removed).sum((1, 2))
         for block in self.blocks(len(moves)):
@@ -165,8 +165,8 @@ class PyramidSquareSearch(SquareSearch):
 
     def settle(self, better: np.ndarray) -> None:
         """Restore the perturbations, and replace them where ``better`` (B,) bool holds."""
-        for window in self.written:
-            self.delta.view(-1)[window.places] = window.old
+        for change in self.written:
+            change.windows.write(self.delta, change.old)
         rows = sent(torch.from_numpy(better.nonzero()[0]), self.space.device)
         self.delta[rows] = self.point[rows] - self.origin[rows]
         self.mass[rows] = self.measure(self.delta[rows]).flatten(1).sum(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -20,18 +20,66 @@ _AHEAD = 50
 """Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """Windows written for some slots, to be kept or undone.
+class Windows(ABC):
+    """A square window in the image of each of some slots.
 
     Attributes:
-        slots: the slots, n of them.
-        places: (n, C, m) int64, flat places in the images of all slots.
-        old, new: (n, C, m), the values before and after.
+        slots: n of them.
     """
 
-    slots: slice | Tensor
-    places: Tensor
+    def __init__(self, slots: slice | Tensor) -> None:
+        self.slots = slots
+
+    @abstractmethod
+    def read(self, images: Tensor) -> Tensor:
+        """Return (n, C, side * side): the windows of ``images``, (slots, C, H, W)."""
+
+    @abstractmethod
+    def write(self, images: Tensor, values: Tensor) -> None:
+        """Write ``values`` (n, C, side * side) into the windows of ``images``, (slots, C, H, W)."""
+
+
+class _FlatWindows(Windows):
+    """Windows by the flat places of their pixels, (n, C, side * side) int64."""
+
+    def __init__(self, slots: slice | Tensor, places: Tensor) -> None:
+        super().__init__(slots)
+        self._places = places
+
+    def read(self, images: Tensor) -> Tensor:
+        return images.view(-1).take(self._places)
+
+    def write(self, images: Tensor, values: Tensor) -> None:
+        images.view(-1).put_(self._places, values)
+
+
+class _HostWindows(Windows):
+    """Windows in the memory of the host, by their corners: whole rows are copied, and no place is computed."""
+
+    def __init__(self, slots: slice | Tensor, side: int, at: tuple[np.ndarray, slice, np.ndarray, np.ndarray]) -> None:
+        super().__init__(slots)
+        self._side, self._at = side, at
+
+    def read(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(_windows_of(images, self._side)[self._at]).flatten(2)
+
+    def write(self, images: Tensor, values: Tensor) -> None:
+        _windows_of(images, self._side)[self._at] = values.unflatten(2, (self._side, self._side)).numpy()
+
+
+def _windows_of(images: Tensor, side: int) -> np.ndarray:
+    """Return a view of ``images`` (B, C, H, W): all windows, (B, C, H - side + 1, W - side + 1, side, side)."""
+    pixels = images.numpy()
+    *outer, height, width = pixels.shape
+    shape = (*outer, height - side + 1, width - side + 1, side, side)
+    return np.ndarray(shape, pixels.dtype, pixels, strides=pixels.strides + pixels.strides[2:])
+
+
+@dataclass(frozen=True)
+class Written:
+    """Windows written for some slots, to be kept or undone; ``old`` and ``new`` (n, C, m) are before and after."""
+
+    windows: Windows
     old: Tensor
     new: Tensor
 
@@ -68,6 +116,7 @@ class WindowSearch(Search):
         self._keys = self.scalar(dtype=torch.int64)
         self._moves = self.tensor(_AHEAD, self._draws - self.corners, dtype=torch.int64)
         self._drawn = self.on_host(-1)
+        self._numbers = np.arange(space.slots)
         self._first_pixel = torch.arange(space.slots, device=space.device)[:, None] * (channels * height * width)
         self._count = 0
 
@@ -94,9 +143,9 @@ class WindowSearch(Search):
     def settle(self, better: np.ndarray) -> None:
         """Undo what was written where ``better`` (B,) bool does not hold."""
         kept = sent(torch.from_numpy(better), self.space.device)
-        for window in self.written:
-            keep = kept[window.slots][:, None, None]
-            self.point.view(-1).put_(window.places, torch.where(keep, window.new, window.old))
+        for change in self.written:
+            keep = kept[change.windows.slots][:, None, None]
+            change.windows.write(self.point, torch.where(keep, change.new, change.old))
 
     def begin(self, rows: Rows, starts: Starts) -> None:
         """Set the first images; their windows are drawn when they are due."""
@@ -135,10 +184,13 @@ class WindowSearch(Search):
         self.finished[:count] = self.step[:count] == self.length
         self.step[:count] += 1
 
-    def places(self, side: int, slots: slice | Tensor, corner: Tensor) -> Tensor:
-        """Return (n, C, side * side) int64: flat places of the windows of ``slots`` with ``corner`` (n, 1) int64."""
-        first = self._first_pixel[slots] + corner
-        return first[:, :, None] + _template(side, self.space.shape, self.space.device)
+    def windows(self, side: int, slots: slice | Tensor, corner: Tensor) -> Windows:
+        """Return the windows of ``slots`` (n) of a ``side``, with ``corner`` (n,) int64."""
+        if self.point.device.type == "cpu":
+            rows, columns = np.divmod(corner.numpy(), self.space.shape[2])
+            return _HostWindows(slots, side, (self._numbers[slots], slice(None), rows, columns))
+        first = self._first_pixel[slots] + corner[:, None]
+        return _FlatWindows(slots, first[:, :, None] + _template(side, self.space.shape, self.space.device))
 
     def _propose_at(self, side: int, slots: np.ndarray, place: np.ndarray) -> None:
         """Propose the windows of ``slots`` (n,) drawn at ``place`` (n,); all slots at one place need no gathering."""
