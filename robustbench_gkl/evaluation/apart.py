@@ -23,6 +23,8 @@ from robustbench_gkl.evaluation.context import Context
 
 _FEWEST = 8
 """Samples in the batch of a process; with fewer it is faster to share a batch."""
+_ASK_EVERY = 0.05
+"""Seconds between two looks of a driver that has tasks, but fewer than it has room for: each waits for an answer."""
 _TELL_EVERY = 0.1
 """Seconds between two reports of a driver that has nothing to say."""
 
@@ -134,14 +136,21 @@ class _DistantSource:
 
     def __init__(self, link: Link) -> None:
         self._link, self.exhausted = link, False
+        self._ask_again = 0.0
 
     def take(self, free: int, held: int) -> list[Task]:
+        now = time.perf_counter()
+        if held and now < self._ask_again:
+            return []
         tasks: list[Task]
         tasks, self.exhausted = self._link.ask(_Take(free, held))
+        if len(tasks) < free:
+            self._ask_again = now + _ASK_EVERY
         return tasks
 
     def settle(self, later: Sequence[Task], through: int) -> None:
         self._link.tell(_Settle(later, through))
+        self._ask_again = 0.0
 
 
 class _Reporter:
