@@ -34,14 +34,17 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
 
 
 def is_layers_alone(model: Model) -> bool:
-    """Return whether ``model`` consists of layers of torch, its kin and this package, none of which has a hook.
+    """Return whether ``model`` consists of layers of torch, its kin and this package, as they come, without hooks.
 
-    Such a model does what its parameters and buffers say; code from elsewhere, and hooks, may do anything beside it.
+    Such a model does what its parameters and buffers say; code from elsewhere may do anything beside it.
     """
-    return isinstance(model, nn.Module) and all(
-        type(module).__module__.partition(".")[0] in _LAYERS and not any(getattr(module, name) for name in _HOOKS)
-        for module in model.modules()
-    )
+    return isinstance(model, nn.Module) and all(_is_known(module) for module in model.modules())
+
+
+def _is_known(module: nn.Module) -> bool:
+    own = vars(module)
+    package = type(module).__module__.partition(".")[0]
+    return package in _LAYERS and "forward" not in own and not any(own[name] for name in _HOOKS)
 
 
 def full_logits(logits: Tensor) -> Tensor:

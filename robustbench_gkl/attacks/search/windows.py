@@ -64,7 +64,7 @@ class _HostWindows(Windows):
         return torch.from_numpy(_windows_of(images, self._side)[self._at]).flatten(2)
 
     def write(self, images: Tensor, values: Tensor) -> None:
-        _windows_of(images, self._side)[self._at] = values.unflatten(2, (self._side, self._side)).numpy()
+        _windows_of(images, self._side)[self._at] = values.reshape(*values.shape[:2], self._side, self._side).numpy()
 
 
 def _windows_of(images: Tensor, side: int) -> np.ndarray:
