@@ -31,9 +31,8 @@ _HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 def can_fork() -> bool:
     """Return whether children of this process can be relied on.
 
-    That is on Linux, which ends them with their parent; in the only thread of Python that runs (torch's pool of threads
-    is left alone by children, that of a notebook or of a live display cannot be); and without any accelerator, as
-    autograd has threads of its own for each.
+    That is on Linux, which ends them with their parent; where no other thread of Python runs, as in a notebook or behind
+    a display that draws itself; and without any accelerator, for each of which autograd has a thread.
     """
     accelerator: Any = getattr(torch, "accelerator", torch.cuda)
     alone = threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
@@ -98,9 +97,9 @@ def run_forked(
 
 
 @contextlib.contextmanager
-def _signals_held_back() -> Iterator[set[signal.Signals]]:
+def _signals_held_back() -> Iterator[set[int]]:
     """Hold back what interrupts this process until the end of the block; yields the mask of signals before."""
-    mask = {signal.Signals(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)}
+    mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK))
     try:
         yield mask
     finally:
@@ -118,9 +117,10 @@ def _served(
             assert isinstance(connection, Connection)
             number = numbers[connection]
             try:
-                kind, message = pickle.loads(connection.recv_bytes())
-            except EOFError:
+                received = connection.recv_bytes()
+            except (EOFError, OSError):  # OSError in the middle of a message
                 raise children[number].death() from None
+            kind, message = pickle.loads(received)
             if kind == _FAILED:
                 error, told = message
                 raise error from RuntimeError(f"in a process of the search:\n{told}")
@@ -131,7 +131,8 @@ def _served(
                 continue
             answer = serve(number, message)
             if kind == _ASKED:
-                connection.send_bytes(pickle.dumps(answer))
+                with contextlib.suppress(BrokenPipeError):  # it is gone, which is seen when it is next read from
+                    connection.send_bytes(pickle.dumps(answer))
         idle()
     return results
 
@@ -139,11 +140,10 @@ def _served(
 class _Child:
     """A forked process that works; the parent's view of it."""
 
-    def __init__(self, work: Work, siblings: Sequence[Connection], mask: set[signal.Signals]) -> None:
+    def __init__(self, work: Work, siblings: Sequence[Connection], mask: set[int]) -> None:
         self.connection, theirs = Pipe()
         self._status: int | None = None
-        sys.stdout.flush()  # what waits to be written would be written by the child too
-        sys.stderr.flush()
+        _flush()  # what waits to be written would be written by the child too
         parent = os.getpid()
         with warnings.catch_warnings():
             # Since 3.12 Python warns wherever there is any thread, torch's among them: see can_fork.
@@ -173,9 +173,7 @@ class _Child:
         return ChildProcessError(f"a process of the search {how}{hint}")
 
 
-def _live(
-    work: Work, connection: Connection, inherited: Sequence[Connection], parent: int, mask: set[signal.Signals]
-) -> NoReturn:
+def _live(work: Work, connection: Connection, inherited: Sequence[Connection], parent: int, mask: set[int]) -> NoReturn:
     """Do ``work`` in a child, and end it: nothing of what the parent would do afterwards is done here."""
     code = 1
     try:
@@ -188,11 +186,17 @@ def _live(
                 end.close()  # so that a sibling sees when the parent is gone
             torch.set_num_threads(1)
             connection.send_bytes(_outcome(work, Link(connection)))
-            sys.stdout.flush()
-            sys.stderr.flush()
+            _flush()
             code = 0
     finally:
         os._exit(code)
+
+
+def _flush() -> None:
+    """Write what waits to be written; there may be no such stream, or one that nobody reads."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()
 
 
 def _outcome(work: Work, link: Link) -> bytes:

@@ -1,7 +1,7 @@
 """The drivers of a stage in processes of their own, and what these ask and tell the one that keeps the account.
 
-Threads of one interpreter wait for each other between the calls of the network, and their caches for them: two threads
-take a fifth more of the processors' time than one. Processes lose nothing.
+Threads of one interpreter wait for each other between the calls of a network, which takes as long as these where it is
+small. Processes do not.
 """
 
 from __future__ import annotations

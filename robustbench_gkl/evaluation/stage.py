@@ -129,17 +129,14 @@ class _Stage:
         left = dict(self._left)
         context, ranks = self.context, self.context.share.exchange.world.size
         samples = -(-len(left) // ranks)
+        alone, fitting = ranks == 1 and not context.meter.compiled, min(samples, self.result.batch_size)
         build = partial(self._driver, samples, precision)
         source = context.share.source(Task(number, position) for position, number in left.items())
         self._nonfinite = 0
-        whole = None
-        if ranks == 1 and not context.meter.compiled:
-            shared, fitting = SharedSource(source, samples=len(left)), min(samples, self.result.batch_size)
-            whole = self._driven_apart(build, shared, processes_for(context.meter.model, fitting))
-            count = driver_count(context.samples.device, fitting)
-        else:
-            count = 1
+        apart = processes_for(context.meter.model, fitting) if alone else 1
+        whole = self._driven_apart(build, SharedSource(source, samples=len(left)), apart) if apart > 1 else None
         if whole is None:
+            count = driver_count(context.samples.device, fitting) if alone else 1
             self._drivers = drivers = [build(self, of=count) for _ in range(count)]
             self.pace.begin(drivers)
             whole = run_together(drivers, source, samples=len(left), stop=self._stopped.set)
@@ -147,8 +144,6 @@ class _Stage:
 
     def _driven_apart(self, build: Callable[..., Driver], source: Source, count: int) -> bool | None:
         """Do the tasks of ``source`` in ``count`` processes; return whether all are done, None if that cannot be."""
-        if count == 1:
-            return None
         self._drivers = away = [Away() for _ in range(count)]
         self.pace.begin(away)
         return run_apart(partial(build, of=count), away, source, self.context, self)

@@ -187,8 +187,8 @@ class WindowSearch(Search):
     def windows(self, side: int, slots: slice | Tensor, corner: Tensor) -> Windows:
         """Return the windows of ``slots`` (n) of a ``side``, with ``corner`` (n,) int64."""
         if self.point.device.type == "cpu":
-            rows, columns = np.divmod(corner.numpy(), self.space.shape[2])
-            return _HostWindows(slots, side, (self._numbers[slots], slice(None), rows, columns))
+            numbers = self._numbers[slots] if isinstance(slots, slice) else slots.numpy()
+            return _HostWindows(slots, side, (numbers, slice(None), *np.divmod(corner.numpy(), self.space.shape[2])))
         first = self._first_pixel[slots] + corner[:, None]
         return _FlatWindows(slots, first[:, :, None] + _template(side, self.space.shape, self.space.device))
 
