@@ -31,7 +31,7 @@ _HELD_BACK = (signal.SIGINT, signal.SIGTERM)
 def can_fork() -> bool:
     """Return whether children of this process can be relied on.
 
-    That is on Linux, which ends them with their parent; where no other thread of Python runs, as in a notebook or behind
+    That is on Linux, which ends them with their parent; where no other thread of Python runs, as in a notebook or for
     a display that draws itself; and without any accelerator, for each of which autograd has a thread.
     """
     accelerator: Any = getattr(torch, "accelerator", torch.cuda)
