@@ -4,7 +4,8 @@
 
 A stage runs on what the ones before left standing. Then every batch that it asked for, by size and with or without a
 gradient, is timed by itself; with more than one thread each such batch is timed on one, as a thread of a search makes
-it. Page faults are counted too: memory that the C library gives back is mapped anew. The hash is of the verdicts.
+it. A model that counts is code of its own, so that its searches have threads and never processes. Page faults are
+counted too: memory that the C library gives back is mapped anew. The hash is of the verdicts.
 """
 
 from __future__ import annotations

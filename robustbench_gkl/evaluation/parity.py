@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -15,7 +14,7 @@ from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import attack_mode
 from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.core.timing import time_calls
+from robustbench_gkl.core.timing import processor_seconds, time_calls
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.progress import Progress
@@ -47,8 +46,8 @@ class ParityComparison:
         native, reference: the outcomes with the same seed.
         second: the published implementation with another seed; None if it was not run.
         bare: the cost of model calls alone.
-        processor_seconds: of native and reference, all threads together; less disturbed by other programs than wall
-            time, but blind to a GPU.
+        processor_seconds: of native and reference, all threads and processes together; less disturbed by other programs
+            than wall time, but blind to a GPU.
     """
 
     label: str
@@ -110,17 +109,17 @@ def compare_engines(
         settings = EngineSettings(seed, batch_size, reference)
         return measure(model, images, labels, threat, [attack], settings, on_progress=on_progress)
 
-    began = time.process_time()
+    began = processor_seconds()
     native = run(reference=False, seed=seed)
-    native_seconds = time.process_time() - began
+    native_seconds = processor_seconds() - began
     shape = (images.shape[1], images.shape[2], images.shape[3])
     bare = bare_cost(model, shape, batch_size=max(1, min(batch_size, int((native.clean_pred == native.label).sum()))))
-    began = time.process_time()
+    began = processor_seconds()
     reference = run(reference=True, seed=seed)
     return ParityComparison(
         label=attack.label,
         native=native,
-        processor_seconds=(native_seconds, time.process_time() - began),
+        processor_seconds=(native_seconds, processor_seconds() - began),
         reference=reference,
         second=run(reference=True, seed=seed + 1) if second_seed else None,
         bare=bare,

@@ -17,6 +17,7 @@ import torch
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.forked import Link, can_fork, run_forked
+from robustbench_gkl.core.timing import processor_seconds
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no processes are forked elsewhere")
 
@@ -76,6 +77,18 @@ def test_messages_answers_and_results() -> None:
 
     assert run(work, work, serve=serve) == [40, 41]
     assert sorted(told) == [(0, 3), (0, 4), (1, 3), (1, 4)]
+
+
+def test_the_processor_time_of_children_counts() -> None:
+    def work(link: Link) -> float:
+        began = time.process_time()
+        sum(range(3_000_000))
+        return time.process_time() - began
+
+    began = processor_seconds()
+    spent = run(work, work)
+    assert spent is not None
+    assert processor_seconds() - began > sum(spent) - 0.05  # it is counted in hundredths of a second
 
 
 def test_autograd_works_in_a_child_of_a_process_that_has_used_it_with_several_threads() -> None:
