@@ -15,7 +15,7 @@ _TELL_EVERY = 0.2
 
 
 class HasProgress(Protocol):
-    """A driver."""
+    """A driver, here or in another process."""
 
     @property
     def progress(self) -> float:
