@@ -1,68 +1,28 @@
-"""Checks that model and data fit each other: the scale of the images, and the numbers of the classes."""
+"""Checks that model and data fit each other in the numbers of the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from robustbench_gkl.evaluation.checks.answers import Answers
-from robustbench_gkl.evaluation.checks.finding import Finding, surely_above
-from robustbench_gkl.results.paired import PairedCounts
+from robustbench_gkl.evaluation.checks.finding import Finding, clearly_better, percent, surely_above
 from robustbench_gkl.results.statistics import wilson_interval
-
-SURE = 1e-3
-"""Chance at which a paired test may call a sound model broken."""
-
-_READINGS: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
-    "scaled back by std and mean": (
-        lambda x, mean, std: x * std + mean,
-        "Remove one normalisation: images in [0, 1] seem to be normalised twice.",
-    ),
-    "normalised": (
-        lambda x, mean, std: (x - mean) / std,
-        "Put the normalisation that the model was trained with inside it (gklbench import --mean --std).",
-    ),
-    "times 255": (
-        lambda x, mean, std: 255 * x,
-        "Multiply by 255 inside the model: it seems to expect grey levels, and images are in [0, 1].",
-    ),
-}
-"""What may be wrong with the scale of the input: how to undo it, and what to do."""
-
-
-def input_scale(answers: Answers) -> Finding:
-    """Check whether the model does clearly better on images of another scale, such as that of its training."""
-    axes = (0, 2, 3)
-    mean = answers.images.mean(axes, keepdim=True)
-    std = answers.images.std(axes, keepdim=True).clamp_min(1e-6)
-    labels = answers.labels.cpu().numpy()
-    right = {
-        name: answers.look(change(answers.images, mean, std)).argmax(1).cpu().numpy() == labels
-        for name, (change, _) in _READINGS.items()
-    }
-    best = max(right, key=lambda name: float(right[name].mean()))
-    figure = f"accuracy {_percent(answers.right)}, {_percent(right[best])} on images {best}"
-    better = _clearly_better(right[best], answers.right)
-    # A random model may have drawn worse for one pass than for another: the test counts on equal conditions.
-    return Finding.graded(figure, _READINGS[best][1], fail=better and not answers.random, warn=better)
 
 
 def label_order(answers: Answers) -> Finding:
     """Check whether accuracy is above chance, and whether other numbers for the classes would explain the labels."""
     labels, prediction, classes = answers.labels.cpu().numpy(), answers.prediction, answers.logits.shape[1]
     n, hits = len(labels), int(answers.right.sum())
-    figure = f"accuracy {_percent(answers.right)}"
+    figure = f"accuracy {percent(answers.right)}"
     for shift in (1, -1):
         shifted = prediction == (labels + shift) % classes
-        if _clearly_better(shifted, answers.right):
-            figure += f", {_percent(shifted)} with {shift:+d} added to the labels"
+        if clearly_better(shifted, answers.right):
+            figure += f", {percent(shifted)} with {shift:+d} added to the labels"
             return Finding("FAIL", figure, "Number the classes as the model does: the labels are shifted by one.")
     held_out, permuted = _permuted(prediction, labels, classes)
-    if _clearly_better(permuted, answers.right[held_out]):
-        figure += f", {_percent(permuted)} with the classes in another order"
+    if clearly_better(permuted, answers.right[held_out]):
+        figure += f", {percent(permuted)} with the classes in another order"
         return Finding("FAIL", figure, "Put the classes into the order that the model was trained with.")
     # What predictions with these shares of classes would score if they knew nothing of the image.
     shares = np.bincount(prediction, minlength=classes) @ np.bincount(labels, minlength=classes) / n**2
@@ -90,7 +50,7 @@ def _permuted(
     together += 1e-6 * np.eye(classes)  # a class not seen keeps its number
     right = prediction[held_out] == labels[held_out]
     # The greatest of each row together: no renaming has more. Nor is any clearly better where all right would not be.
-    if (together.argmax(1) == np.arange(classes)).all() or not _clearly_better(np.ones_like(right), right):
+    if (together.argmax(1) == np.arange(classes)).all() or not clearly_better(np.ones_like(right), right):
         return held_out, right
     from scipy.optimize import linear_sum_assignment
 
@@ -108,15 +68,3 @@ def few_classes(answers: Answers) -> Finding:
         fail=classes < 2,
         warn=classes < 4,
     )
-
-
-def _clearly_better(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
-    """Whether the exact paired test leaves no doubt that the first is right more often."""
-    if not first.size:
-        return False
-    counts = PairedCounts.of(first, second)
-    return counts.difference > 0 and counts.p_value < SURE
-
-
-def _percent(right: NDArray[np.bool_]) -> str:
-    return f"{100 * float(right.mean()):.1f} %"

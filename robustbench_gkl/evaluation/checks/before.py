@@ -16,9 +16,10 @@ from robustbench_gkl.attacks.objectives import margin
 from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.errors import UserError, one_line
 from robustbench_gkl.data import to_unit
-from robustbench_gkl.evaluation.checks.agreement import few_classes, input_scale, label_order
+from robustbench_gkl.evaluation.checks.agreement import few_classes, label_order
 from robustbench_gkl.evaluation.checks.answers import Answers
 from robustbench_gkl.evaluation.checks.finding import ROUNDING, Finding, count, judge, sample_rows
+from robustbench_gkl.evaluation.checks.input_scale import input_scale
 from robustbench_gkl.results.record import Check
 
 MOST_IMAGES = 128
@@ -175,7 +176,7 @@ def check_model(
 ) -> list[Check]:
     """Check a model on at most 128 of the images, before any attack.
 
-    The model is put in eval mode for the time of the call. Costs at most 8 passes an image.
+    The model is put in eval mode for the time of the call. Costs at most 15 passes an image.
 
     Args:
         model: images (B, C, H, W) float32 in [0, 1] to logits (B, K).

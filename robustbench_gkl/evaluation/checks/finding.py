@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from robustbench_gkl.core.noise import permutation
+from robustbench_gkl.results.paired import PairedCounts
 from robustbench_gkl.results.record import Check, CheckVerdict
 from robustbench_gkl.results.statistics import binomial_tail
 
@@ -21,6 +24,8 @@ Sums in another order differ by about 1e-6; a dropout layer or a batch's own sta
 """
 RARE = 0.01
 """Share of exceptions above which, beyond chance, a check fails instead of warning."""
+SURE = 1e-3
+"""Chance at which a paired test may call a sound model broken."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +84,16 @@ def count(number: int, n: int) -> str:
 def surely_above(share: float, number: int, n: int) -> bool:
     """Whether so many of ``n`` are too many for an event whose chance is ``share`` (exact binomial test at 1 %)."""
     return number > 0 and binomial_tail(number, n, share) < 0.01
+
+
+def clearly_better(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
+    """Whether the exact paired test leaves no doubt that the first is right more often."""
+    if not first.size:
+        return False
+    counts = PairedCounts.of(first, second)
+    return counts.difference > 0 and counts.p_value < SURE
+
+
+def percent(right: NDArray[np.bool_]) -> str:
+    """Return ``"71.1 %"``: how many are right."""
+    return f"{100 * float(right.mean()):.1f} %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from torch import Tensor, nn
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.checks.before import FIRST, REST, check_model
+from robustbench_gkl.models import Classifier, create_model
+from robustbench_gkl.models.base import Normalize
+from robustbench_gkl.models.published import load_published, read_checkpoint
 from robustbench_gkl.results.record import Check
 
 
@@ -129,6 +133,37 @@ def test_the_resnet_normalised_twice_is_flagged(shared: Path) -> None:
     model = NormalisedOnceMore(resnet18(), 0.473, 0.251)
     checks = check_model(model, samples.images[:24], samples.labels[:24])
     assert "input-scale" in failing(checks), checks
+
+
+def renormalised(net: Classifier, mean: float, std: float) -> Classifier:
+    """Return the net as ``import`` would make it with these constants."""
+    wrong = deepcopy(net)
+    wrong.normalize = Normalize([mean], [std], channels=net.input_shape[0])
+    return wrong
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_wrong_mean_and_std_are_a_warning(declared: bool) -> None:
+    samples = digits()
+    wrong: nn.Module = renormalised(digits_model("wrn"), 0.5, 0.5)
+    if not declared:  # the same inside a module of another's
+        wrong = NormalisedOnceMore(renormalised(digits_model("wrn"), 0, 1), 0.5, 0.5)
+    checks = {check.name: check for check in check_model(wrong, samples.images, samples.labels)}
+    found = checks["input-scale"]
+    assert found.verdict in ("WARN", "FAIL"), found
+    assert "the data's own instead of 0.5 and 0.5" in found.figure
+    assert "--mean --std" in found.advice
+
+
+def test_the_mean_and_std_of_real_models_are_told_from_wrong_ones(shared: Path) -> None:
+    samples = cifar(shared)
+    right = create_model(
+        "cifar-resnet20", num_classes=10, input_shape=(3, 32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    ).eval()
+    load_published(right, read_checkpoint(shared / "models/cifar10_resnet20.th"))
+    for net, sound in ((right, True), (renormalised(right, 0.5, 0.5), False), (renormalised(right, 0, 1), False)):
+        checks = {check.name: check for check in check_model(net, samples.images, samples.labels)}
+        assert (checks["input-scale"].verdict == "PASS") is sound, checks["input-scale"]
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 5.0])
