@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from leaderboard import EXAMPLE, made_up
 
+from robustbench_gkl.core.machine import processor
 from robustbench_gkl.results import ResultStore
 
 GKLBENCH = ("-m", "robustbench_gkl")
@@ -88,14 +89,6 @@ def main() -> None:
     for name, found in spent.items():
         ratio, memory = seconds[name] / seconds["import torch"], max(memory for _, memory in found)
         print(f"{name:24} {seconds[name]:6.2f} s  {ratio:5.2f} x import torch  {memory:6.0f} MB")
-
-
-def processor() -> str:
-    """Return the name of the machine's processor, as far as the system tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.lock import HeldError, locked
+from robustbench_gkl.core.machine import usable_cores
 from robustbench_gkl.suite.cells import Cell
 from robustbench_gkl.suite.observer import Running, SuiteObserver
 from robustbench_gkl.suite.process import CellProcess
@@ -58,7 +59,7 @@ def worker_environments(*, jobs: int | None, device: str, cells: int) -> list[di
         device: ``auto``, ``cpu`` or ``cuda``; one that names a GPU leaves nothing to be shared out.
         cells: how many there are to run; there is no use for more workers.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     threads = threads if threads.isdigit() and int(threads) else ""
     gpus = cuda_devices() if device in ("auto", "cuda") else []
