@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ def command(
     on = resolve_device(device)
     console = make_console(quiet=quiet)
     console.print(f"evaluating {name or source.name} on the corruptions in {data}, on {on}", markup=False)
+    started = time.monotonic()
     with LiveProgress(console) as progress:
         record, reused = evaluate_corruptions(
             source,
@@ -62,7 +64,9 @@ def command(
             batch_size=batch_size,
             device=on,
             overwrite=overwrite,
-            on_progress=progress.update,
+            on_progress=lambda name, done, total: progress.update(
+                name, done, total, seconds_left=(time.monotonic() - started) * (total - done) / done
+            ),
         )
     if reused:
         console.print(f"already evaluated on {record.created[:16]}; nothing was run (--overwrite to run again)")

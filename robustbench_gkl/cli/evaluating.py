@@ -56,7 +56,9 @@ def workspace_of(
         device,
         data_dir,
         exchange,
-        on_progress=lambda event: progress.update(event.stage, event.done, event.total, note=_note(event)),
+        on_progress=lambda event: progress.update(
+            event.stage, event.done, event.total, note=_note(event), seconds_left=event.seconds_left
+        ),
         on_checks=lambda checks: _warn(checks, progress),
         on_wait=progress.line,
         on_note=progress.line,
@@ -64,14 +66,11 @@ def workspace_of(
 
 
 def _note(event: Progress) -> str:
-    """Return what is known so far: the fallen, the bound, the pace and the time left in this attack."""
+    """Return what is known so far: the fallen, the bound and the pace."""
     parts = [f"{event.fallen} fallen, {event.standing} standing"]
     parts.append(f"robust accuracy at most {100 * event.standing / event.n:.2f} %")
     if event.calls_per_second:
         parts.append(f"{event.calls_per_second:,.0f} model calls/s")
-    if event.seconds_left is not None:
-        minutes, seconds = divmod(round(event.seconds_left), 60)
-        parts.append(f"{minutes}:{seconds:02} left")
     return ", ".join(parts)
 
 

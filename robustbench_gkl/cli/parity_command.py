@@ -76,6 +76,8 @@ def command(
                 seed=config.seed,
                 batch_size=batch_size,
                 second_seed=second_seed,
-                on_progress=lambda event: progress.update(event.stage, event.done, event.total),
+                on_progress=lambda event: progress.update(
+                    event.stage, event.done, event.total, seconds_left=event.seconds_left
+                ),
             )
         print_parity(comparison, console)

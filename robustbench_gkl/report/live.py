@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-DrawingT = TypeVar("DrawingT", Live, Progress)
-DisplayT = TypeVar("DisplayT", bound="LiveDisplay[Any]")
+DisplayT = TypeVar("DisplayT", bound="LiveDisplay")
+_BAR = (8, 40)
+"""Characters of a bar, at least and at most."""
 
 
 def duration(seconds: float) -> str:
@@ -21,19 +25,50 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-class LiveDisplay(Generic[DrawingT]):
+@dataclass(frozen=True)
+class BarLine:
+    """What is done, a bar, how much of it is done and the time left: one line, in which all but the first is whole.
+
+    Attributes:
+        text: what is done; its end is cut off where there is no room.
+        done, total: for the bar.
+        figures: right of the bar, such as the count.
+    """
+
+    text: str
+    done: float
+    total: float
+    figures: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the line, as wide as the console."""
+        least, most = _BAR
+        text = Text(self.text)
+        text.truncate(max(options.max_width - cell_len(self.figures) - least - 2, 1), overflow="ellipsis")
+        room = options.max_width - text.cell_len - cell_len(self.figures) - 2
+        line = Table.grid(padding=(0, 1, 0, 0))
+        for width in (text.cell_len, min(max(room, least), most), cell_len(self.figures)):
+            line.add_column(no_wrap=True, width=width)
+        line.add_row(text, ProgressBar(total=self.total, completed=self.done), Text(self.figures))
+        yield line
+
+
+class LiveDisplay:
     """A display on a console; use as a context manager.
 
     Args:
         console: where to.
-        drawing: what a terminal shows; it is used nowhere else, nor on a quiet console.
-        interval: seconds between two updates of the drawing, and
+        interval: seconds between two drawings on a terminal, and
         plain_interval: between two lines where there is none.
+        transient: whether what is drawn goes away at the end.
     """
 
-    def __init__(self, console: Console, drawing: DrawingT, *, interval: float, plain_interval: float) -> None:
+    def __init__(self, console: Console, *, interval: float, plain_interval: float, transient: bool) -> None:
         self._console = console
-        self._drawing: DrawingT | None = drawing if console.is_terminal and not console.quiet else None
+        self._drawing: Live | None = None
+        if console.is_terminal and not console.quiet:
+            # No thread of its own: see core.forked.
+            self._drawing = Live(console=console, auto_refresh=False, transient=transient)
         self._interval = plain_interval if self._drawing is None else interval
         self._last = time.monotonic()
 
@@ -59,31 +94,22 @@ class LiveDisplay(Generic[DrawingT]):
         return True
 
 
-class LiveProgress(LiveDisplay[Progress]):
-    """One progress bar on a terminal; elsewhere a plain line every ``interval`` seconds."""
+class LiveProgress(LiveDisplay):
+    """A bar on a terminal, and a note below it; elsewhere a plain line every ``interval`` seconds."""
 
     def __init__(self, console: Console, *, interval: float = 10.0) -> None:
-        bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            transient=True,
-            auto_refresh=False,  # no thread of its own: see core.forked
-        )
-        super().__init__(console, bar, interval=0.1, plain_interval=interval)
-        self._task: TaskID | None = None
+        super().__init__(console, interval=0.1, plain_interval=interval, transient=True)
 
-    def update(self, description: str, done: int, total: int, *, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done."""
-        due = self._due()
-        if self._drawing is None:
-            if due:
-                self.line(f"{description}: {done}/{total} {note}".rstrip())
+    def update(
+        self, description: str, done: int, total: int, *, note: str = "", seconds_left: float | None = None
+    ) -> None:
+        """Show that ``done`` of ``total`` is done; the end of each is drawn in any case."""
+        if not self._due() and (self._drawing is None or done < total):
             return
-        if self._task is None:
-            self._task = self._drawing.add_task(description, total=total, note=note)
-        bar, task = self._drawing, self._task
-        bar.update(task, description=description, completed=done, total=total, note=note, refresh=due)
+        left = "" if seconds_left is None else f"{duration(seconds_left)} left"
+        if self._drawing is None:
+            told = ", ".join(part for part in (note, left) if part)
+            self.line(f"{description}: {done}/{total} {told}".rstrip())
+            return
+        bar = BarLine(description, done, total, f"{done}/{total}  {left}".rstrip())
+        self._drawing.update(Group(bar, Text(note, style="dim")) if note else bar, refresh=True)

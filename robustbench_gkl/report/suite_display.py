@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_gkl.report.live import LiveDisplay, duration
+from robustbench_gkl.report.live import BarLine, LiveDisplay, duration
 
 _STYLES = {"done": "green", "failed": "red", "blocked": "red", "interrupted": "yellow", "running": "cyan"}
 _ORDER = ("done", "running", "queued", "ready", "waiting", "interrupted", "failed", "blocked")
@@ -38,7 +35,7 @@ class Ended(Protocol):
         """The last of its log."""
 
 
-class SuiteDisplay(LiveDisplay[Live]):
+class SuiteDisplay(LiveDisplay):
     """Shows the cells of a suite; use as a context manager. A cell is anything that has a text.
 
     Args:
@@ -47,8 +44,7 @@ class SuiteDisplay(LiveDisplay[Live]):
     """
 
     def __init__(self, console: Console, counts: Callable[[], Mapping[str, int]]) -> None:
-        live = Live(console=console, auto_refresh=False, transient=True)
-        super().__init__(console, live, interval=0.25, plain_interval=0)
+        super().__init__(console, interval=0.25, plain_interval=0, transient=True)
         self._counts = counts
         self._last = float("-inf")  # the first look is due at once
 
@@ -83,12 +79,11 @@ class SuiteDisplay(LiveDisplay[Live]):
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=3, style="dim")
         for cell, taken, line in running():
             table.add_row(Text(str(cell)), duration(taken), Text(line))
-        head = self.summary()
         seconds = left()
-        head.append("   time left unknown" if seconds is None else f"   {duration(seconds)} left")
+        told = "time left unknown" if seconds is None else f"{duration(seconds)} left"
         done, total = self._done()
-        bar = Padding(ProgressBar(total=total, completed=done), 0)
-        self._drawing.update(Group(head, bar, table), refresh=True)
+        bar = BarLine("suite", done, total, f"{done}/{total}  {told}")
+        self._drawing.update(Group(bar, self.summary(), table), refresh=True)
 
     def summary(self) -> Text:
         """Return the number of cells in each state."""

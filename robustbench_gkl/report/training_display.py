@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rich.console import Console, Group
-from rich.live import Live
-from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_gkl.report.live import LiveDisplay, duration
+from robustbench_gkl.report.live import BarLine, LiveDisplay, duration
 from robustbench_gkl.runs.metrics import columns
 
 _SHOWN_EPOCHS = 12
@@ -29,6 +26,13 @@ _TITLES = {
 }
 """Columns of ``metrics.csv`` under shorter names; the others are shown under their own."""
 _HIDDEN = ("seconds",)
+_DISPENSABLE = (
+    *("train_teacher_acc", "train_agreement", "val_agreement", "grad_norm", "images_per_second"),
+    *("train_clean_acc", "train_robust_acc", "loss"),
+)
+"""What a narrow terminal does without, in the order in which it goes, after rates and the terms of the loss."""
+_GAP = 2
+"""Spaces between columns."""
 
 
 def _cell(name: str, value: float) -> str:
@@ -43,7 +47,7 @@ def _title(name: str) -> str:
     return _TITLES.get(name, name.removeprefix("loss_"))
 
 
-class TrainingDisplay(LiveDisplay[Live]):
+class TrainingDisplay(LiveDisplay):
     """Shows steps and epochs as they come; use as a context manager.
 
     Args:
@@ -53,8 +57,7 @@ class TrainingDisplay(LiveDisplay[Live]):
     """
 
     def __init__(self, console: Console, *, interval: float = 2.0) -> None:
-        live = Live(console=console, auto_refresh=False, transient=False)
-        super().__init__(console, live, interval=interval, plain_interval=5 * interval)
+        super().__init__(console, interval=interval, plain_interval=5 * interval, transient=False)
         self._rows: list[Mapping[str, float]] = []
 
     def step(
@@ -72,12 +75,12 @@ class TrainingDisplay(LiveDisplay[Live]):
             return
         left = duration(seconds_left)
         running = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in means().items())
-        head = f"epoch {epoch + 1}/{epochs}  step {step}/{steps}  {left} left"
+        place, count = f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}  {left} left"
         if self._drawing is None:
-            self.line(f"{head}  {running}")
+            self.line(f"{place}  {count}  {running}")
             return
-        bar = Padding(ProgressBar(total=epochs * steps, completed=epoch * steps + step), 0)  # a bar ends no line
-        self._drawing.update(Group(self._table(), bar, Text(head), Text(running)), refresh=True)
+        bar = BarLine(place, epoch * steps + step, epochs * steps, count)
+        self._drawing.update(Group(self._table(), bar, Text(running, style="dim")), refresh=True)
 
     def epoch(self, row: Mapping[str, float], *, epochs: int, seconds_left: float, warning: str | None) -> None:
         """Show the row of a finished epoch, and a warning that stays."""
@@ -92,13 +95,18 @@ class TrainingDisplay(LiveDisplay[Live]):
             self._console.print(Text(f"warning: {warning}", style="yellow"))
 
     def _table(self) -> Table:
-        """Return the last epochs as a table."""
-        table = Table(header_style="bold", box=None, pad_edge=False)
-        if not self._rows:
-            return table
+        """Return the last epochs as a table, with as many of the columns as the console has room for."""
+        shown = self._rows[-_SHOWN_EPOCHS:]
         names = [name for name in columns(self._rows) if name not in _HIDDEN]
-        for name in names:
+        cells = {name: [_cell(name, row[name]) if name in row else "-" for row in shown] for name in names}
+        widths = {name: max(map(len, [_title(name), *cells[name]])) + _GAP for name in names}
+        for name in [*(name for name in names if name not in _TITLES and name != "epoch"), *_DISPENSABLE]:
+            if sum(widths.values()) - _GAP <= self._console.width:
+                break
+            widths.pop(name, None)
+        table = Table(header_style="bold", box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+        for name in widths:
             table.add_column(_title(name), justify="right", no_wrap=True)
-        for row in self._rows[-_SHOWN_EPOCHS:]:
-            table.add_row(*(_cell(name, row[name]) if name in row else "-" for name in names))
+        for row in zip(*(cells[name] for name in widths), strict=True):
+            table.add_row(*row)
         return table

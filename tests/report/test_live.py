@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from robustbench_gkl.report.live import LiveProgress
 from robustbench_gkl.report.suite_display import SuiteDisplay
+from robustbench_gkl.report.training_display import TrainingDisplay
 
 
 class TestProgress:
@@ -46,6 +48,39 @@ class TestProgress:
         assert "robust [x]" in text
         assert "3/3" in text
         assert "a line that stays" in text
+
+
+def drawn(buffer: io.StringIO) -> list[str]:
+    """Return the lines of a terminal without colours and without what moves its cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", buffer.getvalue().replace("\r", "\n")).splitlines()
+
+
+SHOWN = ("train_clean_acc", "train_robust_acc", "grad_norm", "val_clean_acc", "val_robust_acc", "images_per_second")
+TITLES = ("loss", "train clean", "train pgd", "grad norm", "val clean", "val pgd", "images/s")
+LONG = "apgd-t:steps=100,restarts=1,targets=9,objective=dlr"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_bar_count_and_time_left_stay_whole(width: int) -> None:
+    console = Console(file=(buffer := io.StringIO()), force_terminal=True, width=width, legacy_windows=False)
+    note = "12,345 fallen, 54,321 standing, robust accuracy at most 54.32 %, 123,456 model calls/s"
+    with LiveProgress(console) as progress:
+        progress.update(LONG, 5000, 5000, note=note, seconds_left=3723)
+    with TrainingDisplay(console, interval=0) as training:
+        row = dict.fromkeys(("epoch", "lr", "eps", "loss", "loss_ce", *SHOWN), 12.345)
+        training.epoch(row, epochs=100, seconds_left=3723, warning=None)
+        means = {"loss": 12.5, "loss_ce": 2.5, "loss_robust": 9.5, "train_clean_acc": 50.0, "train_robust_acc": 40.0}
+        training.step(epoch=99, epochs=100, step=390, steps=391, seconds_left=3723, means=lambda: means)
+    with SuiteDisplay(console, lambda: COUNTS) as suite:
+        suite.tick(lambda: [(f"eval {LONG}", 5.0, note)], left=lambda: 3723.0)
+    lines = drawn(buffer)
+    assert max(map(len, lines)) <= width
+    for whole in ("5000/5000  1:02:03 left", "step 390/391  1:02:03 left", "3/10  1:02:03 left"):
+        (line,) = {line.rstrip() for line in lines if line.rstrip().endswith(whole)}
+        assert line.count("━") >= 8, line
+    (heads,) = {line for line in lines if line.startswith("epoch ") and "/" not in line}
+    assert {"epoch", "val pgd"} <= set(re.split("  +", heads.strip())) <= {"epoch", "lr", "eps", "ce", *TITLES}
+    assert not any("…" in line for line in lines if "12.35" in line or line is heads)
 
 
 COUNTS = {"done": 3, "running": 1, "waiting": 6}
