@@ -86,7 +86,9 @@ class TrainingDisplay(LiveDisplay):
         """Show the row of a finished epoch, and a warning that stays."""
         self._rows.append(row)
         if self._drawing is not None:
-            self._drawing.update(Group(self._table(), Text(f"{duration(seconds_left)} left")), refresh=True)
+            done = int(row["epoch"])
+            bar = BarLine(f"epoch {done}/{epochs}", done, epochs, f"{duration(seconds_left)} left")
+            self._drawing.update(Group(self._table(), bar), refresh=True)
         else:
             values = [(name, value) for name, value in row.items() if name not in ("epoch", *_HIDDEN)]
             shown = "  ".join(f"{_title(name)} {_cell(name, value)}" for name, value in values)
