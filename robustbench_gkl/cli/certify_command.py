@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.cli.evaluating import resumable, seconds_of, workspace_of
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
@@ -20,23 +20,28 @@ _USUAL = "40s"
 """What ``--complete`` spends on a sample."""
 
 
-@click.command()
+@sections.command(
+    examples=[
+        "gklbench certify gkl --eps 2/255",
+        "gklbench certify gkl --eps 2/255 --complete --per-sample 40s --n 100",
+    ]
+)
 @options.model_argument
-@click.option("--dataset", help="Certify on this data set; the model's own if not given.")
-@click.option("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
-@click.option("--n", type=int, help="Only the first N images.")
+@sections.what("--dataset", type=named.DATASET, help="Certify on this data set; the model's own if not given.")
+@sections.what("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
+@sections.what("--n", type=int, help="Only the first N images.")
 @options.norm
 @options.eps
-@click.option("--complete", is_flag=True, help="Search what bounds leave open: branch and bound, and attacks.")
-@click.option(
+@sections.how("--complete", is_flag=True, help="Search what bounds leave open: branch and bound, and attacks.")
+@sections.budget(
     "--per-sample",
     metavar="TIME|Ncalls",
     help=f"With --complete: at most 40s of the processor, or 20000calls, for each sample (default: {_USUAL}).",
 )
-@click.option("--name", help="The model's name on the board; a run's own if not given.")
-@click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
+@sections.output("--name", help="The model's name on the board; a run's own if not given.")
+@sections.budget("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
 @options.seed
-@click.option("--overwrite", is_flag=True, help="Certify again even if this was done before.")
+@sections.output("--overwrite", is_flag=True, help="Certify again even if this was done before.")
 @options.save_adversarial
 @options.device
 @options.data_dir

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 
 if TYPE_CHECKING:
     pass
 
 
-@click.command()
+@sections.command(examples=["gklbench check gkl", "gklbench check net.py:build --dataset digits --eps 0.1"])
 @options.model_argument
-@click.option("--dataset", help="Check on this data set; the model's own if not given.")
-@click.option("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
-@click.option("--n", type=int, help="The first N images (default: 128 at random).")
+@sections.what("--dataset", type=named.DATASET, help="Check on this data set; the model's own if not given.")
+@sections.what("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
+@sections.what("--n", type=int, help="The first N images (default: 128 at random).")
 @options.norm
 @options.eps
 @options.seed

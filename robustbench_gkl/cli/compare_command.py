@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 
 if TYPE_CHECKING:
     from robustbench_gkl.results.compare import Comparison, Side
 
 
-@click.command()
-@click.argument("first")
-@click.argument("second")
+@sections.command(examples=["gklbench compare digits-gkl digits-trades"])
+@click.argument("first", type=named.RUN)
+@click.argument("second", type=named.RUN)
 @options.strict
 @options.results_dir
 @options.quiet

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import options, sections
 
 if TYPE_CHECKING:
     pass
 
 
-@click.command()
+@sections.command(examples=["gklbench corruptions gkl --data CIFAR-10-C --n 1000"])
 @options.model_argument
-@click.option("--data", type=options.PATH, required=True, help="The folder of CORRUPTION.npy files.")
-@click.option("--n", type=int, help="Only the first N images of each severity.")
-@click.option("--name", help="The model's name on the board; a run's own if not given.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Images at a time.")
-@click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
+@sections.what("--data", type=options.PATH, required=True, help="The folder of CORRUPTION.npy files.")
+@sections.what("--n", type=int, help="Only the first N images of each severity.")
+@sections.output("--name", help="The model's name on the board; a run's own if not given.")
+@sections.budget("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Images at a time.")
+@sections.output("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
 @options.device
 @options.checkpoints_dir
 @options.results_dir

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.cli.evaluating import resumable, seconds_of, workspace_of
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
@@ -29,39 +29,52 @@ if TYPE_CHECKING:
     from robustbench_gkl.sources.source import ModelSource
 
 
-@click.command()
+@sections.command(
+    examples=[
+        "gklbench eval gkl --attack pgd:steps=20 --attack autoattack",
+        "gklbench eval net.py:build --name mine --dataset digits --eps 0.1",
+        "torchrun --nproc-per-node 8 -m -- robustbench_gkl eval gkl --n 1000",
+    ]
+)
 @options.model_argument
-@click.option("--attack", "attacks", multiple=True, metavar="SPEC", help="NAME or NAME:key=value,...; may be repeated.")
-@click.option("--dataset", help="Evaluate on this data set; the model's own if not given.")
-@click.option("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
-@click.option("--n", type=int, help="Only the first N images.")
+@sections.what(
+    "--attack",
+    "attacks",
+    type=named.ATTACK,
+    multiple=True,
+    metavar="SPEC",
+    help="NAME or NAME:key=value,...; may be repeated.",
+)
+@sections.what("--dataset", type=named.DATASET, help="Evaluate on this data set; the model's own if not given.")
+@sections.what("--split", type=click.Choice(["test", "train"]), help="Which images (default: test).")
+@sections.what("--n", type=int, help="Only the first N images.")
 @options.norm
 @options.eps
-@click.option("--eps-grid", metavar="E,E,...", help="One attack at several radii, such as 0,1/255,2/255,4/255.")
-@click.option("--name", help="The model's name on the board; a run's own if not given.")
-@click.option("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
-@click.option("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
-@click.option("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
-@click.option("--shard", metavar="K/N", help="Only each N-th sample, from the K-th on; join with gklbench merge.")
-@click.option(
+@sections.threat("--eps-grid", metavar="E,E,...", help="One attack at several radii, such as 0,1/255,2/255,4/255.")
+@sections.output("--name", help="The model's name on the board; a run's own if not given.")
+@sections.how("--engine", type=click.Choice(["native", "reference"]), help="Our attacks or the published packages.")
+@sections.budget("--batch-size", metavar="N|auto", help="Images at a time (default: 250); auto: the fastest.")
+@sections.budget("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
+@sections.budget("--shard", metavar="K/N", help="Only each N-th sample, from the K-th on; join with gklbench merge.")
+@sections.how(
     "--search-precision",
     type=click.Choice(["float32", "tf32", "bf16"]),
     help="Search in less precision; successes are confirmed in float32.",
 )
-@click.option("--compile", "compiled", is_flag=True, default=None, help="Search with torch.compile.")
-@click.option(
+@sections.how("--compile", "compiled", is_flag=True, default=None, help="Search with torch.compile.")
+@sections.how(
     "--certify",
     is_flag=True,
     help="After the first stage prove samples by bounds; those that are proved are spared the rest. Same verdicts.",
 )
 @options.seed
-@click.option(
+@sections.output(
     "--fail-under",
     type=click.FloatRange(0, 100),
     metavar="PERCENT",
     help="Exit 1 where robust accuracy is below it, or where nothing is ranked: a partial record, checks that FAIL.",
 )
-@click.option("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
+@sections.output("--overwrite", is_flag=True, help="Measure again even if this evaluation was done before.")
 @options.save_adversarial
 @options.device
 @options.data_dir
@@ -99,11 +112,8 @@ def command(
 
     Attacks run in the order given, each on the samples that the ones before left standing (default: autoattack);
     --attack none measures clean accuracy alone. Interrupted, the same command goes on where it was. Several GPUs share
-    the samples under torchrun:
-
-    \b
-    torchrun --nproc-per-node 8 -m -- robustbench_gkl eval MODEL --attack autoattack --n 1000
-    """  # noqa: D301
+    the samples under torchrun.
+    """
     from robustbench_gkl.config.options import evaluation_config, parse_grid, usual_note
     from robustbench_gkl.data.facts import usual_threat
     from robustbench_gkl.report.live import LiveProgress

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from robustbench_gkl.runs import Run, RunConfig
 
 
-@click.command()
+@sections.command(
+    examples=["gklbench import published.pt --model wrn-34-10 --dataset cifar10 --name theirs --mean 0.5 --std 0.5"]
+)
 @click.argument("file", type=options.PATH)
-@click.option("--model", required=True, help="The architecture, such as wrn-34-10.")
-@click.option("--dataset", required=True, help="Gives the classes and the image size.")
-@click.option("--name", required=True, help="The name of the run that is made.")
-@click.option("--mean", help="Normalisation inside the model: one value, or one per channel, with commas.")
-@click.option("--std", help="Likewise.")
-@click.option("--overwrite", is_flag=True, help="Replace a run of this name.")
+@sections.what("--model", type=named.ARCHITECTURE, required=True, help="The architecture, such as wrn-34-10.")
+@sections.what("--dataset", type=named.DATASET, required=True, help="Gives the classes and the image size.")
+@sections.output("--name", required=True, help="The name of the run that is made.")
+@sections.model("--mean", help="Normalisation inside the model: one value, or one per channel, with commas.")
+@sections.model("--std", help="Likewise.")
+@sections.output("--overwrite", is_flag=True, help="Replace a run of this name.")
 @options.data_dir
 @options.checkpoints_dir
 @options.quiet

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError, unknown
 
@@ -17,27 +17,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command()
-@click.option("--csv", "csv", type=options.PATH, help="Write the table as CSV.")
-@click.option("--markdown", "markdown", type=options.PATH, help="Write the table as Markdown.")
-@click.option("--json", "json", type=options.PATH, help="Write the table as JSON.")
-@click.option("--latex", "latex", type=options.PATH, help="Write the table as LaTeX (booktabs).")
-@click.option("--html", "html_path", type=options.PATH, help="Write one page that works from disk.")
-@click.option("--model-info", type=options.PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
-@click.option("--dataset", help="Only this data set.")
+@sections.command(
+    examples=["gklbench leaderboard --dataset digits", "gklbench leaderboard --where loss=gkl --csv gkl.csv"]
+)
+@sections.output("--csv", "csv", type=options.PATH, help="Write the table as CSV.")
+@sections.output("--markdown", "markdown", type=options.PATH, help="Write the table as Markdown.")
+@sections.output("--json", "json", type=options.PATH, help="Write the table as JSON.")
+@sections.output("--latex", "latex", type=options.PATH, help="Write the table as LaTeX (booktabs).")
+@sections.output("--html", "html_path", type=options.PATH, help="Write one page that works from disk.")
+@sections.output("--model-info", type=options.PATH, metavar="DIR", help="Write RobustBench's model_info JSON files.")
+@sections.what("--dataset", type=named.DATASET, help="Only this data set.")
 @options.eps
-@click.option("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
-@click.option("--sort", metavar="COLUMN", help="Order by this column; -COLUMN puts the largest first.")
-@click.option("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the training seed only.")
-@click.option("--all", "all_models", is_flag=True, help="Superseded models of a name too.")
-@click.option(
+@sections.what("--where", "filters", multiple=True, metavar="COLUMN=VALUE", help="Only rows with this value.")
+@sections.what("--sort", metavar="COLUMN", help="Order by this column; -COLUMN puts the largest first.")
+@sections.what("--seeds", "average_seeds", is_flag=True, help="Average models that differ in the training seed only.")
+@sections.what("--all", "all_models", is_flag=True, help="Superseded models of a name too.")
+@sections.what(
     "--reference",
     metavar="SPEC",
     help="Rank by this attack alone, which worst_case_acc is then the accuracy under; models without it have no rank.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
-@click.option("--published", is_flag=True, help="Add RobustBench's models and other published results.")
-@click.option("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
+@sections.what("--top", type=click.IntRange(min=1), default=500, show_default=True, help="Rows shown on the terminal.")
+@sections.what("--published", is_flag=True, help="Add RobustBench's models and other published results.")
+@sections.what("--corruptions", is_flag=True, help="Rank by mean corruption accuracy instead.")
 @options.strict
 @options.results_dir
 @options.quiet

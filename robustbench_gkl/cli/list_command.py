@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from robustbench_gkl.cli import sections
+
 _KINDS = ("losses", "attacks", "models", "datasets", "recipes", "suites")
 
 
-@click.command()
+@sections.command(examples=["gklbench list recipes"])
 @click.argument("kind", type=click.Choice(_KINDS))
 def command(kind: str) -> None:
     """List what can be named: losses, attacks, models, datasets, recipes or suites."""

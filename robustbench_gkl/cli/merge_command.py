@@ -7,11 +7,11 @@ from typing import Literal
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import options, sections
 from robustbench_gkl.core.errors import UserError
 
 
-@click.command()
+@sections.command(examples=["gklbench eval gkl --shard 1/2", "gklbench eval gkl --shard 2/2", "gklbench merge"])
 @click.argument("records", nargs=-1, metavar="[RECORD]...")
 @options.save_adversarial
 @options.device
@@ -33,14 +33,9 @@ def command(
     RECORD is the name that eval --shard prints; without one, all evaluations that have parts there are joined. Shards
     made on machines that share no folder must be brought together first: copy verdicts/*.partial.* of each into one.
 
-    \b
-    gklbench eval MODEL --attack autoattack --shard 1/2     on one machine
-    gklbench eval MODEL --attack autoattack --shard 2/2     on another
-    gklbench merge
-
     The record is that of a single process. Nothing is attacked again, but the model is looked at: it must be in the
     checkpoints folder. Where samples are missing, it says of which shards and exits with 2; the parts stay.
-    """  # noqa: D301
+    """
     from robustbench_gkl.core.device import resolve_device
     from robustbench_gkl.evaluation.shards import merge_parts
     from robustbench_gkl.evaluation.workspace import Workspace

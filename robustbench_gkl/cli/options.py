@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from robustbench_gkl.cli import named, sections
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,13 +23,15 @@ PATH = click.Path(path_type=Path)
 
 
 def _folder(flag: str, default: str, text: str) -> Callable[[F], F]:
-    return click.option(flag, type=PATH, default=Path(default), show_default=True, help=text)
+    return sections.where(flag, type=PATH, default=Path(default), show_default=True, help=text)
 
 
 checkpoints_dir = _folder("--checkpoints-dir", "checkpoints", "Where runs are kept.")
 results_dir = _folder("--results-dir", "results", "Where records and verdicts are kept.")
 data_dir = _folder("--data-dir", "data", "Where downloaded data sets are kept.")
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:i.")
+device = sections.where(
+    "--device", type=named.DEVICE, default="auto", show_default=True, help="auto, cpu, cuda or cuda:i."
+)
 
 
 def _hush(ctx: click.Context, parameter: click.Parameter, quiet: bool) -> bool:
@@ -37,13 +40,14 @@ def _hush(ctx: click.Context, parameter: click.Parameter, quiet: bool) -> bool:
     return quiet
 
 
-quiet = click.option("--quiet", "-q", is_flag=True, callback=_hush, help="Print nothing but errors.")
-norm = click.option("--norm", help="linf, l2 or l1.")
-eps = click.option("--eps", help="Radius in the [0, 1] image scale, such as 8/255.")
-seed = click.option("--seed", type=click.IntRange(min=0), help="Of all random numbers.")
+quiet = sections.common("--quiet", "-q", is_flag=True, callback=_hush, help="Print nothing but errors.")
+verbose = sections.common("--verbose", "-v", is_flag=True, help="Show all settings.")
+norm = sections.threat("--norm", help="linf, l2 or l1.")
+eps = sections.threat("--eps", help="Radius in the [0, 1] image scale, such as 8/255.")
+seed = sections.how("--seed", type=click.IntRange(min=0), help="Of all random numbers.")
 
 
-strict = click.option("--strict", is_flag=True, help="Refuse broken records instead of passing them by.")
+strict = sections.how("--strict", is_flag=True, help="Refuse broken records instead of passing them by.")
 
 
 def _count_or_all(ctx: click.Context, parameter: click.Parameter, text: str) -> int | Literal["all"]:
@@ -54,7 +58,7 @@ def _count_or_all(ctx: click.Context, parameter: click.Parameter, text: str) -> 
     return int(text)
 
 
-save_adversarial = click.option(
+save_adversarial = sections.output(
     "--save-adversarial",
     callback=_count_or_all,
     default="0",
@@ -76,12 +80,12 @@ def _numbers(ctx: click.Context, parameter: click.Parameter, text: str | None) -
 
 _WEIGHTS = click.Choice(["best", "last", "average"])
 _MODEL = (
-    click.argument("model"),
-    click.option("--weights", type=_WEIGHTS, help="Which of a run's weights."),
-    click.option("--mean", callback=_numbers, help="Normalisation in front of a model that is no run: 0.5,0.5,0.5."),
-    click.option("--std", callback=_numbers, help="Likewise."),
-    click.option("--resize", type=click.IntRange(min=1), help="Pixels that an image's shorter side is brought to."),
-    click.option("--crop", type=click.IntRange(min=1), help="Pixels of the square that is then cut from the centre."),
+    click.argument("model", type=named.MODEL),
+    sections.model("--weights", type=_WEIGHTS, help="Which of a run's weights."),
+    sections.model("--mean", callback=_numbers, help="Normalisation in front of a model that is no run: 0.5,0.5,0.5."),
+    sections.model("--std", callback=_numbers, help="Likewise."),
+    sections.model("--resize", type=click.IntRange(min=1), help="Pixels that an image's shorter side is brought to."),
+    sections.model("--crop", type=click.IntRange(min=1), help="Pixels of the square that is then cut from the centre."),
 )
 
 

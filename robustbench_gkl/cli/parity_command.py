@@ -6,20 +6,25 @@ from pathlib import Path
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 
 
-@click.command()
+@sections.command(examples=["gklbench parity gkl --attack apgd-ce --n 100"])
 @options.model_argument
-@click.option(
-    "--attack", "attacks", multiple=True, metavar="SPEC", help="May be repeated; each runs alone (default: autoattack)."
+@sections.what(
+    "--attack",
+    "attacks",
+    type=named.ATTACK,
+    multiple=True,
+    metavar="SPEC",
+    help="May be repeated; each runs alone (default: autoattack).",
 )
-@click.option("--dataset", help="The model's own if not given.")
-@click.option("--n", type=click.IntRange(min=1), default=200, show_default=True, help="Only the first N test images.")
+@sections.what("--dataset", type=named.DATASET, help="The model's own if not given.")
+@sections.what("--n", type=click.IntRange(min=1), default=200, show_default=True, help="Only the first N test images.")
 @options.norm
 @options.eps
-@click.option("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Of both.")
-@click.option("--second-seed/--no-second-seed", default=True, help="Also run the published attack with another seed.")
+@sections.budget("--batch-size", type=click.IntRange(min=1), default=250, show_default=True, help="Of both.")
+@sections.how("--second-seed/--no-second-seed", default=True, help="Also run the published attack with another seed.")
 @options.seed
 @options.device
 @options.data_dir

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from robustbench_gkl.suite.rates import Rates
 
 
-@click.command()
-@click.argument("file", type=options.PATH)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
-@click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Devices to spread it over.")
-@click.option(
+@sections.command(examples=["gklbench plan digits --gpus 4"])
+@click.argument("file", type=named.SUITE)
+@sections.what("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
+@sections.how("--gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Devices to spread it over.")
+@sections.how(
     "--calls-per-second",
     "speeds",
     multiple=True,
     metavar="[MODEL=]N",
     help="Images a second in forward passes, your own figure; may be repeated. Timed on --device if not given.",
 )
-@click.option("--robust-acc", type=click.FloatRange(0, 100), metavar="PERCENT", help="Share that evaluations leave.")
-@click.option("--json", "json_path", type=options.PATH, help="Write the plan as JSON.")
-@click.option("--csv", "csv_path", type=options.PATH, help="Write the cells as CSV.")
+@sections.how("--robust-acc", type=click.FloatRange(0, 100), metavar="PERCENT", help="Share that evaluations leave.")
+@sections.output("--json", "json_path", type=options.PATH, help="Write the plan as JSON.")
+@sections.output("--csv", "csv_path", type=options.PATH, help="Write the cells as CSV.")
 @options.device
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
 def command(
-    file: Path,
+    file: str,
     assignments: tuple[str, ...],
     gpus: int,
     speeds: tuple[str, ...],
@@ -66,7 +66,7 @@ def command(
     from robustbench_gkl.suite.plan import Assumptions, plan_suite, spread
     from robustbench_gkl.suite.rates import Rates
 
-    suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
+    suite = read_suite(Path(file), assignments=assignments, checkpoints_dir=checkpoints_dir)
     console = make_console(quiet=quiet)
     rates = Rates(Folders(checkpoints_dir, results_dir))
     notes: dict[str, str] = {}

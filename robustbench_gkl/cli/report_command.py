@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import options, sections
 
 
-@click.command()
-@click.option("--out", type=options.PATH, required=True, help="The folder that the pages are written to.")
+@sections.command(examples=["gklbench report --out report"])
+@sections.output("--out", type=options.PATH, required=True, help="The folder that the pages are written to.")
 @options.strict
 @options.results_dir
 @options.checkpoints_dir

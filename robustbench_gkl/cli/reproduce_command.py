@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.results import Record
 
 
-@click.command()
-@click.argument("row")
-@click.option("--dry-run", is_flag=True, help="Only print the commands.")
+@sections.command(examples=["gklbench reproduce gkl --dry-run"])
+@click.argument("row", type=named.RUN)
+@sections.output("--dry-run", is_flag=True, help="Only print the commands.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.cli.stopping import stop_on_signals
 from robustbench_gkl.core.errors import UserError
 
@@ -20,26 +20,28 @@ if TYPE_CHECKING:
     from robustbench_gkl.suite.state import SuiteState
 
 
-@click.command()
-@click.argument("file", type=options.PATH)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
-@click.option("--dry-run", is_flag=True, help="Say what would run and for how long; run nothing.")
-@click.option("--retry", is_flag=True, help="Run failed cells again.")
-@click.option("--overwrite", is_flag=True, help="Replace runs of the same names that this suite did not make.")
-@click.option("--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
-@click.option(
+@sections.command(
+    examples=["gklbench suite digits --dry-run", "gklbench suite mine.toml --set train.epochs=8 --jobs 2"]
+)
+@click.argument("file", type=named.SUITE)
+@sections.what("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Such as train.epochs=8 or eval.n=64.")
+@sections.output("--dry-run", is_flag=True, help="Say what would run and for how long; run nothing.")
+@sections.what("--retry", is_flag=True, help="Run failed cells again.")
+@sections.output("--overwrite", is_flag=True, help="Replace runs of the same names that this suite did not make.")
+@sections.how("--launcher", type=click.Choice(["local", "slurm"]), default="local", show_default=True)
+@sections.how("--jobs", type=click.IntRange(min=1), help="Local workers (default: one per GPU, or as cores allow).")
+@sections.how(
     "--slurm", "slurm_file", type=options.PATH, metavar="FILE.json", help="Partition, time limit and the like."
 )
-@click.option("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
-@click.option("--csv", "csv", type=options.PATH, help="Write the leaderboard of the suite's own records as CSV.")
+@sections.how("--no-wait", is_flag=True, help="Queue the Slurm jobs and return; the same command looks after them.")
+@sections.output("--csv", "csv", type=options.PATH, help="Write the leaderboard of the suite's own records as CSV.")
 @options.device
 @options.data_dir
 @options.checkpoints_dir
 @options.results_dir
 @options.quiet
 def command(
-    file: Path,
+    file: str,
     assignments: tuple[str, ...],
     dry_run: bool,
     retry: bool,
@@ -73,7 +75,7 @@ def command(
     slurm = launcher == "slurm"
     if (slurm_file or no_wait) and not slurm:
         raise UserError("--slurm and --no-wait belong to --launcher slurm")
-    suite = read_suite(file, assignments=assignments, checkpoints_dir=checkpoints_dir)
+    suite = read_suite(Path(file), assignments=assignments, checkpoints_dir=checkpoints_dir)
     folders = Folders(checkpoints_dir, results_dir, data_dir, device, tuple(loaded_plugins()))
     ledger, console = Ledger(suite.name, folders), make_console(quiet=quiet)
     if dry_run:

@@ -8,42 +8,60 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustbench_gkl.cli import options
+from robustbench_gkl.cli import named, options, sections
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.cli.stopping import stop_on_signals
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     from robustbench_gkl.config.schema import TrainConfig
-    from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
-    from robustbench_gkl.training import Event
     from robustbench_gkl.training.metrics import Logger
 
 
-@click.command()
-@click.argument("recipe", required=False)
-@click.option("--loss", help="See gklbench list losses.")
-@click.option("--model", help="See gklbench list models.")
-@click.option("--teacher", metavar="MODEL", help="What a distilling loss learns from: a run or another MODEL of eval.")
-@click.option("--init", metavar="MODEL", help="Start from the weights of this run or MODEL of the same architecture.")
-@click.option("--dataset", help="See gklbench list datasets.")
+@sections.command(
+    examples=[
+        "gklbench train digits-gkl --name gkl",
+        "gklbench train digits-gkl --name short --epochs 5 --set attack.steps=5",
+        "gklbench train --name gkl --resume",
+    ]
+)
+@click.argument("recipe", required=False, type=named.RECIPE)
+@sections.what("--loss", type=named.LOSS, help="See gklbench list losses.")
+@sections.what("--model", type=named.ARCHITECTURE, help="See gklbench list models.")
+@sections.what(
+    "--teacher",
+    type=named.MODEL,
+    metavar="MODEL",
+    help="What a distilling loss learns from: a run or another MODEL of eval.",
+)
+@sections.what(
+    "--init",
+    type=named.MODEL,
+    metavar="MODEL",
+    help="Start from the weights of this run or MODEL of the same architecture.",
+)
+@sections.what("--dataset", type=named.DATASET, help="See gklbench list datasets.")
 @options.norm
 @options.eps
-@click.option("--epochs", type=int, help="Passes over the training images.")
-@click.option("--batch-size", type=int, help="Training images a step.")
-@click.option("--lr", type=float, help="Peak learning rate.")
+@sections.budget("--epochs", type=int, help="Passes over the training images.")
+@sections.budget("--batch-size", type=int, help="Training images a step.")
+@sections.how("--lr", type=float, help="Peak learning rate.")
 @options.seed
-@click.option("--name", help="The run's name; made from loss, model, dataset and seed if not given.")
-@click.option("--synthetic", multiple=True, metavar="FILE", help="Generated images to mix in: .npz; may be repeated.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
-@click.option("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
-@click.option("--overwrite", is_flag=True, help="Replace the run of this name once the new one has begun.")
-@click.option("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
-@click.option("--deterministic", is_flag=True, help="Use CUDA kernels that repeat bit for bit; slower.")
-@click.option("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
-@click.option(
+@sections.output(
+    "--name",
+    type=named.RUN,
+    help="The run's name; made from loss, model, dataset and seed if not given.",
+)
+@sections.what("--synthetic", multiple=True, metavar="FILE", help="Generated images to mix in: .npz; may be repeated.")
+@sections.what("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key, such as attack.steps=5.")
+@sections.what("--resume", is_flag=True, help="Go on with the run of this name from its saved state.")
+@sections.output("--overwrite", is_flag=True, help="Replace the run of this name once the new one has begun.")
+@sections.budget("--save-every", type=float, default=300.0, show_default=True, help="Seconds between saved states.")
+@sections.how("--compile", "compiled", is_flag=True, help="Compile the networks; needs a C++ compiler on the CPU.")
+@sections.how("--deterministic", is_flag=True, help="Use CUDA kernels that repeat bit for bit; slower.")
+@sections.output("--logger", type=click.Choice(["tensorboard"]), help="Log the metrics there too.")
+@sections.output(
     "--export",
     type=click.Path(path_type=Path),
     metavar="FILE",
@@ -52,6 +70,7 @@ if TYPE_CHECKING:
 @options.device
 @options.data_dir
 @options.checkpoints_dir
+@options.verbose
 @options.quiet
 def command(
     recipe: str | None,
@@ -79,14 +98,16 @@ def command(
     device: str,
     data_dir: Path,
     checkpoints_dir: Path,
+    verbose: bool,
     quiet: bool,
 ) -> None:
     """Train a model.
 
     RECIPE is a name from `gklbench list recipes` or a .toml or .json file; options and --set win over it.
     """
+    from robustbench_gkl.cli.telling import changed_settings, show
     from robustbench_gkl.config.names import check_name, run_name
-    from robustbench_gkl.report.terminal import make_console, settings_lines
+    from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.report.training_display import TrainingDisplay
     from robustbench_gkl.runs import Run
 
@@ -128,8 +149,8 @@ def command(
         return
     on = rank_device(device, world)
     console.print(f"run {name} on {on}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
-    for line in settings_lines(config.model_dump(mode="json")):
-        console.print(f"  {line}", markup=False)
+    for line in changed_settings(config, base, recipe, verbose=verbose):
+        console.print(line, markup=False)
     try:
         with (
             joined(world, on),
@@ -148,12 +169,14 @@ def command(
                 compiled=compiled,
                 deterministic=deterministic,
                 world=world,
-                on_event=lambda event: _show(event, display, log),
+                on_event=lambda event: show(event, display, log, name=name),
                 should_stop=should_stop,
             )
     except Interrupted:
         raise KeyboardInterrupt(f"interrupted; gklbench train --name {name} --resume goes on from here") from None
+    elsewhere = "" if checkpoints_dir == Path("checkpoints") else f" --checkpoints-dir {checkpoints_dir}"
     console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
+    console.print(f"evaluate them with: gklbench eval {name}{elsewhere}", markup=False)
 
 
 def _export(config: TrainConfig, path: Path) -> None:
@@ -254,25 +277,3 @@ def _idle(config: TrainConfig, base: dict[str, Any], changes: dict[str, object])
     check_teacher(config, taught=loss.taught)
     refuse_idle(config, given, crafts=loss.crafts)
     return idle_of_recipe(config, base, given, crafts=loss.crafts)
-
-
-def _show(event: Event, display: TrainingDisplay, logger: Logger | None) -> None:
-    from robustbench_gkl.training import StartReport, StepReport
-
-    if isinstance(event, StartReport):
-        for note in event.notes:
-            display.line(note)
-        return
-    if isinstance(event, StepReport):
-        display.step(
-            epoch=event.epoch,
-            epochs=event.epochs,
-            step=event.step,
-            steps=event.steps,
-            seconds_left=event.seconds_left,
-            means=event.means,
-        )
-        return
-    display.epoch(event.row, epochs=event.epochs, seconds_left=event.seconds_left, warning=event.warning)
-    if logger is not None:
-        logger.log(event.row)

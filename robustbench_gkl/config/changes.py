@@ -90,16 +90,15 @@ def given_keys(changes: Mapping[str, object]) -> set[str]:
     return set(flat({SHORT_KEYS.get(key, key): value for key, value in changes.items()}))
 
 
-def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, object, object] | None:
-    """Return the first key in which two nested settings differ, with both values; None if there is none.
-
-    A key that only one side has differs from None.
-    """
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, object, object]]:
+    """Return the keys in which two nested settings differ, with both values; one that a side lacks is None there."""
     there, here = ({key: value for key, value in flat(side).items() if value != {}} for side in (theirs, ours))
-    for key in here | there:
-        if there.get(key) != here.get(key):
-            return key, there.get(key), here.get(key)
-    return None
+    return [(key, there.get(key), here.get(key)) for key in here | there if there.get(key) != here.get(key)]
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, object, object] | None:
+    """Return the first of the :func:`differences`; None if there is none."""
+    return next(iter(differences(theirs, ours)), None)
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

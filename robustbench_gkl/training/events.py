@@ -12,9 +12,15 @@ class StartReport:
 
     Attributes:
         notes: what the settings make of the data, a line each; none if nothing is out of the ordinary.
+        epoch, step: what is done already, of a run that goes on: so many epochs, and steps of the next one.
+        epochs, steps: of the whole run, and of each epoch.
     """
 
     notes: tuple[str, ...]
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
 
 
 @dataclass(frozen=True)

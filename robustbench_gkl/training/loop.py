@@ -222,7 +222,8 @@ class _Trainer:
     ) -> list[dict[str, float]]:
         """Train to the end; the arguments are those of :func:`train`."""
         self.save_every, self.on_event, self.should_stop = save_every, on_event, should_stop
-        self._tell(StartReport(batch_notes(self.config, len(self.data.training))))
+        notes, place = batch_notes(self.config, len(self.data.training)), self.progress.place
+        self._tell(StartReport(notes, place.epoch, place.epochs, place.step, place.steps))
         while self.progress.epoch < self.config.epochs:
             self._epoch()
         return self.rows

@@ -43,7 +43,7 @@ def test_requirements_are_read_from_metadata(monkeypatch: pytest.MonkeyPatch) ->
         "gklbench[report,slurm]; extra == 'dev'",
     ]
     monkeypatch.setattr(requirements, "requires", lambda package: texts)
-    monkeypatch.setattr(requirements.platform, "python_version", lambda: "3.12.1")
+    monkeypatch.setattr("robustbench_gkl.core.requirements.platform.python_version", lambda: "3.12.1")
     assert requirements.requirements("any") == [
         Requirement("torch", ">=2.4", ""),
         Requirement("requests", "~=2.25.1", ""),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,61 @@ def test_a_wrong_setting_is_named_in_one_line(option: str, message: str, capsys:
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_what_differs_from_the_recipe_is_shown_and_all_of_it_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--checkpoints-dir", tmp_path, *SHORT, "--set", "attack.steps=1"]
+    assert call("train", "digits-gkl", "--name", "a", "--lr", "0.05", *common) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "settings: digits-gkl with 5 changes (-v shows all)"
+    changed = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines[2:7]}
+    assert changed == {
+        "optimizer.lr": "0.1 -> 0.05",
+        "epochs": "40 -> 1",
+        "train_size": "none -> 80",
+        "probe.steps": "10 -> 1",
+        "attack.steps": "none -> 1",
+    }
+    assert lines[-1] == f"evaluate them with: gklbench eval a --checkpoints-dir {tmp_path}"
+    assert call("train", "digits-gkl", "--name", "b", "-v", *common) == 0
+    assert "  optimizer.momentum = 0.9" in capsys.readouterr().out.splitlines()
+    assert call("train", tmp_path / "a/config.json", "--name", "c", "--checkpoints-dir", tmp_path) == 0
+    assert "config.json as it is (-v shows all)" in capsys.readouterr().out
+
+
+def test_resume_says_where_it_goes_on_and_that_a_run_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("robustbench_gkl.cli.train_command.stop_on_signals", stop_after(3))
+    settings = [*SHORT[2:], "--epochs", 3, "--set", "batch_size=32", "--set", "attack.steps=1"]  # two steps an epoch
+    assert call("train", "digits-trades", "--name", "a", *settings) == 130
+    assert "gklbench train --name a --resume goes on from here" in capsys.readouterr().err
+    monkeypatch.setattr("robustbench_gkl.cli.train_command.stop_on_signals", stop_after(1))
+    assert call("train", "--name", "a", "--resume") == 130
+    out = capsys.readouterr().out
+    assert "settings: those that it was started with (-v shows all)" in out
+    assert "going on with epoch 2 of 3, step 2 of 2" in out
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "--name", "a", "--resume") == 0
+    assert "going on with epoch 2 of 3, all of whose steps are taken\n" in capsys.readouterr().out
+    before = (tmp_path / "checkpoints/a/last.safetensors").read_bytes()
+    assert call("train", "--name", "a", "--resume") == 0
+    out = capsys.readouterr().out
+    assert "run a is finished: all 3 epochs are done; nothing was trained" in out
+    assert out.splitlines()[-1] == "evaluate them with: gklbench eval a"
+    assert (tmp_path / "checkpoints/a/last.safetensors").read_bytes() == before
+
+
+def stop_after(steps: int) -> Callable[..., AbstractContextManager[Callable[[], bool]]]:
+    """Return what stops a training after so many steps, as a signal would."""
+
+    @contextmanager
+    def stopping(*, second_at_once: bool = True) -> Iterator[Callable[[], bool]]:
+        taken = iter([*[False] * (steps - 1), True])
+        yield lambda: next(taken)
+
+    return stopping
