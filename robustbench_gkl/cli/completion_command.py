@@ -12,8 +12,8 @@ _SHELLS = ("bash", "zsh", "fish")
 
 @sections.command(
     examples=[
-        'eval "$(gklbench completion bash)"    in ~/.bashrc',
-        'eval "$(gklbench completion zsh)"     in ~/.zshrc',
+        'eval "$(gklbench completion bash)"  # in ~/.bashrc',
+        'eval "$(gklbench completion zsh)"  # in ~/.zshrc',
         "gklbench completion fish > ~/.config/fish/completions/gklbench.fish",
     ]
 )
