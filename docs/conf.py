@@ -2,9 +2,12 @@
 
 import re
 import sys
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from click import Context
+from docutils import nodes
 from sphinx.application import Sphinx
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
@@ -44,8 +47,13 @@ python_maximum_signature_line_length = 88
 
 smartquotes = False  # it would make a dash of the two hyphens of options
 
+ADDRESSES = read_mapping(Path(__file__).parents[1] / "pyproject.toml")["project"]["urls"]
+"""Where the project is published."""
+
 html_theme = "furo"
 html_title = "gklbench"
+html_baseurl = ADDRESSES["Documentation"] + "/"
+html_logo = html_favicon = "../robustbench_gkl/report/templates/logo.svg"
 html_static_path = ["_static"]
 html_extra_path = ["_generated/extra"]
 html_css_files = ["site.css"]
@@ -65,12 +73,31 @@ def _plain_defaults(app: Sphinx, context: Context, lines: list[str]) -> None:
 
 def _address(app: Sphinx, name: str, source: list[str]) -> None:
     """Put the repository's address, which ``pyproject.toml`` alone has, where pages say REPOSITORY or SLUG."""
-    metadata = read_mapping(Path(__file__).parents[1] / "pyproject.toml")
-    address = metadata["project"]["urls"]["Repository"]
+    address = ADDRESSES["Repository"]
     source[0] = source[0].replace("REPOSITORY", address).replace("SLUG", "/".join(address.split("/")[-2:]))
 
 
+def _preview(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Say in a page's head how a link to it is previewed (Open Graph)."""
+    paragraph = next(doctree.findall(nodes.paragraph), None) if doctree is not None else None
+    about = " ".join(paragraph.astext().split()) if paragraph is not None else ""
+    tags = {
+        "og:type": "website",
+        "og:site_name": project,
+        "og:title": re.sub("<.*?>", "", context.get("title") or project),
+        "og:url": f"{html_baseurl}{page}.html",
+        "og:image": f"{html_baseurl}_static/card.png",
+        "og:image:alt": "The logo of gklbench: an image, the ball around it and a decision boundary",
+        "og:description": about[:200],
+    }
+    lines = [f'<meta property="{name}" content="{escape(text)}">' for name, text in tags.items() if text]
+    context["metatags"] = "\n".join(
+        [context.get("metatags", ""), *lines, '<meta name="twitter:card" content="summary_large_image">']
+    )
+
+
 def setup(app: Sphinx) -> None:
-    """Connect both."""
+    """Connect all of these."""
+    app.connect("html-page-context", _preview)
     app.connect("sphinx-click-process-options", _plain_defaults)
     app.connect("source-read", _address)
