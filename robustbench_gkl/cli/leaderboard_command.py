@@ -99,7 +99,7 @@ def command(
     if published:
         frame = _with_published(frame, dataset, eps, console)
     frame = _selected(frame, filters, sort)
-    written = _save(frame, paths, html_path, model_info)
+    written = _save(frame, paths, html_path, model_info, whole=not filters)
     for path in written:
         console.print(f"wrote {path}", markup=False)
     if frame.empty:
@@ -121,9 +121,14 @@ def _with_published(frame: pd.DataFrame, dataset: str | None, eps: str | None, c
 
 
 def _save(
-    frame: pd.DataFrame, tables: Mapping[str, Path | None], html_path: Path | None, model_info: Path | None
+    frame: pd.DataFrame,
+    tables: Mapping[str, Path | None],
+    html_path: Path | None,
+    model_info: Path | None,
+    *,
+    whole: bool,
 ) -> list[Path]:
-    """Write the files that were asked for, and return their paths."""
+    """Write the files that were asked for, and return their paths; ``whole`` says that no rows are filtered out."""
     from robustbench_gkl.results.export import save_model_info, save_table
 
     written = []
@@ -134,7 +139,7 @@ def _save(
     if html_path is not None:
         from robustbench_gkl.report.html import save_leaderboard_page
 
-        save_leaderboard_page(frame, html_path)
+        save_leaderboard_page(frame, html_path, whole=whole)
         written.append(html_path)
     if model_info is not None:
         written += save_model_info(frame, model_info)

@@ -30,6 +30,16 @@ def style() -> str:
     return (TEMPLATES / "style.css").read_text(encoding="utf-8")
 
 
+def logo() -> str:
+    """Return our logo: an image, the ball around it, and the decision boundary that does not cut it."""
+    return (TEMPLATES / "logo.svg").read_text(encoding="utf-8").strip()
+
+
+def icon() -> str:
+    """Return the logo as a data URI."""
+    return f"data:image/svg+xml;base64,{b64encode(logo().encode()).decode()}"
+
+
 def script() -> str:
     """Return our script: theme, tables, charts and copy buttons."""
     return (TEMPLATES / "report.js").read_text(encoding="utf-8")

@@ -34,11 +34,9 @@ class Setting:
     """None where a picture runs over radii."""
 
     @property
-    def label(self) -> str:
-        """How the setting is named in a menu."""
-        data = self.dataset if self.split == "test" else f"{self.dataset} ({self.split})"
-        threat = self.norm if self.eps is None else f"{self.norm} {self.eps}"
-        return f"{data}, {threat}, {' + '.join(self.attacks)}, n = {self.n:,}"
+    def attacks_label(self) -> str:
+        """The attacks as a menu names them."""
+        return " + ".join(self.attacks)
 
     @property
     def place(self) -> tuple[object, ...]:

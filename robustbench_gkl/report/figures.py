@@ -12,20 +12,14 @@ from fractions import Fraction
 from itertools import cycle
 from typing import Any
 
-import pandas as pd
-
 from robustbench_gkl.core.exact import format_fraction
 from robustbench_gkl.report.content import Fall, Point, Radii
-from robustbench_gkl.report.tables import threat_order
 
 COLOURS = ("#3b7dd8", "#d1701c", "#2f9461", "#9066c9", "#d4504f", "#268b99", "#c25a94", "#8a7a2e")
 """Each has a contrast of at least 3 with both backgrounds, the light and the dark one."""
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
 DASHES = ("solid", "dash", "dot", "dashdot")
 WRONG, STANDING, CLEAN = "#7b828c", "#2f9461", "#7b828c"
-
-_MOST_LABELS = 8
-"""Points of a scatter that are labelled in place; more would overlap, and have their names on hovering."""
 
 
 @dataclass(frozen=True)
@@ -62,96 +56,6 @@ def error_bars(points: Sequence[Point]) -> dict[str, Any]:
         "thickness": 1,
         "width": 3,
     }
-
-
-def clean_against_robust(frame: pd.DataFrame, *, links: Mapping[str, str]) -> list[Figure]:
-    """Return clean against robust accuracy with 95 % intervals, one figure per data set and threat.
-
-    Args:
-        frame: a leaderboard; rows without both accuracies are left out, and those of clean accuracy alone.
-        links: the page of each model that has one, to which its point leads.
-    """
-    numbers = frame.assign(
-        **{key: pd.to_numeric(frame[key], errors="coerce") for key in ("n", "clean_acc", "worst_case_acc")}
-    ).dropna(subset=["n", "clean_acc", "worst_case_acc"])
-    numbers = numbers[numbers["threat"] != "clean"]
-    groups = sorted(
-        numbers.groupby(["dataset", "threat"]),
-        key=lambda group: (-len(group[1]), str(group[0][0]), threat_order(str(group[0][1]))),
-    )
-    return [_scatter(f"{dataset}, {threat}", rows, links) for (dataset, threat), rows in groups]
-
-
-def _scatter(label: str, rows: pd.DataFrame, links: Mapping[str, str]) -> Figure:
-    traces = []
-    losses = rows["loss"].fillna("").replace("", "trained elsewhere")
-    for i, (loss, part) in enumerate(rows.groupby(losses)):
-        clean, robust = (
-            [Point.of_percentage(value, int(n)) for value, n in zip(part[key], part["n"], strict=True)]
-            for key in ("clean_acc", "worst_case_acc")
-        )
-        failed = (part["checks"] == "FAIL").tolist() if "checks" in part else [False] * len(part)
-        symbol = SYMBOLS[i % len(SYMBOLS)]
-        names = [escape(name) for name in part["model"]]
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers+text" if len(rows) <= _MOST_LABELS else "markers",
-                "name": escape(loss),
-                "x": [point.value for point in clean],
-                "y": [point.value for point in robust],
-                "error_x": error_bars(clean),
-                "error_y": error_bars(robust),
-                "text": names,
-                "textposition": "top left",
-                "customdata": [links.get(name) for name in part["model"]],
-                "hovertext": [
-                    f"<b>{name}</b>{' (checks FAIL)' if fail else ''}<br>"
-                    f"clean {interval_text(c)}<br>robust {interval_text(r)}"
-                    for name, fail, c, r in zip(names, failed, clean, robust, strict=True)
-                ],
-                "hoverinfo": "text",
-                "marker": {
-                    "color": COLOURS[i % len(COLOURS)],
-                    "size": 10,
-                    "symbol": [f"{symbol}-open" if fail else symbol for fail in failed],
-                },
-            }
-        )
-    traces += _brackets(rows)
-    best = rows.nlargest(1, "worst_case_acc").iloc[0]
-    alt = (
-        f"Clean against robust accuracy of {len(rows)} models on {label}; "
-        f"the highest robust accuracy is {best['worst_case_acc']:.2f} %, of {best['model']}."
-    )
-    layout = {
-        "xaxis": percent_axis("Clean accuracy") | {"rangemode": "normal"},
-        "yaxis": percent_axis("Robust accuracy"),
-        "showlegend": True,
-        "height": 440,
-    }
-    return Figure(label, alt, traces, layout)
-
-
-def _brackets(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a band for each model from its certified accuracy up to that under attack; nothing without certificates.
-
-    Robust accuracy lies in it.
-    """
-    if "certified_acc" not in rows or (known := rows.dropna(subset=["certified_acc"])).empty:
-        return []
-    ends = list(zip(known["clean_acc"], known["certified_acc"], known["worst_case_acc"], strict=True))
-    return [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "certified to attacked",
-            "x": [x for clean, _, _ in ends for x in (clean, clean, None)],
-            "y": [y for _, low, high in ends for y in (low, high, None)],
-            "line": {"color": "rgba(110, 110, 110, 0.3)", "width": 12},
-            "hoverinfo": "skip",
-        }
-    ]
 
 
 def interval_text(point: Point) -> str:

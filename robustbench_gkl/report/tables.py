@@ -14,8 +14,10 @@ from robustbench_gkl.results.published_rows import PUBLISHED
 
 ColumnKind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
-SHOWN_FIRST = ("rank", "model", "worst_case_acc", "interval", "clean_acc", "checks", "threat")
-"""What is wanted first, above all on a phone; the other columns follow in the frame's order."""
+SHOWN_FIRST = ("rank", "model", "worst_case_acc", "clean_acc", "threat", "interval", "checks")
+"""What is wanted first; a phone has room for the first five. The other columns follow in the frame's order."""
+ON_PAPER = frozenset({*SHOWN_FIRST, "dataset", "n", "loss", "tier", "certified_acc", "seeds", "mean_corruption_acc"})
+"""The columns that a sheet has room for."""
 
 HEADINGS: Mapping[str, tuple[str, str]] = {
     "rank": ("Rank", "1 + the number of models of the tier on the board that are significantly better"),
@@ -64,6 +66,8 @@ class TableColumn:
     label: str
     title: str
     numeric: bool
+    heads_row: bool
+    on_paper: bool
     choices: tuple[str, ...] = ()
 
 
@@ -75,6 +79,8 @@ class TableCell:
     kind: ColumnKind
     order: str | float
     link: str | None = None
+    full: str = ""
+    """The whole text where ``text`` is short for it."""
     bounds: tuple[float, float, float] | None = None
     """Low end, value and high end in percent, for the drawn interval of a robust accuracy."""
 
@@ -84,7 +90,8 @@ class Row:
     """The cells of one row."""
 
     cells: tuple[TableCell, ...]
-    failed: bool
+    ranked: bool
+    """Whether it has a rank, or comes from elsewhere; others are shown in grey."""
     starts_group: bool
     """Whether its ranks are not comparable with those of the row above."""
 
@@ -95,31 +102,42 @@ class TableView:
 
     columns: tuple[TableColumn, ...]
     rows: tuple[Row, ...]
+    short: Mapping[str, str]
+    """What is shown for long values."""
 
 
-def table_view(frame: pd.DataFrame, *, links: Mapping[str, str], heading: str = "model") -> TableView:
+def table_view(
+    frame: pd.DataFrame,
+    *,
+    links: Sequence[str | None] = (),
+    heading: str = "model",
+    short: Mapping[str, str] | None = None,
+) -> TableView:
     """Return a leaderboard as columns and cells.
 
     Args:
         frame: what ``results.leaderboard`` returns, whatever columns that has.
-        links: the page of each model that has one.
+        links: for each row the page that its heading leads to, if any; nothing for no links at all.
         heading: the column whose cells head their rows.
+        short: how data sets with long names are shown.
     """
+    short = short or {}
     frame = _with_interval(frame)
     first = ["rank", heading, *SHOWN_FIRST]
     ends = ("ci_low", "ci_high") if "interval" in frame else ()
     order = dict.fromkeys([*(key for key in first if key in frame), *map(str, frame)])
-    columns = tuple(_column(key, frame[key]) for key in order if key not in ends)
+    columns = tuple(_column(key, frame[key], heads_row=key == heading) for key in order if key not in ends)
     rows = []
     before: dict[str, object] | None = None
-    for record in frame.to_dict("records"):
+    for record, link in zip(frame.to_dict("records"), links or [None] * len(frame), strict=True):
         values = {str(key): value for key, value in record.items()}
-        cells = tuple(_cell(column, values, links, heading=heading) for column in columns)
+        cells = tuple(_cell(column, values, link, short) for column in columns)
         published = values.get("checks") == PUBLISHED  # between rows that are ranked together
         apart = heading == "model" and before is not None and not published and _apart(before, values)
-        rows.append(Row(cells, values.get("checks") == "FAIL", apart))
+        ranked = published or not _missing(values.get("rank", 0))
+        rows.append(Row(cells, ranked, apart))
         before = before if published else values
-    return TableView(columns, tuple(rows))
+    return TableView(columns, tuple(rows), short)
 
 
 def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
@@ -131,11 +149,13 @@ def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(interval=pd.Series(texts, index=frame.index, dtype=object))
 
 
-def _column(key: str, values: pd.Series) -> TableColumn:
+def _column(key: str, values: pd.Series, *, heads_row: bool) -> TableColumn:
     label, title = HEADINGS.get(key, (key.replace("_", " "), ""))
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     numeric = is_number or key == "interval"
-    return TableColumn(key, label, title, numeric, () if numeric or key == "model" else _choices(values))
+    return TableColumn(
+        key, label, title, numeric, heads_row, key in ON_PAPER, () if numeric or key == "model" else _choices(values)
+    )
 
 
 def _choices(values: pd.Series) -> tuple[str, ...]:
@@ -164,7 +184,7 @@ def _missing(value: object) -> bool:
     return value is None or bool(pd.isna(value))  # type: ignore[call-overload]
 
 
-def _cell(column: TableColumn, values: Mapping[str, object], links: Mapping[str, str], *, heading: str) -> TableCell:
+def _cell(column: TableColumn, values: Mapping[str, object], link: str | None, short: Mapping[str, str]) -> TableCell:
     value = values[column.key]
     if _missing(value) or value == "":
         return TableCell("–", "number" if column.numeric else "text", -1.0 if column.numeric else "")
@@ -176,9 +196,10 @@ def _cell(column: TableColumn, values: Mapping[str, object], links: Mapping[str,
         return TableCell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
     text = str(value)
     order = threat_order(text) if column.key == "threat" else text.casefold()
-    if column.key == heading:
-        return TableCell(text, "heading", order, link=links.get(text))
-    return TableCell(text, "verdict" if text in _VERDICTS else "text", order)
+    if column.heads_row:
+        return TableCell(text, "heading", order, link=link)
+    shown = short.get(text, text) if column.key == "dataset" else text
+    return TableCell(shown, "verdict" if text in _VERDICTS else "text", order, full=text if shown != text else "")
 
 
 def threat_order(threat: str) -> str:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from synthetic_records import make_record, outcome
 
+from robustbench_gkl.report.boards import boards_of
 from robustbench_gkl.report.content import by_radius
-from robustbench_gkl.report.figures import accuracy_against_eps, clean_against_robust
+from robustbench_gkl.report.figures import accuracy_against_eps
+from robustbench_gkl.report.scatter import clean_against_robust
 from robustbench_gkl.results import Record, ResultStore, leaderboard
 from robustbench_gkl.results.record import Certificates, pack_standing
 from robustbench_gkl.results.statistics import wilson_interval
@@ -62,7 +64,9 @@ def test_a_board_without_certificates_is_as_it_was(store: ResultStore) -> None:
 
 
 def test_figures_show_a_band_between_both_sides(filled: ResultStore) -> None:
-    (figure,) = clean_against_robust(leaderboard(filled.folder), links={})
+    board = next(board for board in boards_of(leaderboard(filled.folder)) if "certified_acc" in board.own_columns)
+    figure = clean_against_robust(board, links={})
+    assert figure is not None
     (band,) = [trace for trace in figure.data if trace["name"] == "certified to attacked"]
     assert band["x"] == [100.0, 100.0, None]
     assert band["y"] == [30.0, 70.0, None]

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 from report_samples import HOSTILE, save_many
 
 from robustbench_gkl.report import class_figures, content, curves, figures
+from robustbench_gkl.report.boards import boards_of
 from robustbench_gkl.report.figures import COLOURS, Figure
+from robustbench_gkl.report.scatter import clean_against_robust
+from robustbench_gkl.report.still import still
 from robustbench_gkl.results import Record, ResultStore, leaderboard
 from robustbench_gkl.results.statistics import wilson_interval
 
@@ -40,9 +44,12 @@ def records(store: ResultStore) -> list[Record]:
 
 def all_figures(store: ResultStore, records: list[Record]) -> Iterator[Figure]:
     classes = content.per_class(store.verdicts(records[0]))
-    yield from figures.clean_against_robust(leaderboard(store.folder), links={})
+    for board in boards_of(leaderboard(store.folder)):
+        drawn = clean_against_robust(board, links={})
+        assert drawn is not None
+        yield drawn
     for setting, lines in content.by_radius(records).items():
-        yield figures.accuracy_against_eps(setting.label, lines)
+        yield figures.accuracy_against_eps(setting.attacks_label, lines)
     yield figures.who_fell_to_what("x", {record.model.name: content.falls(record) for record in records})
     yield figures.waterfall("x", content.falls(records[0]))
     yield class_figures.accuracy_per_class("x", classes)
@@ -65,16 +72,22 @@ def test_names_are_shown_and_not_read_as_markup(records: list[Record]) -> None:
     falls = content.falls(records[0])
     figure = figures.who_fell_to_what("x", {HOSTILE: falls})
     assert HOSTILE not in json.dumps(figure.data)
+    assert HOSTILE not in still(figure)
+    assert HOSTILE[:10] in "".join(drawn_still(figure).itertext())
     assert figure.data[0]["y"] == ["&lt;script&gt;document.title='owned'&lt;/script&gt;"]
 
 
 def test_the_scatter_shows_accuracies_with_their_intervals(store: ResultStore) -> None:
     frame = leaderboard(store.folder)
-    drawn = figures.clean_against_robust(frame, links={"gkl-preact-resnet18-seed0": "there.html"})
-    assert [figure.label for figure in drawn] == ["cifar10, linf 4/255", "cifar10, linf 8/255"]
+    boards = boards_of(frame)
+    links = {"gkl-preact-resnet18-seed0": "there.html"}
+    drawn = [clean_against_robust(board, links=links) for board in boards]
+    assert [figure.label for figure in drawn if figure] == ["cifar10, linf 4/255", "cifar10, linf 8/255"]
     points: dict[str, Any] = {}
+    assert drawn[1] is not None
     for trace in drawn[1].data:
-        for i, name in enumerate(trace["text"]):
+        for i, said in enumerate(trace["hovertext"]):
+            name = said.removeprefix("<b>").partition("</b>")[0]
             points[name] = {axis: trace[axis][i] for axis in ("x", "y", "customdata")} | {
                 "low": trace["y"][i] - trace["error_y"]["arrayminus"][i],
                 "high": trace["y"][i] + trace["error_y"]["array"][i],
@@ -106,12 +119,61 @@ def test_rows_without_numbers_and_metrics_without_columns_draw_nothing() -> None
         {"model": ["p"], "loss": [None], "dataset": ["d"], "threat": ["t"], "n": [None], "clean_acc": [90.0],
          "worst_case_acc": [50.0]}
     )  # fmt: skip
-    assert figures.clean_against_robust(frame, links={}) == []
-    (drawn,) = figures.clean_against_robust(frame.assign(n=10), links={})
-    assert drawn.data[0]["name"] == "trained elsewhere"
-    assert figures.clean_against_robust(frame.assign(n=10, threat="clean"), links={}) == []
+    for rows, said in (
+        (frame, None),
+        (frame.assign(n=10), "trained elsewhere"),
+        (frame.assign(n=10, threat="clean"), None),
+    ):
+        (board,) = boards_of(rows)
+        figure = clean_against_robust(board, links={})
+        assert (figure and figure.data[0]["name"]) == said
     assert curves.accuracy_curves(METRICS[["epoch", "loss"]]) is None
     assert curves.loss_curves(METRICS[["epoch", "val_clean_acc"]]) is None
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn_still(figure: Figure) -> ElementTree.Element:
+    return ElementTree.fromstring(still(figure).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+
+
+def test_every_figure_has_a_still_one_that_stays_in_its_frame(store: ResultStore, records: list[Record]) -> None:
+    for figure in all_figures(store, records):
+        picture = drawn_still(figure)
+        width, height = map(float, picture.attrib["viewBox"].split()[2:])
+        boxes = picture.findall(f"{SVG}rect")
+        for box in boxes:
+            x, y, across, up = (float(box.attrib[key]) for key in ("x", "y", "width", "height"))
+            assert 0 <= x <= x + across <= width + 0.1
+            assert 0 <= y <= y + up <= height + 0.1
+        points = sum(len(trace["x"]) for trace in figure.data if "markers" in trace.get("mode", ""))
+        lines = [path for path in picture.findall(f"{SVG}path") if path.get("fill") == "none"]
+        assert boxes or lines or len(picture.findall(f"{SVG}circle") + picture.findall(f"{SVG}polygon")) >= points > 0
+        said = {text.text for text in picture.findall(f"{SVG}text")}
+        assert {trace["name"] for trace in figure.data if figure.layout.get("showlegend")} <= said
+
+
+def test_still_bars_are_as_long_as_their_shares(records: list[Record]) -> None:
+    figure = figures.who_fell_to_what("x", {"a": content.falls(records[0])})
+    shares = [trace["x"][0] for trace in figure.data]
+    widths = [float(box.attrib["width"]) for box in drawn_still(figure).findall(f"{SVG}rect")]
+    assert widths == pytest.approx([share * sum(widths) / 100 for share in shares], abs=0.2)
+
+
+def test_a_still_point_stands_at_its_value(store: ResultStore) -> None:
+    figure = clean_against_robust(boards_of(leaderboard(store.folder))[0], links={})
+    assert figure is not None
+    found = [
+        (float(mark.attrib["cx"]), float(mark.attrib["cy"])) for mark in drawn_still(figure).findall(f"{SVG}circle")
+    ]
+    trace = next(trace for trace in figure.data if trace["marker"]["symbol"][0].startswith("circle"))
+    (one, other), (x, y) = found[:2], (trace["x"], trace["y"])
+    left, right = figure.layout["xaxis"]["range"]
+    assert x[0] != x[1]
+    across = (one[0] - other[0]) / (x[0] - x[1])
+    assert 600 < across * (right - left) < 760
+    assert (one[1] - other[1]) * (y[0] - y[1]) <= 0  # up the page is down the scale
 
 
 def test_no_value_is_drawn_where_the_loss_was_not_a_number() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
@@ -18,13 +22,17 @@ from synthetic_records import make_record, outcome
 
 from robustbench_gkl.config.schema import TrainConfig
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.project import documentation
 from robustbench_gkl.report import assets
 from robustbench_gkl.report.content import by_radius, by_setting, falls, headline, per_class, read_metrics
 from robustbench_gkl.report.curves import accuracy_curves
-from robustbench_gkl.report.html import leaderboard_page, page_names, write_report
+from robustbench_gkl.report.html import leaderboard_page, write_report
+from robustbench_gkl.report.pages import page_names
 from robustbench_gkl.report.tables import table_view, threat_order
 from robustbench_gkl.results import ResultStore, leaderboard
 from robustbench_gkl.results.statistics import wilson_interval
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
 class Elements(HTMLParser):
     """All start tags of a page with their attributes, and whether each is closed."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "input", "rect"})
+    VOID = frozenset({"meta", "link", "img", "br", "input"})
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -64,24 +72,31 @@ def written(out: Path, store: ResultStore) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def pages(store: ResultStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The pages of a report, written once, by their paths."""
+    found = written(tmp_path_factory.mktemp("pages"), store)
+    return {name: content.decode() for name, content in found.items() if name.endswith(".html")}
+
+
 def test_a_page_for_each_model_and_the_same_bytes_each_time(store: ResultStore, tmp_path: Path) -> None:
     first = written(tmp_path / "a", store)
     names = {record.model.name for record in store.records()}
     assert set(first) == {
         "index.html",
+        *(name for name in first if name.startswith("boards/")),
         *(f"models/{name}.html" for name in names),
         *(f"assets/{name}" for name in ("style.css", "report.js", "tables.js", "plotly.min.js")),
     }
+    assert len([name for name in first if name.startswith("boards/")]) == 1  # of two boards; the larger is the index
     assert written(tmp_path / "b", store) == first
     assert written(tmp_path / "a", store) == first
 
 
-def test_all_that_a_page_refers_to_is_beside_it(store: ResultStore, tmp_path: Path) -> None:
-    pages = written(tmp_path, store)
-    for name, content in pages.items():
-        if not name.endswith(".html"):
-            continue
-        elements = Elements(content.decode())
+def test_all_that_a_page_refers_to_is_beside_it(pages: dict[str, str]) -> None:
+    files = {*pages, *(f"assets/{name}" for name in ("style.css", "report.js", "tables.js", "plotly.min.js"))}
+    for name, page in pages.items():
+        elements = Elements(page)
         assert not elements.open, name
         ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
         assert len(ids) == len(set(ids))
@@ -90,22 +105,96 @@ def test_all_that_a_page_refers_to_is_beside_it(store: ResultStore, tmp_path: Pa
                 target = attributes.get(key) or ""
                 if target.startswith("#"):
                     assert target[1:] in ids, target
-                elif target and not target.startswith("data:"):
-                    assert (tmp_path / name).parent.joinpath(target).exists(), target
+                elif target and not target.startswith(("data:", "https://")):
+                    assert os.path.normpath(Path(name).parent / target.partition("#")[0]) in files, target
 
 
-def test_pages_are_accessible_as_far_as_text_tells(store: ResultStore, tmp_path: Path) -> None:
-    for name, content in written(tmp_path, store).items():
-        if name.endswith(".html"):
-            elements = Elements(content.decode())
-            for landmark in ("header", "nav", "main", "footer", "h1", "title"):
-                assert len(elements.tags(landmark)) == 1, (name, landmark)
-            assert all(attributes.get("scope") in ("row", "col") for attributes in elements.tags("th"))
-            assert all(attributes.get("alt") for attributes in elements.tags("img"))
-            assert len(elements.tags("caption")) == len(elements.tags("table"))
-            plots = [attributes for attributes in elements.tags("div") if attributes.get("class") == "plot"]
-            assert plots
-            assert all(attributes.get("aria-label") for attributes in plots)
+def test_pages_are_accessible_as_far_as_text_tells(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        elements = Elements(page)
+        for landmark in ("header", "main", "footer", "h1", "title"):
+            assert len(elements.tags(landmark)) == 1, (name, landmark)
+        assert all(attributes.get("aria-label") for attributes in elements.tags("nav"))
+        assert all(attributes.get("scope") in ("row", "col") for attributes in elements.tags("th"))
+        assert all(attributes.get("alt") for attributes in elements.tags("img"))
+        assert len(elements.tags("caption")) == len(elements.tags("table"))
+        plots = [attributes for attributes in elements.tags("div") if attributes.get("class") == "plot"]
+        assert plots
+        assert all(attributes.get("aria-label") for attributes in plots)
+
+
+def test_nothing_is_loaded_from_elsewhere(pages: dict[str, str]) -> None:
+    outside = re.compile(r"https?:|//")
+    for name, page in pages.items():
+        for tag, attributes in Elements(page).found:
+            loaded = [attributes.get(key) or "" for key in ("src", "srcset", "data-plotly", "poster", "data")]
+            loaded += [attributes.get("href") or ""] * (tag != "a")
+            assert not any(outside.match(target) for target in loaded), (name, tag, attributes)
+    assert not re.search(r"url\(|@import", assets.style())
+
+
+def test_every_page_has_an_icon_and_says_what_it_is(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        elements = Elements(page)
+        (icon,) = (link for link in elements.tags("link") if link["rel"] == "icon")
+        kind, _, picture = str(icon["href"]).partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(picture)).tag.endswith("}svg")
+        said = {meta.get("property"): meta["content"] for meta in elements.tags("meta") if "property" in meta}
+        assert said["og:site_name"] == "gklbench"
+        assert re.search(r"\d\d\.\d\d % robust accuracy|robust accuracy \d", str(said["og:description"])), name
+        image = str(said["og:image"])
+        assert (DOCS / image.removeprefix(documentation() + "/")).is_file()
+
+
+def test_headings_lead_to_pages_of_the_protocol_that_are_there(pages: dict[str, str]) -> None:
+    targets = set()
+    for name, page in pages.items():
+        links = [link["href"] or "" for link in Elements(page).tags("a")]
+        protocol = {link for link in links if link.startswith(documentation() + "/protocol/")}
+        assert len(protocol) >= 4, name
+        targets |= protocol
+    for target in targets:
+        page, _, anchor = target.removeprefix(documentation() + "/").partition("#")
+        text = (DOCS / page).with_suffix(".md").read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, target
+
+
+def test_every_figure_is_drawn_on_the_page(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        figures = re.findall(r'<figure class="chart".*?</figure>', page, flags=re.DOTALL)
+        assert figures, name
+        for figure in figures:
+            specs = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', figure, re.DOTALL)[0])
+            pictures = re.findall(r'<div class="picture">(<svg.*?</svg>)', figure, flags=re.DOTALL)
+            assert len(pictures) == len(specs) > 0
+            for picture in pictures:
+                assert len(ElementTree.fromstring(picture)) > 5
+            assert [spec["alt"] for spec in specs] == re.findall(
+                r'class="still" role="img" aria-label="(.*?)"', html.unescape(figure)
+            )
+
+
+def test_the_chooser_has_the_largest_board_first_with_its_sentence(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    long = "npz:/data/projects/2026-03/cifar10-jpeg-quality-75-subset-12000.npz"
+    for model, stands in (("a", 9), ("b", 2)):
+        make_record(store, outcome(stands=stands, broken=10 - stands), model=model, dataset=long)
+    make_record(store, outcome(stands=9, broken=1), model="a")
+    pages = {name: content.decode() for name, content in written(tmp_path / "out", store).items() if "html" in name}
+    (other,) = (name for name in pages if name.startswith("boards/"))
+    chooser = re.findall(r'<nav class="boards.*?</nav>', pages["index.html"], flags=re.DOTALL)[0]
+    links = re.findall(r'<a href="(.*?)"( aria-current="page")?>', chooser.partition("<ol>")[2])
+    assert links == [("index.html", ' aria-current="page"'), (other, "")]
+    sentences = re.findall(r"<p>(.*?)</p>", chooser)
+    assert [sentence.split(" robust")[0] for sentence in sentences] == ["a leads with 90.00 %", "a has 90.00 %"]
+    for page in (pages["index.html"], pages["models/a.html"]):  # short, with the whole for a pointer and a reader
+        assert f'<span title="{long}" aria-hidden="true">npz:…/cifar10-jpeg-…et-12000.npz</span>' in page
+        assert f'<span class="hidden">{long}</span>' in page
+    rows = re.findall(r'<th scope="row".*?</th>', pages["index.html"])
+    assert [re.sub("<.*?>", "", row) for row in rows] == ["a", "b"]
+    assert f'href="../{other}">linf 0.1</a>' in pages["models/a.html"]
 
 
 def test_what_a_record_says_cannot_become_markup(tmp_path: Path) -> None:
@@ -152,9 +241,9 @@ def test_columns_that_are_new_just_appear() -> None:
             "comment": ["p", "q", "r", "s"],
         }
     )
-    view = table_view(frame, links={"b": "models/b.html"})
+    view = table_view(frame, links=[None, "models/b.html", None, None])
     assert [column.key for column in view.columns] == [
-        "rank", "model", "checks", "threat", "source", "mean_ce", "ties", "comment"
+        "rank", "model", "threat", "checks", "source", "mean_ce", "ties", "comment"
     ]  # fmt: skip
     assert {column.key: column.choices for column in view.columns if column.choices} == {
         "threat": ("linf 1", "linf 2"),
@@ -163,10 +252,10 @@ def test_columns_that_are_new_just_appear() -> None:
     }
     assert [column.key for column in view.columns if column.numeric] == ["rank", "mean_ce"]
     texts = [[cell.text for cell in row.cells] for row in view.rows]
-    assert texts[1] == ["2", "b", "WARN", "linf 1", "ours", "1,234.50", "False", "q"]
-    assert texts[2][0] == texts[2][5] == texts[3][2] == "–"
+    assert texts[1] == ["2", "b", "linf 1", "WARN", "ours", "1,234.50", "False", "q"]
+    assert texts[2][0] == texts[2][5] == texts[3][3] == "–"
     assert [row.starts_group for row in view.rows] == [False, False, False, True]
-    assert [row.failed for row in view.rows] == [False, False, True, False]
+    assert [row.ranked for row in view.rows] == [True, True, False, True]
     assert [row.cells[1].link for row in view.rows] == [None, "models/b.html", None, None]
 
 
@@ -262,7 +351,7 @@ def test_a_line_parts_boards_and_tiers(tmp_path: Path) -> None:
         make_record(store, [None] * 9, model=model, attacks=(attack,), samples=samples, eps=eps)
     make_record(store, [None] * 9, model="f", partial=True)
     frame = leaderboard(tmp_path)
-    view = table_view(frame, links={})
+    view = table_view(frame)
     starts = dict(zip(frame["model"], [row.starts_group for row in view.rows], strict=True))
     boards = [frame["model"].tolist().index(model) for model in ("a", "d")]
     first = frame["model"].iloc[min(boards)]
@@ -346,7 +435,7 @@ def test_the_commands(store: ResultStore, tmp_path: Path, gklbench: CommandLine)
     board = tmp_path / "deep/board.html"
     assert gklbench("leaderboard", "--html", board, *arguments).code == 0
     assert "gkl-preact-resnet18-seed1" in board.read_text()
-    assert not re.search(r'(?:src|href)="(?!data:|#|")', board.read_text())
+    assert not re.search(r'src="|href="(?!data:|#|"|https://)|<link(?! rel="icon")', board.read_text())
     (tmp_path / "empty").mkdir()
     for folder in ("empty", "absent"):
         failed = gklbench("report", "--out", tmp_path / "new", "--results-dir", tmp_path / folder)

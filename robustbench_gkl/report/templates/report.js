@@ -12,7 +12,7 @@
   };
   const themeChanged = () => {
     nameToggle();
-    for (const figure of drawn) draw(figure);
+    redraw();
   };
   toggle.hidden = false;
   toggle.addEventListener("click", () => {
@@ -27,7 +27,8 @@
   system.addEventListener("change", themeChanged);
 
   /* Tables: DataTables from itables' bundle sorts and filters the table that is in the page already. */
-  const pageLength = 25;
+  const pageLength = 100;
+  const tables = [];
   async function enhanceTables() {
     const { default: DataTable } = await window.tablesReady;
     for (const table of document.querySelectorAll("table.board")) {
@@ -49,6 +50,7 @@
         lengthMenu: [pageLength, 100, { label: "all", value: -1 }],
         language: { search: "Search", lengthMenu: "_MENU_ a page", info: "_START_ to _END_ of _TOTAL_ rows", infoEmpty: "no rows", infoFiltered: "(of _MAX_)", zeroRecords: "No row matches.", emptyTable: "No rows." },
       });
+      tables.push(dt);
       const container = dt.table().container();
       /* The frame that scrolls holds the table alone, not its search field. */
       frame.replaceWith(container);
@@ -71,7 +73,7 @@
     filters.hidden = false;
   }
 
-  /* Charts: drawn when they come into view, in the colours of the page. */
+  /* Charts: drawn at once, in the colours of the page; one in a part that is closed when this is opened. */
   const drawn = new Set();
   const probe = document.createElement("span");
   const colour = (name) => {
@@ -90,8 +92,7 @@
   /* Long names would leave no room for the bars; both ends are kept, as seeds stand at the end. */
   function shortened(axis, data, width) {
     if (axis?.type !== "category" || width >= 500) return axis;
-    const short = (name) => (name.length > 15 && !name.includes("&") ? `${name.slice(0, 7)}…${name.slice(-6)}` : name);
-    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map(short) };
+    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map((name) => cut(name, 15)) };
   }
   /* The legend stands below the picture and gets the height that it needs there. */
   function legendHeight(data, width) {
@@ -124,45 +125,79 @@
       dragmode: false,
     };
   }
+  const cut = (name, length) => (name.length <= length || name.includes("&") ? name : `${name.slice(0, Math.ceil(length / 2) - 1)}…${name.slice(1 - Math.floor(length / 2))}`);
+  /* Labels of points leave each other room on plots of their least width and wider; long names in a legend are cut. */
+  function fitted({ data, layout }, width) {
+    const labels = layout.meta?.labels.findLast(({ least }, i) => i === 0 || least + 80 <= width)?.traces ?? [];
+    return data.map((trace, i) => ({ ...trace, ...labels[i], name: cut(trace.name ?? "", Math.floor((width - 70) / 7)) }));
+  }
   const specs = new Map();
   const chosen = (figure) => specs.get(figure)[Number(figure.querySelector("select")?.value ?? 0)];
   function draw(figure) {
     const plot = figure.querySelector(".plot");
-    const { data, layout, alt } = chosen(figure);
-    plot.setAttribute("aria-label", alt);
-    const full = themed(structuredClone(layout), data, plot.clientWidth);
-    plot.style.minHeight = `${full.height}px`;
-    Plotly.react(plot, data, full, {
+    const spec = chosen(figure);
+    plot.hidden = false;
+    plot.setAttribute("aria-label", spec.alt);
+    const data = fitted(spec, plot.clientWidth);
+    Plotly.react(plot, data, themed(structuredClone(spec.layout), data, plot.clientWidth), {
       responsive: true,
       displaylogo: false,
       displayModeBar: false,
     });
     if (!drawn.has(figure)) {
       drawn.add(figure);
+      figure.classList.add("live");
       plot.on("plotly_click", ({ points }) => {
         if (typeof points[0].customdata === "string") location.href = points[0].customdata;
       });
     }
   }
-  function enableCharts() {
+  const pause = () => new Promise((resume) => setTimeout(resume));
+  const isOpen = (figure) => figure.checkVisibility();
+  function redraw() {
+    for (const figure of drawn) if (isOpen(figure)) draw(figure);
+  }
+  async function drawCharts() {
     document.body.append(probe);
     probe.hidden = true;
-    const seen = new IntersectionObserver(
-      (entries) => {
-        for (const entry of entries)
-          if (entry.isIntersecting) {
-            seen.unobserve(entry.target);
-            draw(entry.target);
-          }
-      },
-      { rootMargin: "400px" },
-    );
-    for (const figure of document.querySelectorAll("figure.chart")) {
+    const figures = [...document.querySelectorAll("figure.chart")];
+    for (const figure of figures) {
       specs.set(figure, JSON.parse(figure.querySelector("script").textContent));
       figure.querySelector("select")?.addEventListener("change", () => draw(figure));
-      seen.observe(figure);
+      const setting = figure.querySelector("label.setting");
+      if (setting) setting.hidden = false;
+    }
+    for (const details of document.querySelectorAll("details"))
+      details.addEventListener("toggle", () => {
+        for (const figure of details.querySelectorAll("figure.chart")) if (isOpen(figure)) draw(figure);
+      });
+    for (const figure of figures) {
+      if (isOpen(figure)) draw(figure);
+      await pause();
     }
   }
+  /* A plot keeps its layout where the window grows, but not the room of its legend and labels. */
+  let width = innerWidth;
+  let resized;
+  addEventListener("resize", () => {
+    clearTimeout(resized);
+    resized = setTimeout(() => {
+      if (innerWidth !== width) redraw();
+      width = innerWidth;
+    }, 200);
+  });
+
+  /* Paper has all rows and records; the style sheet puts the still figures into the place of the live ones. */
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details.record:not([open])")];
+    for (const details of closed) details.open = true;
+    for (const dt of tables) dt.page.len(-1).draw();
+  });
+  addEventListener("afterprint", () => {
+    for (const details of closed) details.open = false;
+    for (const dt of tables) dt.page.len(pageLength).draw();
+  });
 
   function enableCopying() {
     for (const button of document.querySelectorAll("button.copy")) {
@@ -193,8 +228,8 @@
   function loadPlotly() {
     const script = document.createElement("script");
     script.src = document.body.dataset.plotly;
-    script.addEventListener("load", () => {
-      enableCharts();
+    script.addEventListener("load", async () => {
+      await drawCharts();
       root.dataset.ready = "charts";
     });
     setTimeout(() => document.body.append(script), 50);
