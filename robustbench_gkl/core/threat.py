@@ -44,6 +44,9 @@ class ThreatModel:
     def __str__(self) -> str:
         return f"{self.norm} {format_fraction(self.eps)}"
 
+    def __repr__(self) -> str:
+        return f"ThreatModel({self.norm!r}, {format_fraction(self.eps)!r})"
+
     @property
     def radius(self) -> float:
         """``eps`` as a float."""

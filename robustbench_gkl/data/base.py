@@ -60,6 +60,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        size, dtype = "x".join(map(str, self.shape)), str(self.images.dtype).removeprefix("torch.")
+        return f"ImageSet({len(self):,} images of {size}, {dtype}, {len(self.classes)} classes)"
+
     @property
     def shape(self) -> Shape:
         """(channels, height, width)."""

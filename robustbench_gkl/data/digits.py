@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -12,6 +14,7 @@ from robustbench_gkl.data.base import DATASETS, Dataset, ImageSet
 from robustbench_gkl.data.facts import FACTS, Split
 
 
+@dataclass(frozen=True)
 class Digits:
     """1,797 grey images of 8 x 8, of which a fixed random 360 are the test split.
 
@@ -19,8 +22,8 @@ class Digits:
     every version of scikit-learn, numpy and torch. The 17 grey levels are spread over 0..255.
     """
 
-    shape: Shape = FACTS["digits"].shape
-    classes: tuple[str, ...] = FACTS["digits"].classes
+    shape: ClassVar[Shape] = FACTS["digits"].shape
+    classes: ClassVar[tuple[str, ...]] = FACTS["digits"].classes
 
     def load(self, split: Split) -> ImageSet:
         """Return the 1,437 training or the 360 test images, in the order in which scikit-learn has them."""

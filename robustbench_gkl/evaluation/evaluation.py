@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import AttackSpec
+from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import to_unit
+from robustbench_gkl.results.brief import brief
 from robustbench_gkl.results.record import AttackResult, Record, StageResult, pack_standing
 from robustbench_gkl.results.store import CERTIFIED, VERDICT_COLUMNS
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """The outcome of an evaluation; one entry per sample in each array.
 
@@ -59,6 +61,22 @@ class Evaluation:
     certified_by: np.ndarray | None = None
     record: Record | None = None
     """The record that was made of it, if one was."""
+    name: str = ""
+    """The model's name on the board, else that of its class."""
+    threat: ThreatModel | None = None
+    """The threat model."""
+
+    def __repr__(self) -> str:
+        return brief(
+            "Evaluation",
+            about=[*filter(None, [self.name]), *([] if self.threat is None else [str(self.threat)])],
+            n=self.n,
+            clean_acc=self.clean_acc,
+            robust_acc=self.robust_acc,
+            attacks=[attack.label for attack in self.attacks],
+            partial=self.partial,
+            proved=self.proved,
+        )
 
     @classmethod
     def begin(cls, index: np.ndarray, label: np.ndarray, clean_pred: np.ndarray, *, num_classes: int) -> Evaluation:
@@ -94,6 +112,7 @@ class Evaluation:
             found.certified_by = np.array([None if pd.isna(name) else name for name in proved], dtype=object)
         found.attacks, found.seconds = list(record.attacks), record.seconds
         found.partial, found.batch_size, found.record = record.partial, record.batch_size, record
+        found.name, found.threat = record.model.name, ThreatModel(record.threat.norm, record.threat.eps)
         return found
 
     def certify(self, position: int, method: str) -> None:
@@ -105,6 +124,11 @@ class Evaluation:
     def is_certified(self, position: int) -> bool:
         """Return whether the sample at ``position`` is proved."""
         return self.certified_by is not None and self.certified_by[position] is not None
+
+    @property
+    def proved(self) -> int | None:
+        """How many samples are certified; None where nobody asked."""
+        return None if self.certified_by is None else sum(method is not None for method in self.certified_by)
 
     @property
     def n(self) -> int:

@@ -102,6 +102,11 @@ class Loss(nn.Module):
         read = {*cls.outer_reads, *(cls.inner_reads if cls.crafts else ())}
         cls.taught = not {"teacher_clean", "teacher_adv"}.isdisjoint(read)
 
+    def __repr__(self) -> str:
+        values = ((name, getattr(self, name, None)) for name in inspect.signature(type(self)).parameters)
+        known = (f"{name}={value!r}" for name, value in values if isinstance(value, (bool, int, float, str)))
+        return f"{type(self).__name__}({', '.join(known)})"
+
     @property
     def reads(self) -> set[Member]:
         """The members that are read at all; what :meth:`inner` reads counts if images are crafted."""

@@ -84,6 +84,15 @@ class Classifier(nn.Module):
         self.input_shape = input_shape
         self.normalize = Normalize(mean, std, channels=input_shape[0])
 
+    def __repr__(self) -> str:
+        size, count = "x".join(map(str, self.input_shape)), sum(values.numel() for values in self.parameters())
+        return (
+            f"{type(self).__name__}({size} to {self.num_classes} classes, {count:,} parameters; print shows its layers)"
+        )
+
+    def __str__(self) -> str:
+        return nn.Module.__repr__(self)
+
     def forward_normalized(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
         raise NotImplementedError

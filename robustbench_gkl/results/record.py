@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import user_error
+from robustbench_gkl.results.brief import brief
 from robustbench_gkl.results.reading import read_table, without_control_characters
 from robustbench_gkl.results.upgrade import upgraded
 
@@ -177,6 +178,12 @@ class AttackResult(Part):
     standing: str = ""
     """Which samples stand after this attack and those before it, as :func:`pack_standing` writes it."""
 
+    def __repr__(self) -> str:
+        broken = ", ".join(f"{stage.name} {stage.broken}" for stage in self.stages)
+        return f"AttackResult({self.label}, {self.robust_acc:.2f} after it; broken by {broken or 'nothing'})"
+
+    __str__ = __repr__
+
 
 class Certificates(Part):
     """What was proved of the samples, up to floating point."""
@@ -268,6 +275,20 @@ class Record(Part):
                     "the file was changed after it was written"
                 )
         return self
+
+    def __repr__(self) -> str:
+        return brief(
+            "Record",
+            about=[self.model.name, f"{self.data.dataset} {self.data.split}", str(self.threat)],
+            n=self.data.n,
+            clean_acc=self.clean_acc,
+            robust_acc=self.worst_case_acc,
+            attacks=[attack.label for attack in self.attacks],
+            partial=self.partial,
+            proved=None if self.certified is None else self.certified.proved,
+        )
+
+    __str__ = __repr__
 
     def stands(self) -> NDArray[np.bool_] | None:
         """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""
