@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from robustbench_gkl import attacks, data, losses, models, results
     from robustbench_gkl.core.threat import ThreatModel
     from robustbench_gkl.data import load_dataset
-    from robustbench_gkl.evaluation import certify, evaluate
     from robustbench_gkl.models import create_model
+    from robustbench_gkl.python.evaluating import certify, evaluate
+    from robustbench_gkl.python.training import train
     from robustbench_gkl.results import leaderboard
     from robustbench_gkl.runs import load_model
-    from robustbench_gkl.training import train
 
 __all__ = [
     "ThreatModel",
@@ -35,13 +35,13 @@ __all__ = [
 
 _HOMES = {
     "ThreatModel": "robustbench_gkl.core.threat",
-    "certify": "robustbench_gkl.evaluation",
+    "certify": "robustbench_gkl.python.evaluating",
     "create_model": "robustbench_gkl.models",
-    "evaluate": "robustbench_gkl.evaluation",
+    "evaluate": "robustbench_gkl.python.evaluating",
     "leaderboard": "robustbench_gkl.results",
     "load_dataset": "robustbench_gkl.data",
     "load_model": "robustbench_gkl.runs",
-    "train": "robustbench_gkl.training",
+    "train": "robustbench_gkl.python.training",
 }
 """The public names that are no rooms of the package, and the room that has each."""
 

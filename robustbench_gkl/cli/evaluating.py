@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,10 @@ from robustbench_gkl.core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from robustbench_gkl.evaluation import Progress
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
-    from robustbench_gkl.results.record import Check
 
 
 @contextmanager
@@ -50,32 +48,15 @@ def workspace_of(
 ) -> Workspace:
     """Return a workspace that reports to ``progress``."""
     from robustbench_gkl.evaluation.workspace import Workspace
+    from robustbench_gkl.report.events import show_evaluation, show_failed
 
     return Workspace(
         store,
         device,
         data_dir,
         exchange,
-        on_progress=lambda event: progress.update(
-            event.stage, event.done, event.total, note=_note(event), seconds_left=event.seconds_left
-        ),
-        on_checks=lambda checks: _warn(checks, progress),
+        on_progress=lambda event: show_evaluation(event, progress),
+        on_checks=lambda checks: show_failed(checks, progress),
         on_wait=progress.line,
         on_note=progress.line,
     )
-
-
-def _note(event: Progress) -> str:
-    """Return what is known so far: the fallen, the bound and the pace."""
-    parts = [f"{event.fallen} fallen, {event.standing} standing"]
-    parts.append(f"robust accuracy at most {100 * event.standing / event.n:.2f} %")
-    if event.calls_per_second:
-        parts.append(f"{event.calls_per_second:,.0f} model calls/s")
-    return ", ".join(parts)
-
-
-def _warn(checks: Sequence[Check], progress: LiveProgress) -> None:
-    """Say before the long work which checks fail."""
-    for check in checks:
-        if check.verdict == "FAIL":
-            progress.line(f"FAIL {check.name}, so never ranked: {check.figure}. {check.advice}")

@@ -36,29 +36,9 @@ def _shown(value: object) -> str:
 
 def show(event: Event, display: TrainingDisplay, logger: Logger | None, *, name: str) -> None:
     """Show an event of training, and log the row of an epoch."""
-    from robustbench_gkl.training import StartReport, StepReport
+    from robustbench_gkl.report.events import show_training
+    from robustbench_gkl.training import EpochReport
 
-    if isinstance(event, StartReport):
-        if event.epoch >= event.epochs:
-            display.line(f"run {name} is finished: all {event.epochs} epochs are done; nothing was trained")
-            return
-        for note in event.notes:
-            display.line(note)
-        if event.epoch or event.step:
-            inside = f", step {event.step + 1} of {event.steps}" if 0 < event.step < event.steps else ""
-            inside = ", all of whose steps are taken" if event.step == event.steps else inside
-            display.line(f"going on with epoch {event.epoch + 1} of {event.epochs}{inside}")
-        return
-    if isinstance(event, StepReport):
-        display.step(
-            epoch=event.epoch,
-            epochs=event.epochs,
-            step=event.step,
-            steps=event.steps,
-            seconds_left=event.seconds_left,
-            means=event.means,
-        )
-        return
-    display.epoch(event.row, epochs=event.epochs, seconds_left=event.seconds_left, warning=event.warning)
-    if logger is not None:
+    show_training(event, display, name=name)
+    if logger is not None and isinstance(event, EpochReport):
         logger.log(event.row)

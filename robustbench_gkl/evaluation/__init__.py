@@ -9,13 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustbench_gkl.evaluation.api import certify, evaluate
     from robustbench_gkl.evaluation.evaluation import Evaluation
     from robustbench_gkl.evaluation.progress import Progress
 
-__all__ = ["Evaluation", "Progress", "certify", "evaluate"]
+__all__ = ["Evaluation", "Progress"]
 
-_HOMES = {"Evaluation": "evaluation", "Progress": "progress", "certify": "api", "evaluate": "api"}
+_HOMES = {"Evaluation": "evaluation", "Progress": "progress"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What all live displays share: a part of the terminal that is drawn anew, and plain lines elsewhere."""
+"""What all live displays share: a part of a terminal or notebook that is drawn anew, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.jupyter import JupyterMixin
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -18,6 +19,8 @@ from rich.text import Text
 DisplayT = TypeVar("DisplayT", bound="LiveDisplay")
 _BAR = (8, 40)
 """Characters of a bar, at least and at most."""
+_IN_NOTEBOOKS = 0.5
+"""Seconds between two drawings there, at least."""
 
 
 def duration(seconds: float) -> str:
@@ -53,24 +56,63 @@ class BarLine:
         yield line
 
 
+class _Output(JupyterMixin):
+    """What a notebook shows of a renderable."""
+
+    def __init__(self, renderable: RenderableType) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._renderable
+
+
+class NotebookArea:
+    """A part of a notebook's output that is drawn anew, as ``Live`` is of a terminal; that one needs ipywidgets here.
+
+    Args:
+        transient: clear it at the end.
+    """
+
+    def __init__(self, *, transient: bool) -> None:
+        self._transient = transient
+        self._handle: Any = None
+
+    def start(self) -> None:
+        """Begin it, empty."""
+        from IPython.display import display
+
+        self._handle = display(_Output(""), display_id=True)
+
+    def update(self, renderable: RenderableType, *, refresh: bool = True) -> None:
+        """Draw it anew."""
+        self._handle.update(_Output(renderable))
+
+    def stop(self) -> None:
+        """End it."""
+        if self._transient:
+            self.update("")
+
+
 class LiveDisplay:
     """A display on a console; use as a context manager.
 
     Args:
         console: where to.
-        interval: seconds between two drawings on a terminal, and
+        interval: seconds between two drawings, and
         plain_interval: between two lines where there is none.
         transient: whether what is drawn goes away at the end.
     """
 
     def __init__(self, console: Console, *, interval: float, plain_interval: float, transient: bool) -> None:
         self._console = console
-        self._drawing: Live | None = None
-        if console.is_terminal and not console.quiet:
-            # No thread of its own: see core.forked.
+        self._drawing: Live | NotebookArea | None = None
+        self._last = time.monotonic()
+        if console.is_jupyter and not console.quiet:
+            self._drawing, interval = NotebookArea(transient=transient), max(interval, _IN_NOTEBOOKS)
+            self._last = float("-inf")
+        elif console.is_terminal and not console.quiet:
             self._drawing = Live(console=console, auto_refresh=False, transient=transient)
         self._interval = plain_interval if self._drawing is None else interval
-        self._last = time.monotonic()
 
     def __enter__(self: DisplayT) -> DisplayT:
         if self._drawing is not None:
@@ -95,7 +137,7 @@ class LiveDisplay:
 
 
 class LiveProgress(LiveDisplay):
-    """A bar on a terminal, and a note below it; elsewhere a plain line every ``interval`` seconds."""
+    """A bar on a terminal or in a notebook, and a note below it; elsewhere a plain line every ``interval`` seconds."""
 
     def __init__(self, console: Console, *, interval: float = 10.0) -> None:
         super().__init__(console, interval=0.1, plain_interval=interval, transient=True)

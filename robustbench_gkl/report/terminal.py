@@ -14,10 +14,10 @@ _LEAST_BESIDE = 60
 """Characters of a summary that a line must have room for beside the names."""
 
 
-def make_console(*, quiet: bool = False) -> Console:
+def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
     """Return the console for results and progress; a quiet one writes nothing."""
-    console = Console(quiet=quiet, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
+    console = Console(quiet=quiet, stderr=stderr, highlight=False, soft_wrap=False)
+    if not (console.is_terminal or console.is_jupyter):
         console.width = _PLAIN_WIDTH
     return console
 

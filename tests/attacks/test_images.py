@@ -10,10 +10,10 @@ import torch
 from linear_model import Linear, optimum, samples
 from safetensors.numpy import save_file
 
-from robustbench_gkl import ThreatModel
+from robustbench_gkl import ThreatModel, evaluate
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation import Evaluation
 
 SHAPE = (1, 4, 4)
 N = 24

@@ -6,11 +6,11 @@ import pytest
 import torch
 from linear_model import Linear, optimum, samples
 
+from robustbench_gkl import evaluate
 from robustbench_gkl.attacks import parse_attack
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation import evaluate
 
 SHAPE = (3, 8, 8)
 CASES = {

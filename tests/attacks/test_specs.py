@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from robustbench_gkl import evaluate
 from robustbench_gkl.attacks import ATTACKS, AttackSpec, parse_attack
 from robustbench_gkl.attacks.specs.torchattacks import CLASSES
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import Norm
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation import evaluate
 
 NAMES = [
     entry.name

@@ -9,6 +9,7 @@ from exact_minimum import exact_minimum
 from tiny_nets import tiny_net
 from torch import Tensor
 
+from robustbench_gkl import certify, evaluate
 from robustbench_gkl.certification.branching import Budget, Searched
 from robustbench_gkl.certification.certifier import Certifier
 from robustbench_gkl.certification.crown import ROUNDING, Lines, backward, hidden_bounds
@@ -20,7 +21,6 @@ from robustbench_gkl.certification.region import Region
 from robustbench_gkl.certification.rows import Rows
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation import certify, evaluate
 
 KINDS = ("residual", "convolutional")
 

@@ -13,8 +13,9 @@ from command_line import CommandLine
 from small_net import THREAT, SmallNet, labelled_images, measured
 from torch import Tensor, nn
 
+from robustbench_gkl import evaluate
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal

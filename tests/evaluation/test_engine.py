@@ -18,11 +18,12 @@ import torch
 from small_net import CHEAP, THREAT, SmallNet, evaluated, labelled_images, measured
 from torch import Tensor, nn
 
+from robustbench_gkl import evaluate
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
-from robustbench_gkl.evaluation import Progress, evaluate
+from robustbench_gkl.evaluation import Progress
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball
 from robustbench_gkl.results.journal import Journal
 

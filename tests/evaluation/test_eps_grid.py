@@ -12,11 +12,12 @@ import torch
 from command_line import CommandLine
 
 import robustbench_gkl
+from robustbench_gkl import evaluate
 from robustbench_gkl.config.options import parse_grid
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.data import load_dataset
-from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.models import Classifier
 from robustbench_gkl.results import ResultStore

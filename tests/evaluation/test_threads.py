@@ -10,9 +10,9 @@ import torch
 from small_net import CHEAP, THREAT, SmallNet, evaluated, labelled_images
 from torch import Tensor, nn
 
+from robustbench_gkl import evaluate
 from robustbench_gkl.attacks.search.threads import driver_count
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation import evaluate
 from robustbench_gkl.evaluation.apart import processes_for
 from robustbench_gkl.models import create_model
 

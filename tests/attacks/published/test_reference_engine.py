@@ -9,9 +9,8 @@ import pytest
 import torch
 from linear_model import Linear, optimum, samples
 
-from robustbench_gkl import ThreatModel
+from robustbench_gkl import ThreatModel, evaluate
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.evaluation import evaluate
 
 SHAPE = (1, 4, 4)
 

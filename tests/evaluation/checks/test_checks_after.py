@@ -11,11 +11,11 @@ import torch
 from broken_models import Dropout, Rippled, RootOfZero, Rounded, Scaled, cifar, cnn_a, digits, digits_model
 from torch import Tensor, nn
 
-from robustbench_gkl import ThreatModel
+from robustbench_gkl import ThreatModel, evaluate
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.core.noise import Noise
-from robustbench_gkl.evaluation import Evaluation, evaluate
+from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.checks.after import CHECKS, check_evaluation
 from robustbench_gkl.evaluation.checks.attacked import Attacked
 from robustbench_gkl.evaluation.checks.before import check_model

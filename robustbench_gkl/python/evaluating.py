@@ -28,11 +28,14 @@ from robustbench_gkl.evaluation.batch_size import BatchSize
 from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
-from robustbench_gkl.evaluation.job import job_of
+from robustbench_gkl.evaluation.job import Job, job_of
 from robustbench_gkl.evaluation.progress import Progress
-from robustbench_gkl.evaluation.recorded import evaluate_job
+from robustbench_gkl.evaluation.recorded import Recorded, evaluate_job
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.models.base import Classifier, WrappedClassifier
+from robustbench_gkl.python.showing import console_for
+from robustbench_gkl.report.events import show_evaluation, show_failed
+from robustbench_gkl.report.live import LiveProgress
 from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.runs import weights_sha256
 from robustbench_gkl.sources.subject import Subject
@@ -60,6 +63,7 @@ def evaluate(
     keep_adversarial: bool = False,
     overwrite: bool = False,
     effort: Effort | None = None,
+    progress: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Measure clean and robust accuracy of any model, and record them if ``name`` is given.
@@ -87,6 +91,7 @@ def evaluate(
         keep_adversarial: return the adversarial images too; with a record, only if it is made now.
         overwrite: measure again although there is a record.
         effort: certify the samples that stand after the first stage, which spares them the rest.
+        progress: show a bar; None for in notebooks and on terminals alone.
         on_progress: called a few times a second.
 
     Returns:
@@ -106,37 +111,65 @@ def evaluate(
     settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
     if (name is None) != (results_dir is None) or (name is None) != (dataset is None):
         raise UserError("a record needs name, results_dir and dataset together; give all three, or none for no record")
-    if name is None or results_dir is None or dataset is None:
-        return measure(
-            model,
-            found,
-            targets,
-            ball,
-            specs,
-            settings,
-            index=places,
-            device=device,
-            time_limit=time_limit,
-            keep_adversarial=keep_adversarial,
-            effort=effort,
-            on_progress=on_progress,
+    with LiveProgress(console_for(progress)) as display:
+        tell = _observer(display, on_progress)
+        if name is None or results_dir is None or dataset is None:
+            result = measure(
+                model,
+                found,
+                targets,
+                ball,
+                specs,
+                settings,
+                index=places,
+                device=device,
+                time_limit=time_limit,
+                keep_adversarial=keep_adversarial,
+                effort=effort,
+                on_progress=tell,
+                on_note=display.line,
+            )
+            result.name, result.threat = type(model).__name__, ball
+            return result
+        where = device_of(model) if device is None else torch.device(device)
+        samples = ImageSet(found, targets, tuple(map(str, range(_classes(model, found, where)))))
+        workspace = Workspace(
+            ResultStore(Path(results_dir)),
+            where,
+            on_progress=tell,
+            on_checks=lambda checks: show_failed(checks, display),
+            on_note=display.line,
+            on_wait=display.line,
         )
-    where = torch.device(device) if device is not None else device_of(model)
-    samples = ImageSet(found, targets, tuple(map(str, range(_classes(model, found, where)))))
-    workspace = Workspace(ResultStore(Path(results_dir)), where, on_progress=on_progress)
-    config = _config(dataset, split, len(found), ball, specs, settings)
-    source = _PythonSource(model, name)
-    subject = source.load(samples, device=where)
-    job = job_of(config, source, subject, samples, workspace, index=places, effort=effort)
-    outcome = evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit)
+        config = _config(dataset, split, len(found), ball, specs, settings)
+        source = _PythonSource(model, name)
+        job = job_of(
+            config, source, source.load(samples, device=where), samples, workspace, index=places, effort=effort
+        )
+        outcome = evaluate_job(job, workspace, overwrite=overwrite, time_limit=time_limit)
+    return _result(outcome, job, workspace.store, keep_adversarial=keep_adversarial)
+
+
+def _result(outcome: Recorded, job: Job, store: ResultStore, *, keep_adversarial: bool) -> Evaluation:
+    """Return what was measured now, or what the record holds that was there already."""
     result = outcome.evaluation
     if result is None:
-        verdicts = workspace.store.verdicts(outcome.record)
-        result = Evaluation.of_record(outcome.record, verdicts, num_classes=subject.model.num_classes)
+        result = Evaluation.of_record(outcome.record, store.verdicts(outcome.record), num_classes=job.model.num_classes)
     if not keep_adversarial:
         result.adversarial = result.has_adversarial = None
-    result.record = outcome.record
+    result.record, result.name, result.threat = outcome.record, job.name, job.config.threat.threat()
     return result
+
+
+def _observer(display: LiveProgress, on_progress: Callable[[Progress], None] | None) -> Callable[[Progress], None]:
+    """Return what shows where an evaluation stands, and calls ``on_progress`` too."""
+
+    def tell(event: Progress) -> None:
+        show_evaluation(event, display)
+        if on_progress is not None:
+            on_progress(event)
+
+    return tell
 
 
 def certify(
@@ -158,6 +191,7 @@ def certify(
     time_limit: float | None = None,
     keep_adversarial: bool = False,
     overwrite: bool = False,
+    progress: bool | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Evaluation:
     """Prove of samples that no image in their balls is classified wrongly, up to floating point.
@@ -169,7 +203,8 @@ def certify(
             are decided or their budget is spent.
         seconds: of the processor for each of these; None for no limit.
         calls: rows and images through the network for each of these, forwards and backwards; None for no limit.
-        name, results_dir, dataset, split, index, seed, device, time_limit, keep_adversarial, overwrite, on_progress: as
+        name, results_dir, dataset, split, index, seed, device, time_limit, keep_adversarial, overwrite, progress,
+            on_progress: as
             for :func:`evaluate`.
 
     Returns:
@@ -197,6 +232,7 @@ def certify(
         keep_adversarial=keep_adversarial,
         overwrite=overwrite,
         effort=Effort(complete, seconds, calls),
+        progress=progress,
         on_progress=on_progress,
     )
 
