@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from robustbench_gkl.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from robustbench_gkl import attacks, data, losses, models, results
+    from robustbench_gkl import attacks, data, losses, models, plot, results
     from robustbench_gkl.core.threat import ThreatModel
     from robustbench_gkl.data import load_dataset
     from robustbench_gkl.models import create_model
@@ -29,6 +29,7 @@ __all__ = [
     "load_model",
     "losses",
     "models",
+    "plot",
     "results",
     "train",
 ]

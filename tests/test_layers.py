@@ -27,7 +27,7 @@ ROOMS: tuple[frozenset[str], ...] = (
     frozenset({"training"}),
     frozenset({"evaluation"}),
     frozenset({"report"}),
-    frozenset({"suite", "python"}),
+    frozenset({"suite", "python", "plot"}),
     frozenset({"cli"}),
 )
 """From the ground up: a room imports what lies below it, never a sibling and never what lies above; suite, which shows
@@ -154,7 +154,7 @@ def reached(start: str) -> set[str]:
     [
         dotted(path)
         for path in modules()
-        if room_of(dotted(path)) in ("cli", "suite", "results", "report", "runs", "sources", "config")
+        if room_of(dotted(path)) in ("cli", "suite", "plot", "results", "report", "runs", "sources", "config")
         or dotted(path).startswith("robustbench_gkl.attacks.specs")
         or dotted(path) in TORCH_FREE
     ],

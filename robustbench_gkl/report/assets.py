@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,15 +15,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 _EXTRA = ("plotly", "itables")
 
 
-def require_extra() -> None:
-    """Show that the packages of the ``report`` extra are installed.
+def require_extra(what: str = "HTML pages", packages: Sequence[str] = _EXTRA) -> None:
+    """Show that ``packages`` of the ``report`` extra, which ``what`` needs, are installed.
 
     Raises:
         UserError: they are not; the message has the command that installs them.
     """
-    missing = [name for name in _EXTRA if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise UserError(f"HTML pages need {', '.join(missing)}; install with: pip install 'gklbench[report]'")
+        raise UserError(f"{what} need {', '.join(missing)}; install with: pip install 'gklbench[report]'")
 
 
 def style() -> str:

@@ -23,6 +23,7 @@ from robustbench_gkl.runs.config import RunConfig
 from robustbench_gkl.runs.metrics import csv_text
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from robustbench_gkl.models import Classifier
@@ -112,6 +113,22 @@ class Run:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
+            raise UserError(f"{path} is broken; train the run again with --overwrite") from None
+
+    def metrics(self) -> pd.DataFrame:
+        """Return ``metrics.csv``, a row an epoch.
+
+        Raises:
+            UserError: it is not there yet, or is broken.
+        """
+        import pandas as pd
+
+        path = self.folder / "metrics.csv"
+        try:
+            return pd.read_csv(path)
+        except OSError:
+            raise UserError(f"there is no {path} yet; an epoch of its training must end first") from None
+        except ValueError:
             raise UserError(f"{path} is broken; train the run again with --overwrite") from None
 
     def epochs_done(self) -> int:

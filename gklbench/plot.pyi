@@ -1,0 +1,1 @@
+from robustbench_gkl.plot import *
