@@ -23,7 +23,7 @@ project_copyright = author
 release = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_click",
@@ -31,6 +31,7 @@ extensions = [
     "figures",
     "generated",
     "mathml",
+    "notebooks",
     "output",
 ]
 exclude_patterns = ["_build", "_generated", "_ext"]
@@ -38,6 +39,11 @@ templates_path: list[str] = []
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

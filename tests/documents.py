@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(path.relative_to(ROOT)): path
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "docs").rglob("*.ipynb")))
     if not {"_build", "_generated"} & set(path.parts)
 }
 _FENCE = re.compile(
@@ -45,7 +46,13 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """Yield the blocks of a page that a reader can run or save, in order."""
+    """Yield the blocks of a page that a reader can run or save, in order; of a notebook its cells of code."""
+    if page.suffix == ".ipynb":
+        cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+        yield from (
+            Block("python", "".join(cell["source"]), "", False) for cell in cells if cell["cell_type"] == "code"
+        )
+        return
     for language, options, text in _FENCE.findall(page.read_text(encoding="utf-8")):
         if language in _RUNNABLE:
             given = dict(re.findall(r"^:([\w-]+):\s*(.*)$", options, flags=re.MULTILINE))

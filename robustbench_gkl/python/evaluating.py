@@ -203,9 +203,8 @@ def certify(
             are decided or their budget is spent.
         seconds: of the processor for each of these; None for no limit.
         calls: rows and images through the network for each of these, forwards and backwards; None for no limit.
-        name, results_dir, dataset, split, index, seed, device, time_limit, keep_adversarial, overwrite, progress,
-            on_progress: as
-            for :func:`evaluate`.
+        name, results_dir, dataset, split, index, seed, device: as for :func:`evaluate`.
+        time_limit, keep_adversarial, overwrite, progress, on_progress: likewise.
 
     Returns:
         The verdict on each sample: ``certified_by`` where it is proved, ``broken_by`` where the search broke it.
