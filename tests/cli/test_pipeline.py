@@ -161,7 +161,8 @@ def test_options_win_over_the_recipe_and_are_saved(workplace: Path, gklbench: Co
     arguments = ("--loss", "pgd-at", "--eps", "2/255", "--lr", "0.05", "--set", "optimizer.momentum=0.5", *TINY)
     result = gklbench("train", "digits-gkl", *arguments, "--name", "mine")
     assert result.code == 0, result.err
-    for line in ("loss = pgd-at", "threat.eps = 2/255", "optimizer.lr = 0.05", "optimizer.momentum = 0.5"):
+    assert "settings: digits-gkl with " in result.out
+    for line in ("loss: gkl -> pgd-at", "threat.eps: 0.1 -> 2/255", "optimizer.momentum: 0.9 -> 0.5"):
         assert line in result.out
     saved = json.loads(Path("checkpoints/mine/config.json").read_text())["train"]
     assert (saved["loss"], saved["threat"]["eps"], saved["optimizer"]["lr"]) == ("pgd-at", "2/255", 0.05)
