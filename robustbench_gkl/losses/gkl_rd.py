@@ -7,19 +7,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Member, Temperature, Weight, kl_divergence
+from robustbench_gkl.losses.base import LOSSES, Kind, Logits, Loss, Member, Temperature, Weight, kl_divergence
 from robustbench_gkl.losses.class_prior import ClassPrior
 from robustbench_gkl.losses.gkl import gkl_divergence
 from robustbench_gkl.losses.robust_distillation import Share
-from robustbench_gkl.losses.warmup import Epochs, WarmedUp
 
 
-class _RobustGKL(WarmedUp):
-    """ramp (share GKL at x' + (1 - share) GKL at x), weighted by the teacher's mean prediction of each class at x.
-
-    The mean square error of two networks' logits is large at first: without the ramp, the first epoch of a network
-    without batch normalisation can leave it with outputs that no longer depend on the image.
-    """
+class _RobustGKL(Loss):
+    """share GKL at x' + (1 - share) GKL at x, with weights from the teacher's mean prediction of each class at x."""
 
     kinds: ClassVar[Mapping[str, Kind]] = {"kd": "clean", "robust": "robust"}
     start: ClassVar[Literal["gaussian", "uniform"]] = "gaussian"
@@ -30,12 +25,11 @@ class _RobustGKL(WarmedUp):
         num_classes: int,
         share: Share = 5 / 6,
         alpha: Weight = 1.0,
-        beta: Weight = 5.0,
+        beta: Weight = 1.0,
         gamma: Weight = 1.0,
         prior_temperature: Temperature = 4.0,
-        warmup: Epochs = 5,
     ) -> None:
-        super().__init__(warmup=warmup)
+        super().__init__()
         self.share, self.alpha, self.beta, self.gamma = share, alpha, beta, gamma
         self.prior = ClassPrior(num_classes, temperature=prior_temperature)
 
@@ -55,8 +49,8 @@ class _RobustGKL(WarmedUp):
     def terms(self, logits: Logits, labels: Tensor) -> dict[str, Tensor]:
         """Return the clean and the robust term."""
         return {
-            "kd": self.ramp * (1 - self.share) * self.divergence(logits.clean, logits.teacher_clean, labels),
-            "robust": self.ramp * self.share * self.divergence(logits.adv, self.teaches(logits), labels),
+            "kd": (1 - self.share) * self.divergence(logits.clean, logits.teacher_clean, labels),
+            "robust": self.share * self.divergence(logits.adv, self.teaches(logits), labels),
         }
 
     def observe(self, logits: Logits, labels: Tensor) -> None:
@@ -70,17 +64,17 @@ class _RobustGKL(WarmedUp):
 
 @LOSSES.register("gkl-rd")
 class GKLRD(_RobustGKL):
-    """ramp (share GKL(s(x'), t(x)) + (1 - share) GKL(s(x), t(x))): RSLAD with GKL (arXiv 2503.08038, 2108.07969).
+    """share GKL(s(x'), t(x)) + (1 - share) GKL(s(x), t(x)): RSLAD with GKL (arXiv 2503.08038, 2108.07969).
 
-    The training attack is RSLAD's. No paper has this loss: RSLAD's share, the ratio of alpha and beta of GKL's
-    adversarial training.
+    The training attack is RSLAD's. No paper has this loss: RSLAD's share, and the parts of the decoupled KL at their
+    own weights. The weight 5 that GKL has in adversarial training is too much here, where two networks' logits are far
+    apart at first: a network without batch normalisation died in its first epoch.
 
     Args:
         share: of the adversarial term, from 0 to 1; the clean one has the rest.
         alpha, beta: weights of the soft cross-entropy and of the mean square error, at least 0.
         gamma: smoothing exponent of the class prior, at least 0.
         prior_temperature: T in the class prior, above 0.
-        warmup: epochs over which the loss grows linearly to its weight; 0 for none.
     """
 
     inner_reads: ClassVar[tuple[Member, ...]] = ("adv", "teacher_clean")
@@ -93,12 +87,12 @@ class GKLRD(_RobustGKL):
 
 @LOSSES.register("gkl-rd-adaptive")
 class GKLRDAdaptive(_RobustGKL):
-    """ramp (share GKL(s(x'), t(x')) + (1 - share) GKL(s(x), t(x))): AdaAD with GKL (arXiv 2503.08038, CVPR 2023).
+    """share GKL(s(x'), t(x')) + (1 - share) GKL(s(x), t(x)): AdaAD with GKL (arXiv 2503.08038, CVPR 2023).
 
     The training attack is AdaAD's. No paper has this loss; options and defaults are those of ``gkl-rd``.
 
     Args:
-        share, alpha, beta, gamma, prior_temperature, warmup: see :class:`GKLRD`.
+        share, alpha, beta, gamma, prior_temperature: see :class:`GKLRD`.
     """
 
     inner_reads: ClassVar[tuple[Member, ...]] = ("adv", "teacher_adv")
