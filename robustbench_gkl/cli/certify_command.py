@@ -14,7 +14,7 @@ from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
-    from robustbench_gkl.evaluation.certifying import Effort
+    from robustbench_gkl.evaluation.effort import Effort
 
 _USUAL = "40s"
 """What ``--complete`` spends on a sample."""
@@ -118,7 +118,7 @@ def _effort(complete: bool, per_sample: str | None) -> Effort:
     Raises:
         UserError: a budget that is none, or one for nothing.
     """
-    from robustbench_gkl.evaluation.certifying import Effort
+    from robustbench_gkl.evaluation.effort import Effort
 
     if not complete:
         if per_sample is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config.schema import EvalConfig
-    from robustbench_gkl.evaluation.certifying import Effort
+    from robustbench_gkl.evaluation.effort import Effort
     from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
@@ -213,7 +213,7 @@ class _Evaluated:
     @property
     def effort(self) -> Effort | None:
         """How far samples are certified on the way; None for not at all."""
-        from robustbench_gkl.evaluation.certifying import Effort
+        from robustbench_gkl.evaluation.effort import Effort
 
         return Effort() if self.certify else None
 

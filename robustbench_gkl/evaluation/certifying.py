@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,45 +23,16 @@ from robustbench_gkl.certification.reading import read_network
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.context import Context, SampleSet
+from robustbench_gkl.evaluation.effort import Effort, known_certificates
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
-from robustbench_gkl.evaluation.replay import COUNTED, Entry, StageLog
+from robustbench_gkl.evaluation.replay import COUNTED, StageLog
 from robustbench_gkl.results.record import StageResult
 
 GROUP = 8
 """Samples that are bounded together."""
 PROBED = 2
 """Groups that are tried before the others where certificates are to spare attacks."""
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How far certification goes.
-
-    Attributes:
-        complete: search the samples that bounds do not prove until they are decided or their budget is spent.
-        seconds: of the processor's time for each of them; None for no limit.
-        calls: rows through the network for each of them, forwards and backwards; None for no limit.
-    """
-
-    complete: bool = False
-    seconds: float | None = None
-    calls: int | None = None
-
-    def __str__(self) -> str:
-        if not self.complete:
-            return "bounds alone"
-        return f"{self.calls}calls" if self.calls is not None else f"{self.seconds:g}s" if self.seconds else "no limit"
-
-    def goes_beyond(self, spent: Mapping[str, float | None] | None) -> bool:
-        """Return whether it is more than the ``seconds`` and ``calls`` (None for no limit) spent on a sample so far."""
-        if not self.complete or spent is None:
-            return self.complete
-        unit, limit = ("seconds", self.seconds) if self.calls is None else ("calls", self.calls)
-        before = spent[unit]
-        if before is None:  # no limit, or one in the other unit
-            return spent["seconds"] != spent["calls"]
-        return limit is None or before < limit
 
 
 def has_certification(attacks: Iterable[tuple[AttackSpec, AttackSpec]]) -> bool:
@@ -118,7 +88,7 @@ class _Certification:
         assert context.certifier is not None
         self.context, self.log, self.result, self.effort = context, log, result, effort
         self.certifier = context.certifier
-        self.bounded, self.spent = _known(context.entries, log.key)
+        self.bounded, self.spent = known_certificates(context.entries, log.key)
         standing = np.flatnonzero(result.standing & context.mine).tolist()
         self.pace = Pace(context, name=log.name, restarts=1)
         log.replay(context.entries, standing, result)
@@ -227,17 +197,3 @@ class _Certification:
     def _mark(self) -> None:
         self._marked = (time.perf_counter(), self.context.meter.forwards)
         self.pace.mark()
-
-
-def _known(entries: Iterable[Entry], key: str) -> tuple[set[int], dict[int, dict[str, float]]]:
-    """Return the samples whose bounds are known, and what was spent on those that stay undecided."""
-    bounded: set[int] = set()
-    spent: dict[int, dict[str, float]] = {}
-    for entry in entries:
-        if entry.get("stage") == key:
-            bounded |= set(entry.get("bounded", ()))
-            spent |= {
-                position: {"seconds": seconds, "calls": calls}
-                for position, seconds, calls in entry.get("undecided", ())
-            }
-    return bounded, spent

@@ -20,7 +20,6 @@ from robustbench_gkl.core.device import device_of, full_precision
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.batch_size import BatchSize, fastest_batch_size
 from robustbench_gkl.evaluation.certifying import (
-    Effort,
     certified_result,
     has_certification,
     read_certifier,
@@ -28,6 +27,7 @@ from robustbench_gkl.evaluation.certifying import (
 )
 from robustbench_gkl.evaluation.clean import agreed_predictions, check_samples, clean_logits
 from robustbench_gkl.evaluation.context import Context, SampleSet
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.meter import Meter
 from robustbench_gkl.evaluation.progress import Progress, ignore

@@ -21,7 +21,7 @@ from robustbench_gkl.core.declared import no_plugins
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.data import ImageSet, load_dataset
 from robustbench_gkl.data.source_files import images_key, keep_images_sha256
-from robustbench_gkl.evaluation.certifying import Effort
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.eps_grid import grid_text
 from robustbench_gkl.evaluation.question import Question, id_of, protocol_under, question_of
 from robustbench_gkl.evaluation.workspace import Workspace

@@ -11,9 +11,9 @@ import torch
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.certified import certifier_of, surpasses
-from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
 from robustbench_gkl.evaluation.checks.before import FEW_IMAGES, MOST_IMAGES, check_model
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.evaluation.evaluation import Evaluation

@@ -16,7 +16,8 @@ from robustbench_gkl.certification.certifier import MARGIN
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction
-from robustbench_gkl.evaluation.certifying import Effort, has_certification
+from robustbench_gkl.evaluation.certifying import has_certification
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.ranks.exchange import Exchange

@@ -12,8 +12,8 @@ import numpy as np
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
-from robustbench_gkl.evaluation.certifying import Effort
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, prepare
 from robustbench_gkl.evaluation.journaling import about, discard_old, open_journal, part_name, unfit_parts

@@ -25,7 +25,7 @@ from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import Dataset, ImageSet, to_unit
 from robustbench_gkl.evaluation.arrays import Arrays, Threat, as_images, as_index, as_labels, as_threat
 from robustbench_gkl.evaluation.batch_size import BatchSize
-from robustbench_gkl.evaluation.certifying import Effort
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, job_of

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustbench_gkl import evaluate
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import Evaluation
-from robustbench_gkl.evaluation.certifying import Effort
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
 
