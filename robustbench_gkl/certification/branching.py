@@ -83,6 +83,7 @@ def branch_and_bound(
     budget: Budget,
     noise: Noise,
     confirm: Callable[[Problems], Tensor],
+    fools: Callable[[Tensor], bool],
     enough: float,
 ) -> Searched:
     """Prove that all margins of a sample are positive, or find an image in its ball where one is not.
@@ -94,6 +95,7 @@ def branch_and_bound(
         budget: when to give up.
         noise: the sample's random numbers, for the attack beside.
         confirm: problems to (N,) bool, whether their bounds are positive for certain.
+        fools: an image (C, H, W) at which a margin is negative by this network to whether it counts as adversarial.
         enough: the bound of which that may be expected.
     """
     open_: list[tuple[float, Problems]] = [
@@ -107,12 +109,12 @@ def branch_and_bound(
             image = descent.search_round(network, problems, lows.taken(), noise.at("round", attacked))
             budget.spend(descent.CALLS)
             attacked += 1
-            if image is not None:
+            if image is not None and fools(image):
                 return Searched(proved=False, image=image)
         open_.sort(key=lambda entry: -entry[0])
         place = -1 if len(open_) <= MOST_OPEN else 0
         parents = _joined([open_.pop(place)[1] for _ in range(min(len(open_), CHILDREN // 2))])
-        image, scores = _examined(network, parents, lows)
+        image, scores = _examined(network, parents, lows, fools)
         budget.spend(2 * len(parents))
         if image is not None:
             return Searched(proved=False, image=image)
@@ -151,7 +153,9 @@ class _Lows:
 
 
 @torch.no_grad()
-def _examined(network: Network, problems: Problems, lows: _Lows) -> tuple[Tensor | None, dict[int, Tensor]]:
+def _examined(
+    network: Network, problems: Problems, lows: _Lows, fools: Callable[[Tensor], bool]
+) -> tuple[Tensor | None, dict[int, Tensor]]:
     """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there.
 
     The minimisers of low margin are kept in ``lows``.
@@ -160,9 +164,9 @@ def _examined(network: Network, problems: Problems, lows: _Lows) -> tuple[Tensor
     images = problems.region.minimiser(found.pixels.values)
     values = network.values(images)
     margin = (values[-1] * problems.rows).sum(1)
-    broken = ((margin < 0) & problems.region.threat.contains(images, problems.region.origin)).nonzero().flatten()
-    if len(broken):
-        return images[broken[0]], {}
+    image = next((images[row] for row in (margin < 0).nonzero().flatten() if fools(images[row])), None)
+    if image is not None:
+        return image, {}
     lows.put(images, problems.rows, margin)
     scores = {}
     for relu, bounds in problems.bounds.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -78,13 +79,14 @@ class Certifier:
                 found[place] = one
         return found
 
-    def search(self, bounded: Bounded, budget: Budget, noise: Noise) -> Searched:
+    def search(self, bounded: Bounded, budget: Budget, noise: Noise, fools: Callable[[Tensor], bool]) -> Searched:
         """Return what branch and bound, and an attack beside it, find of a sample that bounds have not proved.
 
         Args:
             bounded: the sample.
             budget: when to give up.
             noise: the sample's random numbers.
+            fools: an image (C, H, W) to whether it is in the ball and the model itself classifies it wrongly.
         """
         assert bounded.problems is not None
         assert bounded.bound is not None
@@ -95,6 +97,7 @@ class Certifier:
             budget=budget,
             noise=noise,
             confirm=self.confirmed,
+            fools=fools,
             enough=MARGIN,
         )
 

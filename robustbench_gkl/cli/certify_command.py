@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from robustbench_gkl.cli import named, options, sections
-from robustbench_gkl.cli.evaluating import resumable, seconds_of, workspace_of
+from robustbench_gkl.cli.evaluating import Evaluated, resumable, seconds_of, workspace_of
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
@@ -40,6 +40,7 @@ _USUAL = "40s"
 )
 @sections.output("--name", help="The model's name on the board; a run's own if not given.")
 @sections.budget("--time-limit", metavar="TIME", help="Stop after 90s, 30m or 2h with a partial record.")
+@sections.budget("--shard", metavar="K/N", help="Only each N-th sample, from the K-th on; join with gklbench merge.")
 @options.seed
 @sections.output("--overwrite", is_flag=True, help="Certify again even if this was done before.")
 @options.save_adversarial
@@ -59,6 +60,7 @@ def command(
     per_sample: str | None,
     name: str | None,
     time_limit: str | None,
+    shard: str | None,
     seed: int | None,
     overwrite: bool,
     save_adversarial: int | Literal["all"],
@@ -82,13 +84,15 @@ def command(
     from robustbench_gkl.results import ResultStore
 
     source = model.source(checkpoints_dir, dataset=dataset, norm=norm)
+    if shard is not None and save_adversarial:
+        raise UserError("--shard does not go with --save-adversarial; give it to gklbench merge")
     asked = options.given(dataset=dataset, split=split, n=n, attacks=("certify",), seed=seed)
     threat = options.given(norm=norm, eps=eps)
     config = evaluation_config(source.native(), asked=asked, threat=threat, usual=usual_threat, what="certify")
     options.refuse_unknown(dataset=config.dataset)
     limit = None if time_limit is None else seconds_of("--time-limit", time_limit)
     with starting():
-        from robustbench_gkl.evaluation.recorded import evaluate_and_record
+        import robustbench_gkl.evaluation.recorded  # noqa: F401
         from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
         from robustbench_gkl.ranks.exchange import exchange_of
     effort, store, world = _effort(complete, per_sample), ResultStore(results_dir), world_from_environment()
@@ -97,19 +101,16 @@ def command(
     where = f"{config.dataset}, {config.threat}{usual_note(config, source.native(), threat=threat)}"
     console.print(f"certifying {name or source.name} on {where}, on {on}: {effort}", markup=False)
     with resumable(), LiveProgress(console) as progress:
-        outcome = evaluate_and_record(
-            config,
-            source,
-            workspace_of(store, on, data_dir, exchange_of(world), progress),
-            name=name,
-            overwrite=overwrite,
-            time_limit=limit,
-            save_adversarial=save_adversarial,
-            effort=effort,
-        )
-    lines = record_lines(outcome.record, reused=outcome.reused)
-    for line in [*lines, *(saved_lines(outcome.record, store) if save_adversarial else [])]:
-        console.print(line, markup=False)
+        workspace = workspace_of(store, on, data_dir, exchange_of(world), progress)
+        evaluated = Evaluated(config, source, workspace, name, overwrite, effort)
+        if shard is not None:
+            outcomes = evaluated.shard(shard, limit, progress)
+        else:
+            outcomes = [evaluated.whole(limit, save_adversarial)]
+    for outcome in outcomes:
+        lines = record_lines(outcome.record, reused=outcome.reused)
+        for line in [*lines, *(saved_lines(outcome.record, store) if save_adversarial else [])]:
+            console.print(line, markup=False)
 
 
 def _effort(complete: bool, per_sample: str | None) -> Effort:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from robustbench_gkl.cli import named, options, sections
-from robustbench_gkl.cli.evaluating import resumable, seconds_of, workspace_of
+from robustbench_gkl.cli.evaluating import Evaluated, resumable, seconds_of, workspace_of
 from robustbench_gkl.cli.starting import starting
 from robustbench_gkl.core.errors import UserError
 
@@ -19,11 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from robustbench_gkl.config.schema import EvalConfig
-    from robustbench_gkl.evaluation.effort import Effort
-    from robustbench_gkl.evaluation.recorded import Recorded
-    from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
-    from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
     from robustbench_gkl.results.record import Record
     from robustbench_gkl.sources.source import ModelSource
@@ -152,6 +147,7 @@ def command(
         return
     with starting():
         import robustbench_gkl.evaluation.recorded  # noqa: F401
+        from robustbench_gkl.evaluation.effort import Effort
         from robustbench_gkl.ranks.collectives import rank_device, world_from_environment
         from robustbench_gkl.ranks.exchange import exchange_of
 
@@ -164,7 +160,8 @@ def command(
     console.print(f"evaluating {name or source.name} on {where}, on {on}{by}", markup=False)
     with resumable(), LiveProgress(console) as progress:
         workspace = workspace_of(store, on, data_dir, exchange_of(world), progress)
-        evaluated = _Evaluated(config, source, workspace, name, overwrite, certify)
+        effort = Effort() if certify else None
+        evaluated = Evaluated(config, source, workspace, name, overwrite, effort)
         if eps_grid is not None:
             outcomes = evaluated.at_all_radii()
         elif shard is not None:
@@ -197,72 +194,6 @@ def _report_known(record: Record, console: Console, fail_under: float | None) ->
     _report([(record, True)], console, grid=False)
     if fail_under is not None:
         _judge(record, fail_under, None)
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """What is evaluated, in one of three ways."""
-
-    config: EvalConfig
-    source: ModelSource
-    workspace: Workspace
-    name: str | None
-    overwrite: bool
-    certify: bool
-
-    @property
-    def effort(self) -> Effort | None:
-        """How far samples are certified on the way; None for not at all."""
-        from robustbench_gkl.evaluation.effort import Effort
-
-        return Effort() if self.certify else None
-
-    def whole(self, time_limit: float | None, save_adversarial: int | Literal["all"]) -> Recorded:
-        """Evaluate all samples."""
-        from robustbench_gkl.evaluation.recorded import evaluate_and_record
-
-        return evaluate_and_record(
-            self.config,
-            self.source,
-            self.workspace,
-            name=self.name,
-            overwrite=self.overwrite,
-            time_limit=time_limit,
-            save_adversarial=save_adversarial,
-            effort=self.effort,
-        )
-
-    def at_all_radii(self) -> list[Recorded]:
-        """Evaluate all samples at the radii of ``--eps-grid``."""
-        from robustbench_gkl.evaluation.recorded import evaluate_grid
-
-        return evaluate_grid(self.config, self.source, self.workspace, name=self.name, overwrite=self.overwrite)
-
-    def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
-        """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
-        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
-        from robustbench_gkl.evaluation.sharing import Shard
-
-        shard = Shard.parse(text)
-        outcome = evaluate_shard(
-            self.config,
-            self.source,
-            self.workspace,
-            shard,
-            name=self.name,
-            overwrite=self.overwrite,
-            time_limit=time_limit,
-            effort=self.effort,
-        )
-        if not isinstance(outcome, ShardOutcome):
-            return [outcome]
-        progress.line(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand")
-        if outcome.partial:
-            progress.line("stopped by --time-limit; the same command goes on")
-        else:
-            join = f"gklbench merge {outcome.record_id} --results-dir {self.workspace.store.folder}"
-            progress.line(f"when all shards are done: {join}")
-        return []
 
 
 def _report(records: Sequence[tuple[Record, bool]], console: Console, *, grid: bool) -> None:

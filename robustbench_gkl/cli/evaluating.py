@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from robustbench_gkl.core.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from robustbench_gkl.config.schema import EvalConfig
+    from robustbench_gkl.evaluation.effort import Effort
+    from robustbench_gkl.evaluation.recorded import Recorded
     from robustbench_gkl.evaluation.workspace import Workspace
     from robustbench_gkl.ranks.exchange import Exchange
     from robustbench_gkl.report.live import LiveProgress
     from robustbench_gkl.results import ResultStore
+    from robustbench_gkl.sources.source import ModelSource
 
 
 @contextmanager
@@ -60,3 +65,63 @@ def workspace_of(
         on_wait=progress.line,
         on_note=progress.line,
     )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated, in one of three ways."""
+
+    config: EvalConfig
+    source: ModelSource
+    workspace: Workspace
+    name: str | None
+    overwrite: bool
+    effort: Effort | None
+    """How far samples are certified; None for not at all."""
+
+    def whole(self, time_limit: float | None, save_adversarial: int | Literal["all"]) -> Recorded:
+        """Evaluate all samples."""
+        from robustbench_gkl.evaluation.recorded import evaluate_and_record
+
+        return evaluate_and_record(
+            self.config,
+            self.source,
+            self.workspace,
+            name=self.name,
+            overwrite=self.overwrite,
+            time_limit=time_limit,
+            save_adversarial=save_adversarial,
+            effort=self.effort,
+        )
+
+    def at_all_radii(self) -> list[Recorded]:
+        """Evaluate all samples at the radii of ``--eps-grid``."""
+        from robustbench_gkl.evaluation.recorded import evaluate_grid
+
+        return evaluate_grid(self.config, self.source, self.workspace, name=self.name, overwrite=self.overwrite)
+
+    def shard(self, text: str, time_limit: float | None, progress: LiveProgress) -> list[Recorded]:
+        """Evaluate a shard, and say how to go on; return the record of the whole if there is one already."""
+        from robustbench_gkl.evaluation.shards import ShardOutcome, evaluate_shard
+        from robustbench_gkl.evaluation.sharing import Shard
+
+        shard = Shard.parse(text)
+        outcome = evaluate_shard(
+            self.config,
+            self.source,
+            self.workspace,
+            shard,
+            name=self.name,
+            overwrite=self.overwrite,
+            time_limit=time_limit,
+            effort=self.effort,
+        )
+        if not isinstance(outcome, ShardOutcome):
+            return [outcome]
+        progress.line(f"shard {shard}: {outcome.standing} of {outcome.n} samples stand")
+        if outcome.partial:
+            progress.line("stopped by --time-limit; the same command goes on")
+        else:
+            join = f"gklbench merge {outcome.record_id} --results-dir {self.workspace.store.folder}"
+            progress.line(f"when all shards are done: {join}")
+        return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from robustbench_gkl.attacks import AttackSpec
-from robustbench_gkl.attacks.search.driver import Task
+from robustbench_gkl.attacks.search.driver import Load, Task
 from robustbench_gkl.attacks.specs.certify import Certify
 from robustbench_gkl.certification.branching import Budget
 from robustbench_gkl.certification.certifier import Bounded, Certifier
@@ -23,7 +24,7 @@ from robustbench_gkl.certification.reading import read_network
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation.context import Context, SampleSet
-from robustbench_gkl.evaluation.effort import Effort, known_certificates
+from robustbench_gkl.evaluation.effort import Effort, Tried
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.pace import Pace
 from robustbench_gkl.evaluation.replay import COUNTED, StageLog
@@ -88,7 +89,7 @@ class _Certification:
         assert context.certifier is not None
         self.context, self.log, self.result, self.effort = context, log, result, effort
         self.certifier = context.certifier
-        self.bounded, self.spent = known_certificates(context.entries, log.key)
+        self.tried = Tried(context.entries, log.key)
         standing = np.flatnonzero(result.standing & context.mine).tolist()
         self.pace = Pace(context, name=log.name, restarts=1)
         log.replay(context.entries, standing, result)
@@ -113,9 +114,7 @@ class _Certification:
 
     def _is_open(self, position: int) -> bool:
         """Return whether there is more to do for a sample."""
-        if self.result.is_certified(position) or self.result.broken_by[position] is not None:
-            return False
-        return position not in self.bounded or self.effort.goes_beyond(self.spent.get(position))
+        return self.tried.is_open(position, self.result, self.effort)
 
     def _certify(self, group: list[int]) -> bool:
         """Certify a group of samples; return whether it came to its end."""
@@ -126,7 +125,7 @@ class _Certification:
         load = self.context.load(group)
         found = self.certifier.bound(load.images, sent(load.labels, load.images.device))
         proved = [(position, one.method) for position, one in zip(group, found, strict=True) if one.method is not None]
-        new = [position for position in group if position not in self.bounded]
+        new = [position for position in group if position not in self.tried.bounded]
         over = len(new) if not self.effort.complete else len(set(new) & {position for position, _ in proved})
         self._write(restarts=over, bounded=new, certified=[pair for pair in proved if pair[0] in new])
         for position, one in zip(group, found, strict=True):
@@ -139,25 +138,29 @@ class _Certification:
     def _search(self, position: int, bounded: Bounded) -> None:
         """Search a sample that bounds do not prove, until it is decided or its budget is spent."""
         budget = Budget(seconds=self.effort.seconds, calls=self.effort.calls)
-        found = self.certifier.search(bounded, budget, self.context.load([position]).noise.at("certify"))
-        fallen = None if found.image is None else self._confirmed(position, found.image)
+        load = self.context.load([position])
+        found = self.certifier.search(
+            bounded, budget, load.noise.at("certify"), lambda image: self._verdict(load, image) is not None
+        )
+        fallen = {}
+        if found.image is not None and (verdict := self._verdict(load, found.image)) is not None:
+            self.context.keep(self.result, np.array([position]), found.image[None])
+            fallen[position] = verdict
         self._write(
             restarts=1,
             certified=[(position, "branch-and-bound")] if found.proved else [],
-            fallen={} if fallen is None else {position: fallen},
+            fallen=fallen,
             undecided=[] if found.proved or fallen else [(position, budget.spent_seconds, budget.spent_calls)],
         )
 
     @torch.no_grad()
-    def _confirmed(self, position: int, image: torch.Tensor) -> tuple[int, float] | None:
+    def _verdict(self, load: Load, image: torch.Tensor) -> tuple[int, float] | None:
         """Return class and distance of an adversarial image (C, H, W); None if it fools nobody in float32."""
-        load = self.context.load([position])
-        allowed = bool(self.context.threat.contains(image[None], load.images))
-        prediction = int(self.context.meter(image[None]).argmax(1))
-        if not allowed or prediction == int(load.labels[0]):
+        if not bool(self.context.threat.contains(image[None], load.images)):
             return None
-        self.context.keep(self.result, np.array([position]), image[None])
-        return prediction, float(self.context.threat.distance(image[None], load.images))
+        prediction = int(self.context.meter(image[None]).argmax(1))
+        distance = float(self.context.threat.distance(image[None], load.images))
+        return None if prediction == int(load.labels[0]) else (prediction, distance)
 
     def _write(
         self,
@@ -177,6 +180,7 @@ class _Certification:
             "bounded": list(bounded),
             "certified": list(certified),
             "undecided": list(undecided),
+            "effort": asdict(self.effort),
             "fallen": list(verdicts),
             "adv_pred": [prediction for prediction, _ in verdicts.values()],
             "distance": [distance for _, distance in verdicts.values()],
@@ -190,7 +194,7 @@ class _Certification:
             self.context.journal.append(entry)
         self.log.take_in(entry, self.result)
         self._news.append(entry)
-        self.bounded |= set(bounded)
+        self.tried.bounded |= set(bounded)
         self.pace.add(restarts=restarts, fallen=len(verdicts), calls=entry["forwards"])
         self.pace.report()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from robustbench_gkl.evaluation.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Effort:
             return "bounds alone"
         return f"{self.calls}calls" if self.calls is not None else f"{self.seconds:g}s" if self.seconds else "no limit"
 
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """The larger, the further it goes: numbers of calls among themselves, and times among themselves."""
+        return self.complete, self.seconds or math.inf, self.calls or math.inf
+
     def goes_beyond(self, spent: Mapping[str, float | None] | None) -> bool:
         """Return whether it is more than the ``seconds`` and ``calls`` (None for no limit) spent on a sample so far."""
         if not self.complete or spent is None:
@@ -37,15 +45,38 @@ class Effort:
         return limit is None or before < limit
 
 
-def known_certificates(entries: Iterable[Mapping[str, Any]], key: str) -> tuple[set[int], dict[int, dict[str, float]]]:
-    """Return the samples whose bounds are known, and what was spent on those that stay undecided."""
-    bounded: set[int] = set()
-    spent: dict[int, dict[str, float]] = {}
-    for entry in entries:
-        if entry.get("stage") == key:
-            bounded |= set(entry.get("bounded", ()))
-            spent |= {
-                position: {"seconds": seconds, "calls": calls}
-                for position, seconds, calls in entry.get("undecided", ())
-            }
-    return bounded, spent
+class Tried:
+    """What a journal says of certificates that were tried.
+
+    Args:
+        entries: the journal's.
+        key: of the certificates in it.
+    """
+
+    def __init__(self, entries: Iterable[Mapping[str, Any]], key: str) -> None:
+        self.bounded: set[int] = set()
+        """The samples whose bounds are known."""
+        self._spent: dict[int, dict[str, float]] = {}
+        self._efforts = {Effort()}
+        for entry in entries:
+            if entry.get("stage") == key:
+                self.bounded |= set(entry.get("bounded", ()))
+                self._spent |= {
+                    position: {"seconds": seconds, "calls": calls}
+                    for position, seconds, calls in entry.get("undecided", ())
+                }
+                self._efforts |= {Effort(**entry["effort"])} if "effort" in entry else set()
+
+    def is_open(self, position: int, result: Evaluation, effort: Effort) -> bool:
+        """Return whether there is more to do for a sample."""
+        if result.is_certified(position) or result.broken_by[position] is not None:
+            return False
+        return position not in self.bounded or effort.goes_beyond(self._spent.get(position))
+
+    def reached(self, positions: Sequence[int], result: Evaluation) -> tuple[Effort, list[int]]:
+        """Return the largest effort that was meant and that no sample lacks, or the least, and what is open then."""
+        for effort in sorted(self._efforts, key=lambda effort: effort.rank, reverse=True):
+            left = [position for position in positions if self.is_open(position, result, effort)]
+            if not left:
+                break
+        return effort, left

@@ -11,6 +11,7 @@ import numpy as np
 from robustbench_gkl.attacks import AttackSpec, SearchSpec
 from robustbench_gkl.attacks.specs import Ball
 from robustbench_gkl.attacks.specs.certify import Certify
+from robustbench_gkl.evaluation.effort import Tried
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.record import StageResult
@@ -162,8 +163,10 @@ def replayed(
         stages = []
         for log in stage_logs(attack, variant, threat, num_classes=num_classes):
             standing = np.flatnonzero(result.standing & known)
-            left = log.replay(entries, standing.tolist(), result)
-            known[list(left)] = False
+            left = list(log.replay(entries, standing.tolist(), result))
+            if isinstance(log.attack, Certify):
+                _, left = Tried(entries, log.key).reached(left, result)
+            known[left] = False
             if result.certified_by is None:
                 certificate_log().replay(entries, (), result)
             stages.append(log.result(attacked=len(standing), broken=int((~result.standing[standing]).sum())))

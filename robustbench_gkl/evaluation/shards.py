@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +12,9 @@ import numpy as np
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
+from robustbench_gkl.evaluation.certified import certificate_key, surpasses
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES
-from robustbench_gkl.evaluation.effort import Effort
+from robustbench_gkl.evaluation.effort import Effort, Tried
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, prepare
 from robustbench_gkl.evaluation.journaling import about, discard_old, open_journal, part_name, unfit_parts
@@ -85,7 +86,8 @@ def evaluate_shard(
         with workspace.holding(job.id):
             exchange.from_leader(lambda: discard_old(job.id, this, store))
     with workspace.holding(job.id, shared=True, part=part_name(share)):
-        if not overwrite and (known := known_records([job], store, exchange)):
+        known = [] if overwrite else known_records([job], store, exchange)
+        if known and not surpasses(job, known[0]):
             return Recorded(known[0], reused=True)
         journal = open_journal(job, store, share, overwrite=overwrite)
         _, result = attack(job, workspace, share, journal, time_limit=time_limit)
@@ -134,6 +136,8 @@ def merge_parts(
         result, missing = _joined(job, journal)
         if missing:
             raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
+        effort, _ = Tried(journal.entries, certificate_key(job)).reached(range(result.n), result)
+        job = replace(job, effort=effort)
         checks = check_before(job, workspace)
         record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
         journal.delete()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from exact_minimum import exact_minimum
 from tiny_nets import tiny_net
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustbench_gkl import certify, evaluate
 from robustbench_gkl.certification.branching import Budget, Searched
@@ -96,14 +98,22 @@ def test_bounds_and_branches_against_the_exact_minimum() -> None:
             here = origin[number : number + 1]
             least = compared_with_the_minimum(network, Region.around(threat, here), margins(labels[number]))
             found = Searched(proved=True)
+            fools = fooling(net, int(labels[number]), here, threat)
             if one.method is None:
-                found = certifier.search(one, Budget(calls=50_000), Noise(0, torch.tensor([number])))
+                found = certifier.search(one, Budget(calls=50_000), Noise(0, torch.tensor([number])), fools)
             assert found.proved == (least > 0)
             methods.append(one.method or ("proved" if found.proved else "broken"))
             if found.image is not None:
-                assert int(net(found.image[None]).argmax(1)) != int(labels[number])
-                assert bool(threat.contains(found.image[None], here).all())
+                assert fools(found.image)
+                budget = Budget(calls=300)
+                assert not certifier.search(one, budget, Noise(0, torch.tensor([number])), lambda image: False).proved
+                assert budget.over  # it goes on where the model itself is not fooled
     assert {"crown", "proved", "broken"} <= set(methods)
+
+
+def fooling(net: nn.Module, label: int, origin: Tensor, threat: ThreatModel) -> Callable[[Tensor], bool]:
+    """Return what tells whether an image (C, H, W) in the ball around ``origin`` (1, C, H, W) is misclassified."""
+    return lambda image: int(net(image[None]).argmax(1)) != label and bool(threat.contains(image[None], origin).all())
 
 
 def compared_with_the_minimum(network: Network, region: Region, rows: Tensor) -> float:

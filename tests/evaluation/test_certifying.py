@@ -168,11 +168,44 @@ class TestCommand:
         assert whole.certified is not None
         assert whole.certified.proved > 0
 
+    def test_shards_of_certificates_join(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        """A merged record claims the effort that all shards have seen; a longer one goes on from it, in shards too."""
+        where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
+        base = ("certify", "tiny", "--n", 48, "--eps", "0.08")
+        alone = ResultStore(store.folder.parent / "alone-certified")
+        for calls, shards in (("300calls", ("1/2", "2/2")), ("2000calls", ("2/2", "1/2"))):
+            searched = ("--complete", "--per-sample", calls)
+            assert gklbench(*base, *searched, "--shard", shards[0], *where).code == 0
+            (identity,) = store.under_way()
+            early = gklbench("merge", identity, *where)
+            assert early.code == 2
+            assert f"shard {shards[1]} is not there" in early.err
+            assert gklbench(*base, *searched, "--shard", shards[1], *where).code == 0
+            assert gklbench("merge", identity, *where).code == 0
+            assert gklbench(*base, *searched, *where[:2], "--results-dir", alone.folder, "--device", "cpu").code == 0
+            (joined,), (whole,) = store.records(), alone.records()
+            pd.testing.assert_frame_equal(store.verdicts(joined), alone.verdicts(whole))
+            assert joined.certified == whole.certified
+            assert whole.certified is not None
+            assert whole.certified.calls_each == int(calls.removesuffix("calls"))
+            assert whole.certified.undecided > 0
+
+    def test_shards_of_unlike_efforts(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
+        base = ("certify", "tiny", "--n", 48, "--eps", "0.08")
+        assert gklbench(*base, "--complete", "--per-sample", "900calls", "--shard", "1/2", *where).code == 0
+        assert gklbench(*base, "--shard", "2/2", *where).code == 0
+        assert gklbench("merge", *where).code == 0
+        (joined,) = store.records()
+        assert joined.certified is not None
+        assert not joined.certified.complete
+
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
             (("certify", "tiny", "--per-sample", "3s"), "--per-sample limits the search of --complete"),
             (("certify", "tiny", "--complete", "--per-sample", "3x"), "--per-sample must be a time above 0"),
+            (("certify", "tiny", "--shard", "1/2", "--save-adversarial", "all"), "give it to gklbench merge"),
             (("eval", "tiny", "--certify", "--engine", "reference"), "--certify goes with none of"),
             (("eval", "tiny", "--certify", "--attack", "autoattack:version=rand"), "at random cannot be certified"),
         ],
