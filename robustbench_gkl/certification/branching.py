@@ -82,7 +82,7 @@ def branch_and_bound(
     *,
     budget: Budget,
     noise: Noise,
-    confirm: Callable[[Problems], Tensor],
+    proves: Callable[[Problems, Tensor], Tensor],
     fools: Callable[[Tensor], bool],
     enough: float,
 ) -> Searched:
@@ -94,80 +94,93 @@ def branch_and_bound(
         bound: (N,), of these.
         budget: when to give up.
         noise: the sample's random numbers, for the attack beside.
-        confirm: problems to (N,) bool, whether their bounds are positive for certain.
+        proves: problems and their bounds (N,) to (N,) bool, whether these are positive for certain.
         fools: an image (C, H, W) at which a margin is negative by this network to whether it counts as adversarial.
         enough: the bound of which that may be expected.
     """
     open_: list[tuple[float, Problems]] = [
         (float(value), problems[torch.tensor([row], device=bound.device)]) for row, value in enumerate(bound)
     ]
-    attacked, lows = 0, _Lows(problems)
-    while open_:
+    attack = _Attack(network, problems, budget, noise, fools)
+    image = attack.quick()
+    while open_ and image is None:
         if budget.over:
             return Searched(proved=False)
-        if budget.spent_calls > ALONE + SHARE * attacked * descent.CALLS:
-            image = descent.search_round(network, problems, lows.taken(), noise.at("round", attacked))
-            budget.spend(descent.CALLS)
-            attacked += 1
-            if image is not None and fools(image):
-                return Searched(proved=False, image=image)
+        if (image := attack.due()) is not None:
+            break
         open_.sort(key=lambda entry: -entry[0])
         place = -1 if len(open_) <= MOST_OPEN else 0
         parents = _joined([open_.pop(place)[1] for _ in range(min(len(open_), CHILDREN // 2))])
-        image, scores = _examined(network, parents, lows, fools)
+        image, scores = _examined(network, parents, attack)
         budget.spend(2 * len(parents))
         if image is not None:
-            return Searched(proved=False, image=image)
+            break
         children, tried = _split(network, parents, scores)
         budget.spend(tried)
         children, bound = improved(network, children, steps=STEPS, enough=enough)
         budget.spend((2 * STEPS + 1) * len(children))
-        hopeful = (bound > enough).nonzero().flatten()
-        proved = torch.zeros_like(bound, dtype=torch.bool)
-        if len(hopeful):
-            proved[hopeful] = confirm(children[hopeful])
-        for row in (~proved).nonzero().flatten():
+        for row in (~proves(children, bound)).nonzero().flatten():
             open_.append((float(bound[row]), children[row[None]]))
-    return Searched(proved=True)
+    return Searched(proved=image is None, image=image)
 
 
-class _Lows:
-    """The minimisers of lowest margin since the last round of the attack, which starts from them too."""
+class _Attack:
+    """The attack beside branch and bound, which also starts where linear bounds were least since its last round."""
 
-    def __init__(self, problems: Problems) -> None:
-        self._images, self._rows = problems.region.origin[:0], problems.rows[:0]
-        self._margins = problems.rows[:0, 0]
+    def __init__(
+        self, network: Network, problems: Problems, budget: Budget, noise: Noise, fools: Callable[[Tensor], bool]
+    ) -> None:
+        self.network, self.problems, self.budget, self.noise, self.fools = network, problems, budget, noise, fools
+        self._rounds = 0
+        self._begin()
 
-    def put(self, images: Tensor, rows: Tensor, margins: Tensor) -> None:
-        """Take in images (B, C, H, W) with their margins as rows (B, K), and the values of these (B,)."""
+    def _begin(self) -> None:
+        self._images, self._rows = self.problems.region.origin[:0], self.problems.rows[:0]
+        self._margins = self._rows[:, 0]
+
+    def quick(self) -> Tensor | None:
+        """Return an adversarial image (C, H, W) that a short search finds, before all else."""
+        image, calls = descent.quick_round(self.network, self.problems, self.noise.at("quick"))
+        self.budget.spend(calls)
+        return image if image is not None and self.fools(image) else None
+
+    def due(self) -> Tensor | None:
+        """Return an adversarial image (C, H, W) that a round finds, if its share of the calls is due."""
+        if self.budget.spent_calls <= ALONE + SHARE * self._rounds * descent.CALLS:
+            return None
+        given, noise = (self._images, self._rows), self.noise.at("round", self._rounds)
+        self._begin()
+        image = descent.search_round(self.network, self.problems, given, noise)
+        self.budget.spend(descent.CALLS)
+        self._rounds += 1
+        return image if image is not None and self.fools(image) else None
+
+    def low(self, images: Tensor, rows: Tensor, margins: Tensor) -> Tensor | None:
+        """Return one of the minimisers (B, C, H, W) if it is adversarial; else start from the lowest later.
+
+        Args:
+            images: (B, C, H, W).
+            rows: (B, K), the margins of which they minimise a linear bound.
+            margins: (B,), their values there.
+        """
+        for row in (margins < 0).nonzero().flatten():
+            if self.fools(images[row]):
+                return images[row]
         margins = torch.cat([self._margins, margins])
         kept = margins.argsort(stable=True)[: descent.STARTS // 2]
         self._margins = margins[kept]
         self._images, self._rows = torch.cat([self._images, images])[kept], torch.cat([self._rows, rows])[kept]
-
-    def taken(self) -> tuple[Tensor, Tensor]:
-        """Return the images (G, C, H, W) and rows (G, K), and begin anew."""
-        found = self._images, self._rows
-        self._images, self._rows, self._margins = self._images[:0], self._rows[:0], self._margins[:0]
-        return found
+        return None
 
 
 @torch.no_grad()
-def _examined(
-    network: Network, problems: Problems, lows: _Lows, fools: Callable[[Tensor], bool]
-) -> tuple[Tensor | None, dict[int, Tensor]]:
-    """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there.
-
-    The minimisers of low margin are kept in ``lows``.
-    """
+def _examined(network: Network, problems: Problems, attack: _Attack) -> tuple[Tensor | None, dict[int, Tensor]]:
+    """Return an adversarial image among the minimisers, if one is, and what each ReLU's lines give away there."""
     found = problems.bounded(network, keep=True)
     images = problems.region.minimiser(found.pixels.values)
     values = network.values(images)
-    margin = (values[-1] * problems.rows).sum(1)
-    image = next((images[row] for row in (margin < 0).nonzero().flatten() if fools(images[row])), None)
-    if image is not None:
+    if (image := attack.low(images, problems.rows, (values[-1] * problems.rows).sum(1))) is not None:
         return image, {}
-    lows.put(images, problems.rows, margin)
     scores = {}
     for relu, bounds in problems.bounds.items():
         lines, slope, row = Lines.of(bounds), problems.slopes[relu], found.at[relu]

@@ -96,7 +96,7 @@ class Certifier:
             bounded.bound,
             budget=budget,
             noise=noise,
-            confirm=self.confirmed,
+            proves=self._proved,
             fools=fools,
             enough=MARGIN,
         )
