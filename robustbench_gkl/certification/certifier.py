@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_gkl.certification.branching import Budget, Searched, branch_and_bound
 from robustbench_gkl.certification.crown import Bounds, hidden_bounds
-from robustbench_gkl.certification.network import Network
+from robustbench_gkl.certification.network import MARGIN, Network, units
 from robustbench_gkl.certification.operations import Affine, Interval
 from robustbench_gkl.certification.problems import Problems, improved
 from robustbench_gkl.certification.region import Region
@@ -18,10 +18,6 @@ from robustbench_gkl.certification.rows import Rows
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 
-MARGIN = 1e-5
-"""What a label's logit must exceed another's by to be proved larger, relative to the image's largest logit and 1."""
-_ERRORS = 10
-"""How many times what float32 errs by at an image a margin must be."""
 SLOPE_STEPS = 20
 """Gradient steps on the slopes of what plain CROWN does not prove."""
 
@@ -108,13 +104,8 @@ class Certifier:
 
     @torch.no_grad()
     def _margins(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the margins of each image as rows (N, K) of logits, in the image's units, and the images.
-
-        The unit is its largest logit, and more where float32 errs by more than a tenth of the margin that is asked for.
-        """
-        logits, precise = self.network(images), self.precise(images.double())
-        error = (logits - precise).abs().amax(1).to(logits.dtype)
-        unit = torch.maximum(logits.abs().amax(1).clamp_min(1), _ERRORS / MARGIN * error)
+        """Return the margins of each image as rows (N, K) of logits, in the image's units, and the images."""
+        unit, logits = units(self.network, self.precise, images)
         count = logits.shape[1]
         image, other = (torch.arange(count, device=labels.device) != labels[:, None]).nonzero(as_tuple=True)
         eye = torch.eye(count, device=images.device)

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from robustbench_gkl.certification.operations import Operation, Relu
 
+MARGIN = 1e-5
+"""What a label's logit must exceed another's by to be proved larger, in the image's unit."""
+_ERRORS = 10
+"""How many times what float32 errs by at an image a margin must be."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -52,3 +57,17 @@ class Network:
     def __call__(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of ``images`` (B, C, H, W)."""
         return self.values(images)[-1]
+
+
+def units(network: Network, precise: Network, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the unit (B,) of each image, and its logits (B, K) in float32.
+
+    It is the largest logit and 1, and more where float32 errs by more than a tenth of :data:`MARGIN` of that.
+
+    Args:
+        network, precise: the same in float32 and in float64.
+        images: (B, C, H, W) float32.
+    """
+    logits = network(images)
+    error = (logits - precise(images.double())).abs().amax(1).to(logits.dtype)
+    return torch.maximum(logits.abs().amax(1).clamp_min(1), _ERRORS / MARGIN * error), logits

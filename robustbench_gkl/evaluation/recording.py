@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_gkl.certification.certifier import MARGIN
+from robustbench_gkl.certification.network import MARGIN
 from robustbench_gkl.core.environment import environment
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import format_fraction

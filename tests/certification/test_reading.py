@@ -9,6 +9,7 @@ import torch
 from tiny_nets import tiny_net
 from torch import Tensor, nn
 
+from robustbench_gkl.certification.network import MARGIN
 from robustbench_gkl.certification.reading import read_network
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.models import create_model
@@ -72,6 +73,35 @@ class Says(nn.Module):
 def test_what_has_no_bounds_is_named(function: Callable[[Tensor], Tensor], layer: str) -> None:
     with pytest.raises(UserError, match=f"^unsupported: .*{layer}"):
         read_network(Says(function).eval(), torch.rand(2, 1, 5, 5))
+
+
+def test_one_logit_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^unsupported: Sequential has one logit"):
+        read_network(nn.Sequential(nn.Flatten(), nn.Linear(25, 1)).eval(), torch.rand(2, 1, 5, 5))
+
+
+class Nudged(nn.Module):
+    """A network whose first logit is larger by something that its trace, which is of two images, has not."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by, self.last = by, nn.Linear(25, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 3) of images (B, 1, 5, 5)."""
+        logits: Tensor = self.last(images.flatten(1)).clone()
+        if len(images) != 2:
+            logits = logits + torch.tensor([self.by, 0.0, 0.0])
+        return logits
+
+
+def test_no_model_differs_from_its_trace_by_what_a_proof_rests_on() -> None:
+    """Half the margin that a certificate has is the most."""
+    torch.manual_seed(0)
+    images = torch.rand(2, 1, 5, 5) / 50
+    read_network(Nudged(MARGIN / 4).eval(), images)
+    with pytest.raises(UserError, match=r"computes otherwise than its trace \(logits differ by 1e-05\)"):
+        read_network(Nudged(MARGIN).eval(), images)
 
 
 def test_a_relu_in_place_changes_what_other_names_see() -> None:
