@@ -152,6 +152,8 @@ class Fall:
 
     name: str
     count: int
+    proved: int = 0
+    """Of those that stand, how many are certified."""
 
 
 def falls(record: Record) -> list[Fall]:
@@ -163,7 +165,8 @@ def falls(record: Record) -> list[Fall]:
     wrong = record.data.n - round(record.clean_acc * record.data.n / 100)
     broken = [Fall(stage.name, stage.broken) for stage in stages]
     standing = record.data.n - wrong - sum(fall.count for fall in broken)
-    return [Fall("wrong without attack", wrong), *broken, Fall("standing", standing)]
+    proved = 0 if record.certified is None else record.certified.proved
+    return [Fall("wrong without attack", wrong), *broken, Fall("standing", standing, proved)]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ COLOURS = ("#3b7dd8", "#d1701c", "#2f9461", "#9066c9", "#d4504f", "#268b99", "#c
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down")
 DASHES = ("solid", "dash", "dot", "dashdot")
 WRONG, STANDING, CLEAN = "#7b828c", "#2f9461", "#7b828c"
+CERTIFIED = "certified"
+"""What the part of the samples that stand and are certified is called."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,20 @@ def _radius(eps: Fraction) -> str:
 
 
 def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure:
-    """Return one bar per model, the best one on top, divided by what its samples fell to."""
+    """Return one bar per model, the best one on top, divided by what its samples fell to.
+
+    Of those that stand, the certified ones are a part of their own, if there are any.
+    """
     names = list(models)
     parts = list(dict.fromkeys(fall.name for falls in models.values() for fall in falls[1:-1]))
     colours = dict(zip(parts, cycle(COLOURS[:2] + COLOURS[3:]), strict=False))
     ends = [(next(iter(models.values()))[i].name, colour) for i, colour in ((0, WRONG), (-1, STANDING))]
+    certified = [(CERTIFIED, STANDING)] if any(falls[-1].proved for falls in models.values()) else []
+    split = {model: _certified_apart(falls) for model, falls in models.items()}
     traces = []
-    for name, colour in (ends[1], *reversed(colours.items()), ends[0]):
-        counts = [next((fall.count for fall in models[model] if fall.name == name), 0) for model in names]
-        totals = [sum(fall.count for fall in models[model]) for model in names]
+    for name, colour in (*certified, ends[1], *reversed(colours.items()), ends[0]):
+        counts = [next((fall.count for fall in split[model] if fall.name == name), 0) for model in names]
+        totals = [sum(fall.count for fall in split[model]) for model in names]
         shares = [100 * count / total for count, total in zip(counts, totals, strict=True)]
         traces.append(
             {
@@ -154,7 +161,7 @@ def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure
                     for model, count, share in zip(names, counts, shares, strict=True)
                 ],
                 "hoverinfo": "text",
-                "marker": {"color": colour},
+                "marker": {"color": colour, "pattern": {"shape": "/" if name == CERTIFIED else ""}},
             }
         )
     standing = ", ".join(f"{model} {falls[-1].count}" for model, falls in list(models.items())[:5])
@@ -170,6 +177,12 @@ def who_fell_to_what(label: str, models: Mapping[str, Sequence[Fall]]) -> Figure
     }
     alt = f"What the samples of {len(names)} models fell to, {label}. Samples that stand: {standing}."
     return Figure(label, alt, traces, layout)
+
+
+def _certified_apart(falls: Sequence[Fall]) -> list[Fall]:
+    """Return the same parts with those that stand divided into certified and others."""
+    *before, last = falls
+    return [*before, Fall(last.name, last.count - last.proved), Fall(CERTIFIED, last.proved)]
 
 
 def waterfall(label: str, falls: Sequence[Fall]) -> Figure:

@@ -133,6 +133,7 @@ class BoardEntry:
         records: all its records there, oldest first.
         stands: (n,) which samples nothing known has broken, or which stand after the reference; None if that is
             not known.
+        broken: (n,) which samples a record breaks, by whatever attack.
         tier: the strongest tier that one of the records completes.
         counted: the records that lead to the tier, oldest first; all records if none does.
         lacks: what it lacks for a rank; empty if it has one.
@@ -144,6 +145,7 @@ class BoardEntry:
     current: bool
     records: tuple[Record, ...]
     stands: NDArray[np.bool_] | None
+    broken: NDArray[np.bool_]
     tier: Tier
     counted: tuple[Record, ...]
     lacks: str
@@ -166,18 +168,13 @@ class BoardEntry:
 
     @cached_property
     def proved(self) -> int | None:
-        """How many samples one of the records proves, none of which is broken; None where none was certified."""
-        proved = self._proved
-        if proved is None:
-            return None
-        return int((proved if self.stands is None else proved & self.stands).sum())
+        """How many samples one of the records proves and none breaks, by whatever attack; None where none certifies."""
+        return None if self._proved is None else int((self._proved & ~self.broken).sum())
 
     @cached_property
     def contradicted(self) -> int:
         """How many samples one of the records proves, and one breaks: one of the two is wrong."""
-        if self._proved is None or self.stands is None:
-            return 0
-        return int((self._proved & ~self.stands).sum())
+        return 0 if self._proved is None else int((self._proved & self.broken).sum())
 
     @cached_property
     def _proved(self) -> NDArray[np.bool_] | None:
@@ -251,9 +248,9 @@ def _entry(
     tier = min((found for found in reached if found is not None), default=UNRANKED)
     counted = [record for record, found in zip(records, reached, strict=True) if found == tier]
     lacks = "" if counted else tiers.lacking(records, randomised=randomised, reference=reference)
-    if reference is None:
-        stands: NDArray[np.bool_] | None = np.logical_and.reduce([store.standing(record) for record in records])
-    else:
+    unbroken: NDArray[np.bool_] = np.logical_and.reduce([store.standing(record) for record in records])
+    stands: NDArray[np.bool_] | None = unbroken
+    if reference is not None:
         stands = _after_reference(counted, reference, store)
         lacks = lacks or ("" if stands is not None else f"per-sample verdicts after {reference}")
     failed = tuple(sorted(models.failed.get((sha256, board.dataset), ())))
@@ -265,6 +262,7 @@ def _entry(
         current=sha256 in models.current,
         records=tuple(records),
         stands=stands,
+        broken=~unbroken,
         tier=UNRANKED if lacks else tier,
         counted=tuple(counted or records),
         lacks=lacks,

@@ -9,8 +9,8 @@ import pytest
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.report.boards import boards_of
-from robustbench_gkl.report.content import by_radius
-from robustbench_gkl.report.figures import accuracy_against_eps
+from robustbench_gkl.report.content import by_radius, falls
+from robustbench_gkl.report.figures import accuracy_against_eps, who_fell_to_what
 from robustbench_gkl.report.scatter import clean_against_robust
 from robustbench_gkl.results import Record, ResultStore, leaderboard
 from robustbench_gkl.results.record import Certificates, pack_standing
@@ -58,6 +58,16 @@ def test_a_certificate_that_a_record_contradicts_is_named(
     assert "1 certified in one record and broken in another" in said
 
 
+def test_a_board_of_one_attack_claims_no_sample_that_another_breaks(
+    store: ResultStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    certified(store, make_record(store, outcome(stands=8, broken=2), attacks=("pgd-20",)), [0, 1, 7])
+    make_record(store, outcome(stands=7, broken=3), attacks=("square",))
+    (row,) = leaderboard(store.folder, reference="pgd-20").to_dict("records")
+    assert (row["certified_acc"], row["worst_case_acc"]) == (20, 80)
+    assert "1 certified in one record and broken in another" in caplog.text
+
+
 def test_a_board_without_certificates_is_as_it_was(store: ResultStore) -> None:
     make_record(store, outcome(stands=5, broken=5))
     assert not [name for name in leaderboard(store.folder) if str(name).startswith("certified")]
@@ -80,3 +90,18 @@ def test_curves_show_a_band_where_all_radii_are_certified(store: ResultStore) ->
     figure = accuracy_against_eps("curve", [curve])
     (band,) = [trace for trace in figure.data if trace.get("fill") == "toself"]
     assert band["y"] == [100.0, 80.0, 60.0, 10.0, 20.0, 100.0]
+
+
+def test_bars_show_what_is_certified_as_a_part_of_what_stands(filled: ResultStore) -> None:
+    models = {record.model.name: falls(record) for record in filled.records() if record.worst_case_acc != 70}
+    assert {name: (parts[-1].count, parts[-1].proved) for name, parts in models.items()} == {
+        "proved": (8, 3),
+        "plain": (5, 0),
+    }
+    bars = {
+        trace["name"]: dict(zip(trace["y"], trace["x"], strict=True)) for trace in who_fell_to_what("x", models).data
+    }
+    assert bars["certified"] == {"proved": 30, "plain": 0}
+    assert bars["standing"] == {"proved": 50, "plain": 50}
+    plain = who_fell_to_what("x", {"plain": models["plain"]})
+    assert "certified" not in [trace["name"] for trace in plain.data]
