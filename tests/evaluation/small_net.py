@@ -32,6 +32,21 @@ class SmallNet(nn.Module):
         return 3 * logits
 
 
+class TwoLayers(SmallNet):
+    """A net with hidden neurons beyond the first layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.second = nn.Conv2d(6, 6, 3, stride=2, padding=1)
+            self.head = nn.Linear(6 * 4 * 4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.second(torch.relu(self.features(images - 0.5)))).flatten(1))
+        return 3 * logits
+
+
 def labelled_images(n: int, *, channels: int = 1, size: int = 8, model: nn.Module) -> tuple[Tensor, Tensor]:
     images = torch.rand(n, channels, size, size, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():

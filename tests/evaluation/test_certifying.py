@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from command_line import CommandLine
-from small_net import THREAT, SmallNet, labelled_images, measured
-from torch import Tensor, nn
+from small_net import THREAT, SmallNet, TwoLayers, labelled_images, measured
+from torch import nn
 
 from robustbench_gkl import evaluate
 from robustbench_gkl.core.errors import UserError
@@ -22,21 +21,6 @@ from robustbench_gkl.results.journal import Journal
 
 ATTACKS = ("pgd:steps=3", "apgd-ce:steps=10", "square:queries=40")
 SEARCHED = Effort(complete=True, calls=300)
-
-
-class TwoLayers(SmallNet):
-    """A net with hidden neurons beyond the first layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            self.second = nn.Conv2d(6, 6, 3, stride=2, padding=1)
-            self.head = nn.Linear(6 * 4 * 4, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(torch.relu(self.second(torch.relu(self.features(images - 0.5)))).flatten(1))
-        return 3 * logits
 
 
 def outcome(attacks: Any, *, effort: Effort | None, n: int = 40, eps: str = "6/255", **options: Any) -> Evaluation:

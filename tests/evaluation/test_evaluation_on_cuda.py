@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_net import CHEAP, SmallNet, labelled_images
+from small_net import CHEAP, SmallNet, TwoLayers, labelled_images
 
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.attacks.search.queries import Precision
 from robustbench_gkl.evaluation import Evaluation
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.engine import EngineSettings, measure
 
 pytestmark = [
@@ -46,3 +47,20 @@ def test_the_second_device_alone(norm: str) -> None:
         pytest.skip("needs two CUDA devices")
     first, second = (evaluated(norm, device=f"cuda:{number}") for number in (0, 1))
     assert first.broken_by.tolist() == second.broken_by.tolist()
+
+
+@pytest.mark.parametrize("attacks", [("certify",), ("pgd:steps=3", "apgd-ce:steps=5")], ids=["certify", "eval"])
+def test_certificates_are_those_of_the_cpu(attacks: tuple[str, ...]) -> None:
+    model = TwoLayers()
+    images, labels = labelled_images(24, model=model)
+    effort = Effort(complete=True, calls=300) if attacks == ("certify",) else Effort()
+    threat, settings = ThreatModel("linf", "6/255"), EngineSettings(batch_size=16)
+    cuda, cpu = (
+        measure(model, images, labels, threat, attacks, settings, device=device, effort=effort)
+        for device in ("cuda", "cpu")
+    )
+    assert cpu.certified_by is not None
+    assert cuda.certified_by is not None
+    assert 0 < sum(method is not None for method in cpu.certified_by) < 24
+    assert cuda.certified_by.tolist() == cpu.certified_by.tolist()
+    assert cuda.broken_by.tolist() == cpu.broken_by.tolist()
