@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import parse_fraction
 from robustbench_gkl.results.published_rows import PUBLISHED
+from robustbench_gkl.results.tiers import CLEAN
 
 ColumnKind = Literal["number", "text", "verdict", "heading", "accuracy"]
 
@@ -123,10 +124,19 @@ def table_view(
     """
     short = short or {}
     frame = _with_interval(frame)
+    without_attack = _is_without_attack(frame)
+    if without_attack:
+        frame = frame.drop(columns="clean_acc")
     first = ["rank", heading, *SHOWN_FIRST]
     ends = ("ci_low", "ci_high") if "interval" in frame else ()
     order = dict.fromkeys([*(key for key in first if key in frame), *map(str, frame)])
     columns = tuple(_column(key, frame[key], heads_row=key == heading) for key in order if key not in ends)
+    if without_attack:
+        label, title = HEADINGS["clean_acc"]
+        columns = tuple(
+            replace(column, label=label, title=title) if column.key == "worst_case_acc" else column
+            for column in columns
+        )
     rows = []
     before: dict[str, object] | None = None
     for record, link in zip(frame.to_dict("records"), links or [None] * len(frame), strict=True):
@@ -138,6 +148,13 @@ def table_view(
         rows.append(Row(cells, ranked, apart))
         before = before if published else values
     return TableView(columns, tuple(rows), short)
+
+
+def _is_without_attack(frame: pd.DataFrame) -> bool:
+    """Return whether nothing was attacked, so that the robust accuracy is the clean one."""
+    if frame.empty or not {"threat", "clean_acc", "worst_case_acc"} <= set(frame):
+        return False
+    return bool(((frame["threat"] == CLEAN.name) & (frame["clean_acc"] == frame["worst_case_acc"])).all())
 
 
 def _with_interval(frame: pd.DataFrame) -> pd.DataFrame:

@@ -259,6 +259,14 @@ def test_columns_that_are_new_just_appear() -> None:
     assert [row.cells[1].link for row in view.rows] == [None, "models/b.html", None, None]
 
 
+def test_without_an_attack_there_is_one_accuracy() -> None:
+    rows = {"rank": [1, 2], "model": ["a", "b"], "clean_acc": [90.0, 80.0], "worst_case_acc": [90.0, 80.0]}
+    for threats, labels in ((["clean"] * 2, ["Clean %"]), (["clean", "linf 1"], ["Robust %", "Clean %"])):
+        view = table_view(pd.DataFrame(rows | {"threat": threats}))
+        assert [column.label for column in view.columns if column.key.endswith("_acc")] == labels
+        assert [row.cells[2].text for row in view.rows] == ["90.00", "80.00"]
+
+
 def test_names_of_pages_are_safe_and_unlike() -> None:
     names = ["gkl-1", "GKL-1", "../../etc/passwd", HOSTILE, "..", "", "日本", "x" * 200, ".hidden", "ok_2.0"]
     pages = page_names(names)
