@@ -7,15 +7,18 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from robustbench_gkl.cli import options, sections
+
+if TYPE_CHECKING:
+    from robustbench_gkl.core.requirements import Requirement
 
 _LEAST_FREE = 1 << 30
 """Bytes below which a disk is nearly full."""
@@ -102,22 +105,22 @@ def _packages() -> Iterator[_Finding]:
         "Install it anew, so that what it requires is known: pip install ." if stale else "",
     )
     yield _Finding("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    base = [requirement for requirement in requirements("gklbench") if not requirement.extra]
+    required = requirements("gklbench")
+    base = [requirement for requirement in required if not requirement.extra]
     unmet = {str(requirement): problem for requirement in base if (problem := requirement.problem())}
     versions = ", ".join(f"{requirement.name} {installed(requirement.name)}" for requirement in base)
     wrong = ", ".join(f"{wanted} is required: {problem}" for wanted, problem in unmet.items())
     advice = f"pip install {' '.join(repr(wanted) for wanted in unmet)}" if unmet else ""
     yield _Finding("fail" if unmet else "ok", "packages", wrong or versions, advice)
-    extras = {requirement.extra for requirement in requirements("gklbench")} - {"", "dev", "docs"}
+    extras = {requirement.extra for requirement in required} - {"", "dev", "docs"}
     for extra in sorted(extras):
-        yield _extra(extra)
+        yield _extra(extra, [requirement for requirement in required if requirement.extra == extra])
 
 
-def _extra(extra: str) -> _Finding:
-    """Return what there is of an extra; one that is not there is nobody's fault."""
-    from robustbench_gkl.core.requirements import installed, requirements
+def _extra(extra: str, wanted: Sequence[Requirement]) -> _Finding:
+    """Return what there is of the packages of an extra; one that is not there is nobody's fault."""
+    from robustbench_gkl.core.requirements import installed
 
-    wanted = [requirement for requirement in requirements("gklbench") if requirement.extra == extra]
     there = {requirement: version for requirement in wanted if (version := installed(requirement.name))}
     if not there:
         return _Finding("ok", f"extra {extra}", f"not installed (pip install 'gklbench[{extra}]')")

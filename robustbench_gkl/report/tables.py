@@ -10,6 +10,7 @@ import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import parse_fraction
+from robustbench_gkl.results.board_tables import cell_text
 from robustbench_gkl.results.published_rows import PUBLISHED
 from robustbench_gkl.results.tiers import CLEAN
 
@@ -210,7 +211,7 @@ def _cell(column: TableColumn, values: Mapping[str, object], link: str | None, s
     if column.numeric:
         number = float(str(value))
         bounds = _bounds(values, number) if column.key == "worst_case_acc" else None
-        return TableCell(number_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
+        return TableCell(cell_text(column.key, value), "accuracy" if bounds else "number", number, bounds=bounds)
     text = str(value)
     order = threat_order(text) if column.key == "threat" else text.casefold()
     if column.heads_row:
@@ -231,13 +232,6 @@ def threat_order(threat: str) -> str:
 def _bounds(values: Mapping[str, object], accuracy: float) -> tuple[float, float, float] | None:
     low, high = values.get("ci_low"), values.get("ci_high")
     return None if _missing(low) or _missing(high) else (float(str(low)), accuracy, float(str(high)))
-
-
-def number_text(key: str, value: object) -> str:
-    """Return a number as it is shown: thousands apart, two decimals for what is not whole."""
-    if isinstance(value, float):
-        return f"{value:,.1f}" if key.endswith("seconds") else f"{value:,.2f}"
-    return f"{value:,}"
 
 
 def settings_rows(values: Mapping[str, object], *, prefix: str = "") -> list[tuple[str, str]]:
