@@ -39,8 +39,8 @@ class _Take(NamedTuple):
 class _Settle(NamedTuple):
     """See :meth:`Source.settle`."""
 
-    later: Sequence[Task]
-    through: int
+    done: Sequence[Task]
+    gone: Sequence[Task]
 
 
 class _Report(NamedTuple):
@@ -90,7 +90,7 @@ def run_apart(
     Args:
         build: makes a driver whose runs a referee judges; called in its process.
         away: take in what the drivers say of themselves.
-        source: of the tasks; exhausted when no sample has a run left.
+        source: of the tasks.
         context: the evaluation.
         account: where results are written down, in this process.
 
@@ -113,7 +113,7 @@ def run_apart(
         if isinstance(message, _Take):
             return source.take(message.free, message.held), source.exhausted
         if isinstance(message, _Settle):
-            source.settle(message.later, message.through)
+            source.settle(message.done, message.gone)
             return None
         away[number].nonfinite, away[number].progress = message.nonfinite, message.progress
         context.meter.add(message.forwards, message.backwards)
@@ -148,8 +148,8 @@ class _DistantSource:
             self._ask_again = now + _ASK_EVERY
         return tasks
 
-    def settle(self, later: Sequence[Task], through: int) -> None:
-        self._link.tell(_Settle(later, through))
+    def settle(self, done: Sequence[Task], gone: Sequence[Task]) -> None:
+        self._link.tell(_Settle(done, gone))
         self._ask_again = 0.0
 
 
@@ -163,8 +163,8 @@ class _Reporter:
         self._told, self._calls = time.perf_counter(), (meter.forwards, meter.backwards)
         self.driver: Driver | None = None
 
-    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
-        judgement = judge(self._context, positions, points)
+    def confirm(self, tasks: Sequence[Task], points: Tensor) -> np.ndarray:
+        judgement = judge(self._context, tasks, points)
         self._judgements.append(judgement)
         return judgement.broken
 

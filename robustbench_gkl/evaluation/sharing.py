@@ -62,9 +62,14 @@ class Share:
         """Return (n,) bool: which samples are evaluated."""
         return np.ones(n, dtype=bool) if self.shard is None else self.shard.samples(n)
 
-    def source(self, tasks: Iterable[Task]) -> Source:
-        """Return where a driver finds ``tasks``, which must be the same on all ranks."""
-        return Waiting(tasks) if self.exchange.world.size == 1 else Pool(self.exchange, tasks)
+    def source(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False) -> Source:
+        """Return where drivers find ``tasks``, which must be the same on all ranks; see :class:`Waiting`.
+
+        What ranks share they give out one run of a sample at a time.
+        """
+        if self.exchange.world.size == 1:
+            return Waiting(tasks, runs=runs, at_once=at_once)
+        return Pool(self.exchange, tasks, runs=runs)
 
 
 _POOLED = ("through", "later", "taken")
@@ -82,8 +87,8 @@ class Pool:
     see the same free restart may both claim a number, the second before its restart has come: it looks again later.
     """
 
-    def __init__(self, exchange: Exchange, tasks: Iterable[Task]) -> None:
-        self._exchange, self._topic = exchange, exchange.topic()
+    def __init__(self, exchange: Exchange, tasks: Iterable[Task], *, runs: int) -> None:
+        self._exchange, self._topic, self._runs = exchange, exchange.topic(), runs
         self._first = sorted(tasks)
         self._claims: list[int] = []
         self._left = len(self._first)
@@ -108,8 +113,10 @@ class Pool:
             self._ask_again = now + (_ASK_BUSY if held else _ASK_IDLE)
         return tasks
 
-    def settle(self, later: Sequence[Task], through: int) -> None:
-        """Give restarts back."""
+    def settle(self, done: Sequence[Task], gone: Sequence[Task]) -> None:
+        """Give the samples' next restarts back."""
+        later = [Task(run + 1, position) for run, position in done if run + 1 < self._runs]
+        through = len(done) + len(gone) - len(later)
         if later:
             end = len(self._first) + self._count("later", len(later))
             pairs = zip(range(end - len(later), end), later, strict=True)

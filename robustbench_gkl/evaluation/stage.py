@@ -15,8 +15,8 @@ from torch import Tensor
 from robustbench_gkl.attacks import SearchSpec
 from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.search.slots import Space
-from robustbench_gkl.attacks.search.tasks import Referee, Source
-from robustbench_gkl.attacks.search.threads import SharedSource, driver_count, run_together
+from robustbench_gkl.attacks.search.tasks import InOrder, Referee, Source
+from robustbench_gkl.attacks.search.threads import driver_count, run_together
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.apart import Away, processes_for, run_apart
@@ -71,10 +71,11 @@ class _Stage:
         self.context, self.log, self.result = context, log, result
         self.pace = Pace(context, name=log.name, restarts=log.runs)
         self._news: list[dict[str, Any]] = []
-        self._verdicts: dict[int, tuple[int, float]] = {}
+        self._verdicts: dict[Task, tuple[int, float, Tensor]] = {}
         self._drivers: Sequence[Driver | Away] = ()
         self._nonfinite = 0
         self._left: dict[int, int] = {}
+        self._ends = InOrder({})
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._listened = time.perf_counter()
         self._mark()
@@ -127,19 +128,22 @@ class _Stage:
 
     def _driven(self, precision: Precision) -> tuple[dict[int, int], bool]:
         left = dict(self._left)
-        context, ranks = self.context, self.context.share.exchange.world.size
-        samples = -(-len(left) // ranks)
-        alone, fitting = ranks == 1 and not context.meter.compiled, min(samples, self.result.batch_size)
-        build = partial(self._driver, samples, precision)
-        source = context.share.source(Task(number, position) for position, number in left.items())
-        self._nonfinite = 0
+        context, ranks, runs = self.context, self.context.share.exchange.world.size, self.log.runs
+        # A doubtful success ends a sample's search in low precision, whatever its other runs find.
+        at_once = ranks == 1 and precision == "float32" and runs > 1
+        rows = len(left) * (runs - 1) if at_once else -(-len(left) // ranks)
+        alone, fitting = ranks == 1 and not context.meter.compiled, min(rows, self.result.batch_size)
+        build = partial(self._driver, rows, precision)
+        tasks = (Task(number, position) for position, number in left.items())
+        source = context.share.source(tasks, runs=runs, at_once=at_once)
+        self._nonfinite, self._ends = 0, InOrder(left)
         apart = processes_for(context.meter.model, fitting) if alone else 1
-        whole = self._driven_apart(build, SharedSource(source, samples=len(left)), apart) if apart > 1 else None
+        whole = self._driven_apart(build, source, apart) if apart > 1 else None
         if whole is None:
             count = driver_count(context.samples.device, fitting) if alone else 1
             self._drivers = drivers = [build(self, of=count) for _ in range(count)]
             self.pace.begin(drivers)
-            whole = run_together(drivers, source, samples=len(left), stop=self._stopped.set)
+            whole = run_together(drivers, source, stop=self._stopped.set)
         return {position: number for driver in self._drivers for position, number in driver.doubtful.items()}, whole
 
     def _driven_apart(self, build: Callable[..., Driver], source: Source, count: int) -> bool | None:
@@ -148,13 +152,13 @@ class _Stage:
         self.pace.begin(away)
         return run_apart(partial(build, of=count), away, source, self.context, self)
 
-    def _driver(self, samples: int, precision: Precision, referee: Referee, *, of: int) -> Driver:
-        """Return one of ``of`` drivers, which share samples and batch size."""
+    def _driver(self, rows: int, precision: Precision, referee: Referee, *, of: int) -> Driver:
+        """Return one of ``of`` drivers, which share the batch size and ``rows``, as many as there may be at a time."""
         context, attack = self.context, self.log.attack
         assert isinstance(attack, SearchSpec)
         # A few samples more than a batch would cost a second pass of nearly empty batches.
         size = self.result.batch_size
-        slots = max(1, samples if samples <= _SQUEEZED * size else size)
+        slots = max(1, rows if rows <= _SQUEEZED * size else size)
         space = Space(
             -(-slots // of), context.samples.shape, self.result.num_classes, context.threat, context.samples.device
         )
@@ -163,7 +167,6 @@ class _Stage:
             context.meter.search,
             context,
             referee,
-            runs=self.log.runs,
             name=attack.name,
             targeted=attack.targeted,
             precision=precision,
@@ -195,8 +198,9 @@ class _Stage:
             )
         if attack.returns_failures:
             self._unmoved += int((candidates == load.images).flatten(1).all(1).sum())
-        broken = self.confirm(batch, candidates.detach().float())
         tasks = [Task(0, position) for position in batch]
+        self._ends = InOrder(dict.fromkeys(batch, 0))
+        broken = self.confirm(tasks, candidates.detach().float())
         stood = [task for task, fell in zip(tasks, broken, strict=True) if not fell]
         self.over(stood, [task for task, fell in zip(tasks, broken, strict=True) if fell], None)
 
@@ -210,10 +214,10 @@ class _Stage:
                 self.log.take_in(entry, self.result)
         return all(ended for ended, _ in told)
 
-    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
+    def confirm(self, tasks: Sequence[Task], points: Tensor) -> np.ndarray:
         """Return (B,) bool: which points (B, C, H, W) are allowed, and misclassified when predicted anew in float32."""
         with self._lock:
-            judgement = judge(self.context, positions, points)
+            judgement = judge(self.context, tasks, points)
             self.take_in(judgement)
             return judgement.broken
 
@@ -221,10 +225,10 @@ class _Stage:
         """Note what became of some candidates, until their restarts are over."""
         self._rejected += judgement.rejected
         self._candidates += len(judgement.broken)
-        for position, *verdict in zip(judgement.positions, judgement.prediction, judgement.distance, strict=True):
-            self._verdicts[int(position)] = (int(verdict[0]), float(verdict[1]))
-        if len(judgement.positions):
-            self.context.keep(self.result, judgement.positions, judgement.images)
+        for task, *verdict, image in zip(
+            judgement.tasks, judgement.prediction, judgement.distance, judgement.images, strict=True
+        ):
+            self._verdicts[task] = (int(verdict[0]), float(verdict[1]), image)
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
         """Write down which restarts are over."""
@@ -232,7 +236,11 @@ class _Stage:
             self._write(done, fallen)
 
     def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
-        verdicts = [self._verdicts.pop(task.position) for task in fallen]
+        done, fallen = self._ends.sorted(done, fallen)
+        verdicts = [self._verdicts.pop(task) for task in fallen]
+        if fallen:
+            images = torch.stack([image for _, _, image in verdicts])
+            self.context.keep(self.result, np.array([task.position for task in fallen]), images)
         self._left.update((task.position, task.run + 1) for task in done)
         for task in (*fallen, *(task for task in done if task.run + 1 >= self.log.runs)):
             self._left.pop(task.position, None)
@@ -241,8 +249,8 @@ class _Stage:
             "stage": self.log.key,
             "done": [(task.position, task.run) for task in done],
             "fallen": [task.position for task in fallen],
-            "adv_pred": [prediction for prediction, _ in verdicts],
-            "distance": [distance for _, distance in verdicts],
+            "adv_pred": [prediction for prediction, _, _ in verdicts],
+            "distance": [distance for _, distance, _ in verdicts],
             "rejected": self._rejected,
             "candidates": self._candidates,
             "unmoved": self._unmoved,

@@ -51,6 +51,16 @@ def test_batch_size_changes_no_verdict(spec: str) -> None:
         np.testing.assert_allclose(results[0]["distance"], other["distance"], rtol=1e-4)
 
 
+def test_a_sample_falls_to_the_same_restart_where_all_run_at_once() -> None:
+    found = [
+        evaluated(attacks=("pgd:steps=3,restarts=8",), batch_size=size, keep_adversarial=True) for size in (7, 900)
+    ]
+    one, other = found
+    assert one.broken_by.tolist() == other.broken_by.tolist()
+    assert one.adversarial is not None
+    torch.testing.assert_close(one.adversarial, other.adversarial, rtol=0, atol=1e-6)
+
+
 class _KilledError(Exception):
     pass
 

@@ -228,7 +228,7 @@ class TestPool:
         tasks = [Task(0, position) for position in range(101)]
 
         def work(exchange: Exchange) -> list[Task]:
-            pool = Pool(exchange, tasks)
+            pool = Pool(exchange, tasks, runs=3)
             done: list[Task] = []
             held: list[Task] = []
             while not pool.exhausted:
@@ -238,8 +238,7 @@ class TestPool:
                 assert len(held) <= 51
                 over, held = held[:7], held[7:]
                 done += over
-                later = [Task(task.run + 1, task.position) for task in over if task.run < 2]
-                pool.settle(later, len(over) - len(later))
+                pool.settle(over, [])
             return done
 
         first, second = together(work)
@@ -250,12 +249,12 @@ class TestPool:
     def test_a_run_claimed_too_early_is_not_lost(self) -> None:
         """Both ranks see one free run and claim it; the second claim is for the run that comes next."""
         store = HashStore()
-        one, other = (Pool(Exchange(World(rank, 2), store), [Task(0, 0), Task(0, 1)]) for rank in range(2))
+        one, other = (Pool(Exchange(World(rank, 2), store), [Task(0, 0), Task(0, 1)], runs=2) for rank in range(2))
         assert one.take(1, 0) == [Task(0, 0)]
         assert one.take(1, 0) == [Task(0, 1)]
         other._claims += [other._count("taken", 1) - 1]
         assert other.take(1, 0) == []
-        one.settle([Task(1, 0)], 0)
+        one.settle([Task(0, 0)], [])
         time.sleep(0.06)
         assert other.take(0, 0) == []
         time.sleep(0.06)

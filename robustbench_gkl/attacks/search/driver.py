@@ -38,7 +38,6 @@ class Driver:
         model: images to logits.
         samples: the samples by position.
         referee: decides which points are successes; gets each run that is over.
-        runs: how many runs a sample has.
         name: of the attack, which its random numbers belong to.
         targeted: whether each run has its own target, the runner-up of that rank.
         precision: of the model while searching; the referee chooses its own.
@@ -54,13 +53,12 @@ class Driver:
         samples: Samples,
         referee: Referee,
         *,
-        runs: int,
         name: str,
         targeted: bool = False,
         precision: Precision = "float32",
     ) -> None:
         self.search, self.model, self.samples, self.referee = search, model, samples, referee
-        self.runs, self.name, self.targeted, self.precision = runs, name, targeted, precision
+        self.name, self.targeted, self.precision = name, targeted, precision
         self.queries = Queries(search, model, name=name, precision=precision)
         self.doubtful: dict[int, int] = {}
         self._late = LastWrong(self.queries) if search.evaluations > 1 else None
@@ -173,16 +171,21 @@ class Driver:
         """
         if not len(slots):
             return
-        positions = [self._tasks[slot].position for slot in slots]
-        accepted = self.referee.confirm(positions, points)
+        accepted = self.referee.confirm([self._tasks[slot] for slot in slots], points)
         fallen += slots[accepted].tolist()
         if self.precision != "float32":
             doubted += slots[~accepted].tolist()
 
     def _retire(self, fallen: Sequence[int], doubted: Sequence[int]) -> None:
-        """Take the fallen, the doubted and the finished samples out of their slots, refill the slots or close them."""
+        """Take the fallen, the doubted and the finished samples out of their slots, refill the slots or close them.
+
+        Later runs of a sample that fell count no more.
+        """
         search, tasks = self.search, self._tasks
         out = {*fallen, *doubted}
+        if fallen:
+            first = {position: run for run, position in sorted((tasks[slot] for slot in fallen), reverse=True)}
+            out.update(slot for slot, (run, position) in enumerate(tasks) if run > first.get(position, run))
         done = [slot for slot in search.finished[: len(tasks)].nonzero()[0].tolist() if slot not in out]
         if not out and not done:
             return
@@ -190,8 +193,7 @@ class Driver:
         self.referee.over([tasks[slot] for slot in done], [tasks[slot] for slot in fallen], left)
         self.doubtful.update((tasks[slot].position, tasks[slot].run) for slot in doubted)
         free = sorted(out.union(done))
-        later = [Task(run + 1, position) for run, position in map(tasks.__getitem__, done) if run + 1 < self.runs]
-        self._source.settle(later, len(free) - len(later))
+        self._source.settle([tasks[slot] for slot in done], [tasks[slot] for slot in sorted(out)])
         refilled = self._fill(free)
         for slot in reversed(free[refilled:]):
             self._close(slot)

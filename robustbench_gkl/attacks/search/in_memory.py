@@ -42,11 +42,11 @@ def propose(
     samples = _InMemory(model, images, labels, threat, noise, logits)
     runs = spec.runs(threat, num_classes=logits.shape[1])
     drivers = [
-        Driver(spec.search(space), model, samples, samples, runs=runs, name=spec.name, targeted=spec.targeted)
+        Driver(spec.search(space), model, samples, samples, name=spec.name, targeted=spec.targeted)
         for _ in range(count)
     ]
-    tasks = Waiting(Task(0, position) for position in range(len(labels)))
-    run_together(drivers, tasks, samples=len(labels), stop=samples.stopped.set)
+    tasks = Waiting((Task(0, position) for position in range(len(labels))), runs=runs)
+    run_together(drivers, tasks, stop=samples.stopped.set)
     return samples.candidates
 
 
@@ -71,8 +71,8 @@ class _InMemory:
     def ranking(self, positions: Sequence[int]) -> Tensor:
         return self.ranked[torch.tensor(positions)]
 
-    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
-        rows = self._rows(positions)
+    def confirm(self, tasks: Sequence[Task], points: Tensor) -> np.ndarray:
+        rows = self._rows([task.position for task in tasks])
         inside = self.threat.contains(points, self.images[rows])
         self.candidates[rows] = torch.where(column(inside), points, self.candidates[rows])
         found: np.ndarray = inside.cpu().numpy()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -36,14 +37,17 @@ class Load:
 
 
 class Source(Protocol):
-    """Gives out tasks; several drivers may share one."""
+    """Gives out tasks, and knows what follows them; several drivers may share one."""
 
     def take(self, free: int, held: int) -> list[Task]:
         """Return at most ``free`` tasks to begin; ``held`` are under way already."""
         ...
 
-    def settle(self, later: Sequence[Task], through: int) -> None:
-        """Add the tasks ``later``; ``through`` more samples have no run left."""
+    def settle(self, done: Sequence[Task], gone: Sequence[Task]) -> None:
+        """Note which tasks are over: after those ``done`` their samples' next runs are due, after those ``gone`` none.
+
+        Of a sample that is gone, earlier runs may still be under way; they go on.
+        """
         ...
 
     @property
@@ -53,24 +57,84 @@ class Source(Protocol):
 
 
 class Waiting:
-    """The tasks of a single driver; earlier runs come first."""
+    """The tasks of the drivers of one process; earlier runs come first.
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
-        self._tasks = sorted(tasks)
+    Args:
+        tasks: the first of each sample.
+        runs: how many a sample has.
+        at_once: whether a sample that has stood one run goes through all others at once, as far as slots are free.
+            Few samples fall later than in their first run, and full batches cost less than nearly empty ones.
+    """
+
+    def __init__(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False) -> None:
+        self._tasks, self._runs, self._at_once = sorted(tasks), runs, at_once
+        self._followed: set[int] = set()
+        self._gone: set[int] = set()
+        self._under_way = 0
 
     def take(self, free: int, held: int) -> list[Task]:
         """Return the next tasks, at most ``free``."""
-        return [heapq.heappop(self._tasks) for _ in range(min(free, len(self._tasks)))]
+        taken: list[Task] = []
+        while self._tasks and len(taken) < free:
+            task = heapq.heappop(self._tasks)
+            if task.position not in self._gone:
+                taken.append(task)
+        self._under_way += len(taken)
+        return taken
 
-    def settle(self, later: Sequence[Task], through: int) -> None:
-        """Add the tasks ``later``."""
-        for task in later:
-            heapq.heappush(self._tasks, task)
+    def settle(self, done: Sequence[Task], gone: Sequence[Task]) -> None:
+        """Add the tasks that follow."""
+        self._under_way -= len(done) + len(gone)
+        self._gone.update(task.position for task in gone)
+        for run, position in done:
+            if position in self._followed:
+                continue
+            end = self._runs if self._at_once else min(run + 2, self._runs)
+            for later in range(run + 1, end):
+                heapq.heappush(self._tasks, Task(later, position))
+            if self._at_once:
+                self._followed.add(position)
 
     @property
     def exhausted(self) -> bool:
-        """Whether no task is left."""
-        return not self._tasks
+        """Whether no task waits or is under way."""
+        return not self._tasks and not self._under_way
+
+
+class InOrder:
+    """The ends of runs, put into the order of each sample's runs: a run counts when all before it have stood.
+
+    So a sample falls to the first run that breaks it, whichever was the first to end.
+
+    Args:
+        at: the run that each sample begins with, by position.
+    """
+
+    def __init__(self, at: Mapping[int, int]) -> None:
+        self._next = dict(at)
+        self._ended: dict[int, dict[int, bool]] = defaultdict(dict)
+
+    def sorted(self, done: Sequence[Task], fallen: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Return the runs that count from now on: those that stood and those that fell.
+
+        Args:
+            done: runs that ended without a success.
+            fallen: runs that ended in one.
+        """
+        for tasks, fell in ((done, False), (fallen, True)):
+            for run, position in tasks:
+                self._ended[position][run] = fell
+        stood, broken = [], []
+        for position in dict.fromkeys(task.position for task in (*done, *fallen)):
+            ended = self._ended[position]
+            while position in self._next and (run := self._next[position]) in ended:
+                if ended.pop(run):
+                    broken.append(Task(run, position))
+                    del self._next[position]
+                else:
+                    stood.append(Task(run, position))
+                    self._next[position] = run + 1
+        return stood, broken
 
 
 class Samples(Protocol):
@@ -88,12 +152,12 @@ class Samples(Protocol):
 class Referee(Protocol):
     """Decides which candidates are successes, and keeps account of the runs."""
 
-    def confirm(self, positions: Sequence[int], points: Tensor) -> np.ndarray:
-        """Return (B,) bool: whether each of ``points`` (B, C, H, W) succeeds against the sample at its position."""
+    def confirm(self, tasks: Sequence[Task], points: Tensor) -> np.ndarray:
+        """Return (B,) bool: whether each of ``points`` (B, C, H, W) succeeds against the sample of its task."""
         ...
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
-        """Note which runs are over.
+        """Note which runs are over; those of one sample may come in any order.
 
         Args:
             done: those that ended without a success.

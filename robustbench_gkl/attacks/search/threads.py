@@ -25,41 +25,34 @@ def driver_count(device: torch.device, samples: int) -> int:
 
 
 class SharedSource:
-    """A source for several drivers: it is exhausted when no sample has a run left, wherever.
+    """A source for drivers in several threads."""
 
-    Args:
-        source: where the tasks come from.
-        samples: how many samples they belong to.
-    """
-
-    def __init__(self, source: Source, *, samples: int) -> None:
-        self._source, self._left = source, samples
-        self._lock = threading.Lock()
+    def __init__(self, source: Source) -> None:
+        self._source, self._lock = source, threading.Lock()
 
     def take(self, free: int, held: int) -> list[Task]:
         """Return at most ``free`` tasks to begin; ``held`` are under way already where they go."""
         with self._lock:
             return self._source.take(free, held)
 
-    def settle(self, later: Sequence[Task], through: int) -> None:
-        """Add the tasks ``later``; ``through`` more samples have no run left."""
+    def settle(self, done: Sequence[Task], gone: Sequence[Task]) -> None:
+        """Note which tasks are over; see :meth:`Source.settle`."""
         with self._lock:
-            self._left -= through
-            self._source.settle(later, through)
+            self._source.settle(done, gone)
 
     @property
     def exhausted(self) -> bool:
-        """Whether no sample has a run left."""
-        return self._left <= 0
+        """Whether no task will ever come again."""
+        with self._lock:
+            return self._source.exhausted
 
 
-def run_together(drivers: Sequence[Driver], source: Source, *, samples: int, stop: Callable[[], None]) -> bool:
+def run_together(drivers: Sequence[Driver], source: Source, *, stop: Callable[[], None]) -> bool:
     """Do the tasks of ``source`` with all ``drivers`` at once; torch's threads are divided between them.
 
     Args:
         drivers: their referee must be safe to call from several threads.
         source: of the tasks.
-        samples: how many samples the tasks belong to.
         stop: called where one driver fails or the call is interrupted; the referee is then to stop the others.
 
     Returns:
@@ -67,7 +60,7 @@ def run_together(drivers: Sequence[Driver], source: Source, *, samples: int, sto
     """
     if len(drivers) == 1:
         return drivers[0].run(source)
-    shared, threads = SharedSource(source, samples=samples), torch.get_num_threads()
+    shared, threads = SharedSource(source), torch.get_num_threads()
 
     def work(driver: Driver) -> bool:
         torch.set_num_threads(max(1, threads // len(drivers)))
