@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.objectives import margin
-from robustbench_gkl.attacks.search.slots import Space, Starts, column
+from robustbench_gkl.attacks.search.slots import Rows, Space, Starts, column
 from robustbench_gkl.attacks.search.windows import WindowSearch, Written
 from robustbench_gkl.attacks.specs.square import P_INIT, Square
 from robustbench_gkl.core.device import sent
@@ -90,6 +90,11 @@ class PyramidSquareSearch(SquareSearch):
         super().__init__(space, queries=queries)
         self.delta, self.mass = self.image(), self.scalar()
 
+    @property
+    def varying(self) -> list[Tensor]:
+        """The images, the perturbations and their mass."""
+        return [self.point, self.delta, self.mass]
+
     @staticmethod
     @abstractmethod
     def measure(delta: Tensor) -> Tensor:
@@ -162,6 +167,11 @@ class PyramidSquareSearch(SquareSearch):
         for block in self.blocks(len(moves)):
             at = block if isinstance(slots, slice) else slots[block]
             self.point[at] = self.inside(self.origin[at], self.delta[at], mass[block])
+
+    def leftover(self, rows: Rows) -> Tensor:
+        """Return the best image of each finished run, (B, C, H, W)."""
+        origin = self.origin[rows.device]
+        return self.threat.project(origin + self.delta[rows.device], origin)
 
     def settle(self, better: np.ndarray) -> None:
         """Restore the perturbations, and replace them where ``better`` (B,) bool holds."""

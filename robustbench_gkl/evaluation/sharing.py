@@ -62,13 +62,13 @@ class Share:
         """Return (n,) bool: which samples are evaluated."""
         return np.ones(n, dtype=bool) if self.shard is None else self.shard.samples(n)
 
-    def source(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False) -> Source:
+    def source(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False, drivers: int = 1) -> Source:
         """Return where drivers find ``tasks``, which must be the same on all ranks; see :class:`Waiting`.
 
         What ranks share they give out one run of a sample at a time.
         """
         if self.exchange.world.size == 1:
-            return Waiting(tasks, runs=runs, at_once=at_once)
+            return Waiting(tasks, runs=runs, at_once=at_once, drivers=drivers)
         return Pool(self.exchange, tasks, runs=runs)
 
 

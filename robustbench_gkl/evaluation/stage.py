@@ -134,16 +134,16 @@ class _Stage:
         rows = len(left) * (runs - 1) if at_once else -(-len(left) // ranks)
         alone, fitting = ranks == 1 and not context.meter.compiled, min(rows, self.result.batch_size)
         build = partial(self._driver, rows, precision)
-        tasks = (Task(number, position) for position, number in left.items())
-        source = context.share.source(tasks, runs=runs, at_once=at_once)
+        tasks = [Task(number, position) for position, number in left.items()]
+        source = partial(context.share.source, tasks, runs=runs, at_once=at_once)
         self._nonfinite, self._ends = 0, InOrder(left)
         apart = processes_for(context.meter.model, fitting) if alone else 1
-        whole = self._driven_apart(build, source, apart) if apart > 1 else None
+        whole = self._driven_apart(build, source(drivers=apart), apart) if apart > 1 else None
         if whole is None:
             count = driver_count(context.samples.device, fitting) if alone else 1
             self._drivers = drivers = [build(self, of=count) for _ in range(count)]
             self.pace.begin(drivers)
-            whole = run_together(drivers, source, stop=self._stopped.set)
+            whole = run_together(drivers, source(drivers=count), stop=self._stopped.set)
         return {position: number for driver in self._drivers for position, number in driver.doubtful.items()}, whole
 
     def _driven_apart(self, build: Callable[..., Driver], source: Source, count: int) -> bool | None:
@@ -159,6 +159,8 @@ class _Stage:
         # A few samples more than a batch would cost a second pass of nearly empty batches.
         size = self.result.batch_size
         slots = max(1, rows if rows <= _SQUEEZED * size else size)
+        if attack.looks_ahead:
+            slots = max(slots, size)
         space = Space(
             -(-slots // of), context.samples.shape, self.result.num_classes, context.threat, context.samples.device
         )

@@ -63,6 +63,13 @@ class Search(ABC):
     def begin(self, rows: Rows, starts: Starts) -> None:
         """Start a run of ``starts`` in the slots ``rows``; the state they held is void, but labels and targets."""
 
+    def rows(self, count: int) -> int:
+        """Return how many rows the first ``count`` slots have in the next batch: as many, or a multiple.
+
+        Slots beyond ``count``, which are free, then stand for these in turn, at later steps of theirs.
+        """
+        return count
+
     def prepare(self, rows: Rows) -> None:  # noqa: B027
         """Set the query points of ``rows``, if they are made just before the model is called."""
 

@@ -128,7 +128,7 @@ class Driver:
         wants = self.search.wants_gradient[:count]
         some, without = bool(wants.any()), count - int(wants.sum())
         if not (self.search.splits and some and without >= _SPLIT * count):
-            return [(Rows.first(count), some)]
+            return [(Rows.first(self.search.rows(count)), some)]
         device = self.search.space.device
         return [(Rows.of(wants.nonzero()[0], device), True), (Rows.of((~wants).nonzero()[0], device), False)]
 
@@ -156,12 +156,15 @@ class Driver:
             self._confirm(slots, points, fallen, doubted)
 
     def _hits(self, slots: np.ndarray, fallen: list[int], doubted: list[int]) -> None:
-        """Judge the misclassified query points of ``slots`` (n,) int64, now or at the end of the run."""
+        """Judge the misclassified query points of ``slots`` (n,) int64, now or at the end of the run.
+
+        A slot beyond those of the tasks stands for one of these, see :meth:`Search.rows`.
+        """
         if self._late is not None:
             self._late.keep(slots)
             return
         points = self.search.query[sent(torch.from_numpy(slots), self.search.space.device)]
-        self._confirm(slots, points, fallen, doubted)
+        self._confirm(slots % len(self._tasks), points, fallen, doubted)
 
     def _confirm(self, slots: np.ndarray, points: Tensor, fallen: list[int], doubted: list[int]) -> None:
         """Add those of ``slots`` (n,) int64 whose ``points`` (n, C, H, W) are successes to ``fallen``.

@@ -45,7 +45,7 @@ def propose(
         Driver(spec.search(space), model, samples, samples, name=spec.name, targeted=spec.targeted)
         for _ in range(count)
     ]
-    tasks = Waiting((Task(0, position) for position in range(len(labels))), runs=runs)
+    tasks = Waiting((Task(0, position) for position in range(len(labels))), runs=runs, drivers=count)
     run_together(drivers, tasks, stop=samples.stopped.set)
     return samples.candidates
 

@@ -64,18 +64,20 @@ class Waiting:
         runs: how many a sample has.
         at_once: whether a sample that has stood one run goes through all others at once, as far as slots are free.
             Few samples fall later than in their first run, and full batches cost less than nearly empty ones.
+        drivers: how many share the tasks; none holds more than its part of them.
     """
 
-    def __init__(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False) -> None:
-        self._tasks, self._runs, self._at_once = sorted(tasks), runs, at_once
+    def __init__(self, tasks: Iterable[Task], *, runs: int = 1, at_once: bool = False, drivers: int = 1) -> None:
+        self._tasks, self._runs, self._at_once, self._drivers = sorted(tasks), runs, at_once, drivers
         self._followed: set[int] = set()
         self._gone: set[int] = set()
         self._under_way = 0
 
     def take(self, free: int, held: int) -> list[Task]:
         """Return the next tasks, at most ``free``."""
+        part = -(-(len(self._tasks) + self._under_way) // self._drivers)
         taken: list[Task] = []
-        while self._tasks and len(taken) < free:
+        while self._tasks and len(taken) < min(free, part - held):
             task = heapq.heappop(self._tasks)
             if task.position not in self._gone:
                 taken.append(task)

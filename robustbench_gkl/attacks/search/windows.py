@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
+from robustbench_gkl.attacks.search.lookahead import Lookahead
 from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import sequence
@@ -89,6 +90,9 @@ class WindowSearch(Search):
 
     The best image is kept in place; only windows are written, and written back where they did not help.
 
+    Where slots are free, the next steps of a sample share a batch: each is tried as though those before it had not
+    helped, and the first one that helped counts, with none after it. So the sample takes the same steps.
+
     Args:
         space: the slots.
         sides: of the windows of each step, in pixels; as many steps.
@@ -117,8 +121,14 @@ class WindowSearch(Search):
         self._moves = self.tensor(_AHEAD, self._draws - self.corners, dtype=torch.int64)
         self._drawn = self.on_host(-1)
         self._numbers = np.arange(space.slots)
+        self._lookahead, self._copied = Lookahead(), (0, 0)
         self._first_pixel = torch.arange(space.slots, device=space.device)[:, None] * (channels * height * width)
         self._count = 0
+
+    @property
+    def varying(self) -> list[Tensor]:
+        """What changes from step to step, (slots, ...) each."""
+        return [self.point]
 
     @property
     def query(self) -> Tensor:
@@ -149,6 +159,7 @@ class WindowSearch(Search):
 
     def begin(self, rows: Rows, starts: Starts) -> None:
         """Set the first images; their windows are drawn when they are due."""
+        self._copied = (0, 0)
         self._drawn[rows.host] = -1
         self._keys[rows.device] = starts.noise.keys()
         self.best_value[rows.host] = -np.inf
@@ -156,8 +167,18 @@ class WindowSearch(Search):
         self.origin[rows.device] = starts.images
         self.point[rows.device] = self.start(starts)
 
+    def move(self, source: int, target: int) -> None:
+        """Copy one slot's state over another's."""
+        super().move(source, target)
+        self._copied = (0, 0)
+
+    def rows(self, count: int) -> int:
+        """Return ``count`` times the number of steps that share the next batch."""
+        return count * self._lookahead.begin(self.space.slots // count)
+
     def prepare(self, rows: Rows) -> None:
         """Write windows into each image but the first one of a run; windows of one size at a time."""
+        self._look_ahead(len(self.step[rows.host]))
         step = self.step[rows.host]
         self._count, self.written = len(step), []
         moving = step.nonzero()[0]
@@ -175,14 +196,69 @@ class WindowSearch(Search):
     def advance(self, rows: Rows, answer: Answer) -> None:
         """Keep the windows that raised the objective, undo the others."""
         assert isinstance(rows.device, slice)
-        count = len(answer.wrong)
-        labels = torch.from_numpy(self.host_labels[:count])
-        value = self.objective(answer.logits, labels, labels).numpy()
+        value, first = self._first(answer)
+        count = len(first)
         best = self.best_value[:count]
-        self.settle(value > best)
-        np.maximum(best, value, out=best)
+        chosen, better = first * count + np.arange(count), np.zeros(len(value), dtype=bool)
+        better[chosen] = value[chosen] > best
+        self.settle(better)
+        np.maximum(best, value[chosen], out=best)
+        self.step[:count] += first
         self.finished[:count] = self.step[:count] == self.length
         self.step[:count] += 1
+        if len(value) > count:
+            self._copy(chosen[better[chosen]], count)
+        self._lookahead.end(first.mean() + 1)
+
+    def counts(self, rows: Rows, answer: Answer) -> np.ndarray:
+        """Return (B,) bool: the misclassified query points of the steps that count."""
+        _, first = self._first(answer)
+        counted = np.zeros_like(answer.wrong)
+        chosen = first * len(first) + np.arange(len(first))
+        counted[chosen] = answer.wrong[chosen]
+        return counted
+
+    def _first(self, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
+        """Return the objective (B,), and of each slot the first step in the batch that matters, (n,) int64 from 0.
+
+        That is the first one which raises the objective or is misclassified, else the last one.
+        """
+        labels = torch.from_numpy(self.host_labels[: len(answer.wrong)])
+        value = self.objective(answer.logits, labels, labels).numpy()
+        steps = self._lookahead.steps
+        count = len(value) // steps
+        if steps == 1:
+            return value, np.zeros(count, dtype=np.int64)
+        matters = answer.wrong | (value > np.tile(self.best_value[:count], steps))
+        matters = matters.reshape(steps, count)
+        last = np.minimum(steps - 1, self.length - self.step[:count])
+        return value, np.where(matters.any(0), np.minimum(matters.argmax(0), last), last)
+
+    def _look_ahead(self, rows: int) -> None:
+        """Let the slots beyond those in use stand for these at their next steps, ``rows`` in all."""
+        steps = self._lookahead.steps
+        count = rows // steps
+        if steps == 1:
+            self._copied = (0, 0)
+            return
+        if self._copied != (count, steps):
+            for tensor in (self.origin, self._keys, *self.varying):
+                tensor[count:rows] = tensor[:count].repeat(steps - 1, *[1] * (tensor.dim() - 1))
+            self.host_labels[count:rows] = np.tile(self.host_labels[:count], steps - 1)
+            self._drawn[count:rows] = -1
+            self._copied = (count, steps)
+        ahead = np.arange(rows) // count
+        self.step[:rows] = np.minimum(np.tile(self.step[:count], steps) + ahead, self.length)
+
+    def _copy(self, slots: np.ndarray, count: int) -> None:
+        """Copy what varies in ``slots`` (n,) int64, one at most of those that stand for one sample, to the others."""
+        if not len(slots):
+            return
+        device, steps = self.space.device, self._lookahead.steps
+        source = sent(torch.from_numpy(np.tile(slots, steps)), device)
+        target = np.tile(slots % count, steps) + count * np.arange(steps).repeat(len(slots))
+        for tensor in self.varying:
+            tensor[sent(torch.from_numpy(target), device)] = tensor[source]
 
     def windows(self, side: int, slots: slice | Tensor, corner: Tensor) -> Windows:
         """Return the windows of ``slots`` (n) of a ``side``, with ``corner`` (n,) int64."""

@@ -180,6 +180,8 @@ class SearchSpec(AttackSpec):
     runner: ClassVar[str] = "robustbench_gkl.attacks.search.in_memory:propose"
     searcher: ClassVar[str]
     """``module:function`` of the function from a space and the spec to the search."""
+    looks_ahead: ClassVar[bool] = False
+    """Whether slots without a sample of their own are of use to the search."""
 
     @abstractmethod
     def runs(self, threat: Ball, *, num_classes: int) -> int:

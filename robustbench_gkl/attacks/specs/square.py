@@ -27,6 +27,7 @@ class Square(SearchSpec):
     family: ClassVar[str] = "square"
     gradients: ClassVar[bool] = False
     searcher: ClassVar[str] = "robustbench_gkl.attacks.square:square_search"
+    looks_ahead: ClassVar[bool] = True
 
     queries: Count = 5000
     restarts: Count = 1
