@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 from small_net import CHEAP, SmallNet, TwoLayers, labelled_images
+from torch import Tensor
 
 from robustbench_gkl import ThreatModel
 from robustbench_gkl.attacks.search.queries import Precision
@@ -39,6 +42,40 @@ def test_what_any_precision_finds_float32_on_the_cpu_confirms(norm: str, precisi
     assert bool((predicted != labels[broken]).all())
     assert bool(THREATS[norm].contains(found.adversarial[broken], images[broken]).all())
     assert abs(int(found.standing.sum()) - int(cpu.standing.sum())) <= 1
+
+
+class _Notes(torch.autograd.Function):
+    """Passes values on, and notes whether TF32 is allowed on the way there and back."""
+
+    seen: ClassVar[list[tuple[str, bool]]] = []
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        _Notes.seen.append(("forward", torch.backends.cudnn.allow_tf32))
+        return values.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        _Notes.seen.append(("backward", torch.backends.cudnn.allow_tf32))
+        return gradient
+
+
+def test_tf32_is_of_gradients_too_and_never_of_verdicts() -> None:
+    class Noted(SmallNet):
+        def forward(self, images: Tensor) -> Tensor:
+            noted: Tensor = _Notes.apply(super().forward(images))
+            return noted
+
+    images, labels = labelled_images(20, model=SmallNet())
+    seen = {}
+    precisions: tuple[Precision, ...] = ("float32", "tf32")
+    for precision in precisions:
+        _Notes.seen = []
+        settings = EngineSettings(batch_size=25, search_precision=precision)
+        measure(Noted(), images, labels, THREATS["linf"], ("pgd:steps=3",), settings, device="cuda")
+        seen[precision] = set(_Notes.seen)
+    assert seen["float32"] == {("forward", False), ("backward", False)}
+    assert seen["tf32"] == {("forward", False), ("forward", True), ("backward", True)}
 
 
 @pytest.mark.parametrize("norm", THREATS)

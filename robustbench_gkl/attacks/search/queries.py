@@ -29,13 +29,14 @@ class Queries:
         precision: of the model.
 
     Attributes:
-        context: in which the model is called.
+        forward: the context in which the model is called; that of its gradients is :attr:`around` alone.
+        around: the context of everything.
         nonfinite: gradients with NaN or infinite values under finite logits, so far; such values count as 0.
     """
 
     def __init__(self, search: Search, model: Model, *, name: str, precision: Precision) -> None:
         self.search, self.model, self.name = search, model, name
-        self.context = precision_context(precision, search.space.device)
+        self.forward, self.around = _contexts(precision, search.space.device)
         self.nonfinite = 0
 
     def ask(self, rows: Rows, *, gradient: bool) -> Answer:
@@ -66,14 +67,14 @@ class Queries:
         search, at = self.search, rows.device
         points = search.query[at].detach()
         if not gradient:
-            with torch.no_grad(), self.context:
+            with torch.no_grad(), self.around, self.forward:
                 return self.model(points).float(), None, None
         labels, targets = search.labels[at], search.targets[at]
         points.requires_grad_()
         total: Tensor | None = None
         for _ in range(search.evaluations):
-            with torch.enable_grad():
-                with self.context:
+            with torch.enable_grad(), self.around:
+                with self.forward:
                     logits = self.model(points)
                 logits = logits.float()
                 value, slope = search.slope(logits, labels, targets, points)
@@ -103,11 +104,17 @@ def _answer(
     return answer, broken, next(found, None)
 
 
-def precision_context(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which the model runs in ``precision``."""
+def _contexts(
+    precision: Precision, device: torch.device
+) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """Return the contexts of forward passes and of forward and backward passes, for ``precision``.
+
+    Gradients have the types of autocast's forward pass by themselves; TF32 is looked up at each product.
+    """
+    nothing = contextlib.nullcontext()
     if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return TensorCores(allowed=True) if precision == "tf32" else contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16), nothing
+    return nothing, TensorCores(allowed=True) if precision == "tf32" else nothing
 
 
 class LastWrong:
@@ -140,7 +147,7 @@ class LastWrong:
         """Return those of ``slots`` (n,) whose points are misclassified again, (m,), and the points (m, C, H, W)."""
         device = self._points.device
         points = self._points[sent(torch.from_numpy(slots), device)]
-        with torch.no_grad(), self._queries.context:
+        with torch.no_grad(), self._queries.around, self._queries.forward:
             predicted = self._queries.model(points).argmax(1).cpu().numpy()
         wrong = predicted != self._queries.search.host_labels[slots]
         return slots[wrong], points[sent(torch.from_numpy(wrong.nonzero()[0]), device)]
