@@ -17,7 +17,7 @@ from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import sequence
 
-_AHEAD = 50
+_AHEAD = 128
 """Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
 
 
@@ -120,7 +120,7 @@ class WindowSearch(Search):
         self._keys = self.scalar(dtype=torch.int64)
         self._moves = self.tensor(_AHEAD, self._draws - self.corners, dtype=torch.int64)
         self._drawn = self.on_host(-1)
-        self._numbers = np.arange(space.slots)
+        self._slot_numbers = np.arange(space.slots)
         self._lookahead, self._copied = Lookahead(), (0, 0)
         self._first_pixel = torch.arange(space.slots, device=space.device)[:, None] * (channels * height * width)
         self._count = 0
@@ -174,24 +174,23 @@ class WindowSearch(Search):
 
     def rows(self, count: int) -> int:
         """Return ``count`` times the number of steps that share the next batch."""
-        return count * self._lookahead.begin(self.space.slots // count)
+        return count * self._lookahead.begin(min(self.space.slots // count, _AHEAD))
 
     def prepare(self, rows: Rows) -> None:
         """Write windows into each image but the first one of a run; windows of one size at a time."""
         self._look_ahead(len(self.step[rows.host]))
         step = self.step[rows.host]
-        self._count, self.written = len(step), []
+        self._count, self.written = len(step) // self._lookahead.steps, []
         moving = step.nonzero()[0]
         if not len(moving):
             return
-        block, place = np.divmod(step[moving] - 1, _AHEAD)
-        stale = block != self._drawn[moving]
+        first, last = step[: self._count], step[-self._count :]
+        stale = (self._drawn[: self._count] < 0) | (last > self._drawn[: self._count] + _AHEAD)
         if stale.any():
-            self._draw(moving[stale], block[stale])
+            self._draw(stale.nonzero()[0], np.maximum(first[stale] - 1, 0))
         sides = self.sides[step[moving] - 1]
         for side in np.unique(sides) if (sides != sides[0]).any() else sides[:1]:
-            chosen = sides == side
-            self._propose_at(int(side), moving[chosen], place[chosen])
+            self._propose_at(int(side), moving[sides == side], step, len(step))
 
     def advance(self, rows: Rows, answer: Answer) -> None:
         """Keep the windows that raised the objective, undo the others."""
@@ -242,10 +241,9 @@ class WindowSearch(Search):
             self._copied = (0, 0)
             return
         if self._copied != (count, steps):
-            for tensor in (self.origin, self._keys, *self.varying):
+            for tensor in (self.origin, *self.varying):
                 tensor[count:rows] = tensor[:count].repeat(steps - 1, *[1] * (tensor.dim() - 1))
             self.host_labels[count:rows] = np.tile(self.host_labels[:count], steps - 1)
-            self._drawn[count:rows] = -1
             self._copied = (count, steps)
         ahead = np.arange(rows) // count
         self.step[:rows] = np.minimum(np.tile(self.step[:count], steps) + ahead, self.length)
@@ -263,28 +261,33 @@ class WindowSearch(Search):
     def windows(self, side: int, slots: slice | Tensor, corner: Tensor) -> Windows:
         """Return the windows of ``slots`` (n) of a ``side``, with ``corner`` (n,) int64."""
         if self.point.device.type == "cpu":
-            numbers = self._numbers[slots] if isinstance(slots, slice) else slots.numpy()
+            numbers = self._slot_numbers[slots] if isinstance(slots, slice) else slots.numpy()
             return _HostWindows(slots, side, (numbers, slice(None), *np.divmod(corner.numpy(), self.space.shape[2])))
         first = self._first_pixel[slots] + corner[:, None]
         return _FlatWindows(slots, first[:, :, None] + _template(side, self.space.shape, self.space.device))
 
-    def _propose_at(self, side: int, slots: np.ndarray, place: np.ndarray) -> None:
-        """Propose the windows of ``slots`` (n,) drawn at ``place`` (n,); all slots at one place need no gathering."""
-        device = self.space.device
-        if len(slots) == self._count and (place == place[0]).all():
-            self.propose(side, slice(0, self._count), self._moves[: self._count, int(place[0])])
-        else:
-            at = sent(torch.from_numpy(slots), device)
-            self.propose(side, at, self._moves[at, sent(torch.from_numpy(place), device)])
+    def _propose_at(self, side: int, slots: np.ndarray, step: np.ndarray, rows: int) -> None:
+        """Propose the windows of ``slots`` (n,) among ``rows``, at their ``step`` (rows,).
 
-    def _draw(self, slots: np.ndarray, block: np.ndarray) -> None:
-        """Draw the moves of the ``block``-th ``_AHEAD`` steps of each of ``slots``, (n,) int64 both."""
+        All slots need no gathering; nor do their moves if they were drawn at one place.
+        """
+        device, owner = self.space.device, slots % self._count
+        place = step[slots] - 1 - self._drawn[owner]
+        at = slice(0, rows) if len(slots) == rows else sent(torch.from_numpy(slots), device)
+        if len(slots) == rows == self._count and (place == place[0]).all():
+            self.propose(side, at, self._moves[: self._count, int(place[0])])
+        else:
+            chosen = sent(torch.from_numpy(np.stack([owner, place])), device)
+            self.propose(side, at, self._moves[chosen[0], chosen[1]])
+
+    def _draw(self, slots: np.ndarray, first: np.ndarray) -> None:
+        """Draw the moves of the ``_AHEAD`` steps after the ``first`` of each of ``slots``, (n,) int64 both."""
         device, at = self.space.device, sent(torch.from_numpy(slots), self.space.device)
-        first = sent(torch.from_numpy(block * (_AHEAD * self._draws)), device)
-        bits = sequence(self._keys[at], count=_AHEAD * self._draws, first=first).view(-1, _AHEAD, self._draws)
-        steps = np.minimum(block[:, None] * _AHEAD + np.arange(_AHEAD), self.length - 1)
+        begin = sent(torch.from_numpy(first * self._draws), device)
+        bits = sequence(self._keys[at], count=_AHEAD * self._draws, first=begin).view(-1, _AHEAD, self._draws)
+        steps = np.minimum(first[:, None] + np.arange(_AHEAD), self.length - 1)
         self._moves[at] = self._moves_of(bits, sent(torch.from_numpy(self.sides[steps]), device))
-        self._drawn[slots] = block
+        self._drawn[slots] = first
 
     def _moves_of(self, bits: Tensor, sides: Tensor) -> Tensor:
         """Return the moves, see :meth:`propose`, of ``bits`` (n, steps, draws) for windows of ``sides`` (n, steps)."""
