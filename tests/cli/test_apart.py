@@ -63,11 +63,14 @@ def kept(folder: str) -> dict[str, Any]:
     (path,) = Path(folder, "records").glob("*.json")
     told = json.loads(path.read_text())
     verdicts = ResultStore(Path(folder)).verdicts(record)
-    calls = [
-        (stage.name, stage.attacked, stage.broken, stage.forwards, stage.candidates, stage.rejected, stage.nonfinite)
-        for attack in record.attacks
-        for stage in attack.stages
-    ]
+    calls = []
+    for stage in (stage for attack in record.attacks for stage in attack.stages):
+        forwards = (
+            None if stage.name.startswith("square") else stage.forwards
+        )  # it looks as far ahead as pays at the moment
+        calls.append(
+            (stage.name, stage.attacked, stage.broken, forwards, stage.candidates, stage.rejected, stage.nonfinite)
+        )
     checks = [(check["name"], check["verdict"], check["figure"]) for check in told["checks"]]
     images = [path.read_bytes() for path in Path(folder, "adversarial").glob("*.npz")]
     return {"verdicts": verdicts.to_csv(), "calls": calls, "checks": checks, "images": images}

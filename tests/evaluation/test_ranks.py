@@ -73,7 +73,10 @@ def assert_same(one: Evaluation, other: Evaluation) -> None:
 
 
 def forwards(result: Evaluation) -> list[int]:
-    return [stage.forwards for attack in result.attacks for stage in attack.stages]
+    """Return the calls of each stage but Square's, which looks as far ahead as pays at the moment."""
+    stages = [stage for attack in result.attacks for stage in attack.stages if not stage.name.startswith("square")]
+    assert len(stages) > 2
+    return [stage.forwards for stage in stages]
 
 
 @pytest.mark.parametrize("batch_size", [8, 500])
