@@ -199,7 +199,8 @@ def _split(network: Network, parents: Problems, scores: dict[int, Tensor]) -> tu
     """
     relus = list(scores)
     sizes = [scores[relu].shape[1] for relu in relus]
-    best = torch.cat([scores[relu] for relu in relus], dim=1).topk(TRIED, dim=1)
+    none = parents.rows.new_full((len(parents), TRIED), -torch.inf)  # there may be fewer ReLUs than are tried
+    best = torch.cat([*(scores[relu] for relu in relus), none], dim=1).topk(TRIED, dim=1)
     splits = best.values[:, 0] > -torch.inf
     whole = parents[~splits]
     if not bool(splits.any()):

@@ -119,8 +119,11 @@ class Certifier:
         if not isinstance(last, Affine):
             return torch.zeros_like(image, dtype=torch.bool)
         before, constants = last.back(Rows(rows.double()))
-        values, center, radius = before.values.flatten(1), given.center.flatten(1), given.radius.flatten(1)
-        least = (values * center[image] - values.abs() * radius[image]).sum(1) + constants
+        values = before.values.flatten(1)
+        least = torch.zeros_like(values[:, 0]) + constants
+        for bounds in given:
+            center, radius = bounds.center.flatten(1)[image], bounds.radius.flatten(1)[image]
+            least += (values * center - values.abs() * radius).sum(1)
         return least > MARGIN
 
     def _by_relaxation(self, region: Region, rows: Tensor, image: Tensor, count: int) -> list[Bounded]:

@@ -128,8 +128,10 @@ def _joined(one: Rows, other: Rows, network: Network, number: int) -> Rows:
 
 
 @torch.no_grad()
-def hidden_bounds(network: Network, region: Region, *, relaxed: bool = True) -> tuple[dict[int, Interval], Interval]:
-    """Return bounds of the values that go into each ReLU, and of those that go into the last step.
+def hidden_bounds(
+    network: Network, region: Region, *, relaxed: bool = True
+) -> tuple[dict[int, Interval], list[Interval]]:
+    """Return bounds of the values that go into each ReLU, and of each of the inputs of the last step.
 
     Each layer is bounded by interval arithmetic from those before it. What that leaves unstable is bounded again by
     linear relaxation.
@@ -152,7 +154,7 @@ def hidden_bounds(network: Network, region: Region, *, relaxed: bool = True) -> 
             bounds[number], lines[number] = widened, Lines.of(widened)
             given = [widened]
         known.append(step.interval(*given))
-    return bounds, known[network.steps[-1].inputs[0]]
+    return bounds, [known[source] for source in network.steps[-1].inputs]
 
 
 def _unstable(bounds: Interval) -> Tensor:

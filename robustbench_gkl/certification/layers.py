@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,24 +51,27 @@ class Reader:
             elif node.op == "get_attr":
                 known[node] = getattr(self.trace, str(node.target)).detach()
             elif node.op == "call_function":
-                known[node] = self._called(node, fx.map_arg(node.args, known.__getitem__))
+                args, options = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+                known[node] = self._called(node, args, options)
             elif not isinstance(last := known[node.args[0]], _Step):
                 break
             else:
                 return Network(tuple(self.steps[: last + 1])).to(torch.float32)
         raise UserError("unsupported: a model whose logits do not depend on the images")
 
-    def _called(self, node: fx.Node, args: tuple[Any, ...]) -> Any:
+    def _called(self, node: fx.Node, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise UserError(f"unsupported: {node.target}, whose values are random")
-        given = [item for arg in args for item in (arg if isinstance(arg, (tuple, list)) else (arg,))]
+        given = [*args, *options.values()]
+        given = [item for arg in given for item in (arg if isinstance(arg, (tuple, list)) else (arg,))]
         if not any(isinstance(arg, _Step) for arg in given):
-            return node.target(*args, **node.kwargs)  # type: ignore[operator]
+            return node.target(*args, **options)  # type: ignore[operator]
         if node.target is operator.getitem and args[1] == 0:
             return args[0][0]
         name = str(node.target).removeprefix("aten.").partition(".")[0].strip("_")
         read = _READERS.get(name)
-        plain = not set(node.kwargs) - {"memory_format"}
+        fixed = name in _MIXED or not any(isinstance(arg, _Step) for arg in args[1:])
+        plain = fixed and not set(options) - {"memory_format"}
         found = read(self, _shape(node), *args) if read is not None and plain else None
         if found is None:
             raise UserError(f"unsupported: {name} has no bounds here, so nothing can be certified")
@@ -90,6 +93,8 @@ def _shape(node: fx.Node) -> Shape:
 _Read = Callable[..., Any]
 _READERS: dict[str, _Read] = {}
 """By the name of an operation of torch what makes a step of it, or returns None for what has no bounds."""
+_MIXED = frozenset({"add", "sub", "mul", "div", "addmm", "mm"})
+"""Of which not the first argument alone may depend on the images; they look themselves at which does."""
 
 
 def _reads(*names: str) -> Callable[[_Read], _Read]:
@@ -160,10 +165,10 @@ def _pooled(
 
 @_reads("mean")
 def _global_average(
-    reader: Reader, shape: Shape, value: _Step, dims: Sequence[int], keeps: bool = False
+    reader: Reader, shape: Shape, value: _Step, dims: Sequence[int] | None = None, keeps: bool = False
 ) -> _Step | None:
     before = reader.steps[value].shape
-    if len(before) != 3 or {dim % 4 for dim in dims} != {2, 3}:
+    if len(before) != 3 or dims is None or {dim % 4 for dim in dims} != {2, 3}:
         return None
     pooled = _pooled(reader, (before[0], 1, 1), value, before[1:], (1, 1), (0, 0))
     return pooled if keeps else reader.add(Reshape((pooled,), shape, (before[0], 1, 1)))
@@ -189,8 +194,10 @@ def _product_and_sum(reader: Reader, shape: Shape, bias: Any, value: Any, matrix
 
 @_reads("mm")
 def _product(reader: Reader, shape: Shape, value: Any, matrix: Any) -> _Step | None:
+    if not isinstance(value, _Step) or not isinstance(matrix, Tensor):
+        return None
     bias = torch.zeros(shape, device=_device(reader))
-    return reader.add(Linear((value,), shape, matrix.T.contiguous(), bias)) if isinstance(value, _Step) else None
+    return reader.add(Linear((value,), shape, matrix.T.contiguous(), bias))
 
 
 @_reads("native_batch_norm", "cudnn_batch_norm", "native_batch_norm_legit_no_training")

@@ -105,6 +105,9 @@ def improved(network: Network, problems: Problems, *, steps: int, enough: float)
         steps: of Adam at most, fewer where all bounds are enough.
         enough: a bound that needs no improvement.
     """
+    if not problems.slopes:  # without ReLUs there is nothing to choose
+        with torch.no_grad():
+            return problems, problems.bounded(network).bound
     lines = {relu: Lines.of(given) for relu, given in problems.bounds.items()}
     slopes = {relu: slope.clone().requires_grad_() for relu, slope in problems.slopes.items()}
     multipliers = {relu: value.clone().requires_grad_() for relu, value in problems.multipliers.items()}

@@ -81,6 +81,41 @@ def test_windows_give_what_whole_rows_give(kind: str) -> None:
     assert float((torch.cat(gaps).abs() < 1e-4).double().mean()) > 0.5  # else interval arithmetic was better
 
 
+class Summed(nn.Module):
+    """A net whose logits are the sum of those of a hidden layer and of those of the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.short = nn.Linear(9, 4), nn.Linear(4, 3), nn.Linear(9, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B, 3) of images (B, 1, 3, 3)."""
+        pixels = images.flatten(1)
+        logits: Tensor = self.last(torch.relu(self.first(pixels))) + self.short(pixels)
+        return logits
+
+
+def narrow(neurons: int) -> nn.Module:
+    """Return a net with so few hidden neurons that there is less to choose and to split than is tried."""
+    layers = [nn.Linear(9, neurons), nn.ReLU(), nn.Linear(neurons, 3)] if neurons else [nn.Linear(9, 3)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "seed"), [(Summed, 0), (lambda: narrow(0), 0), (lambda: narrow(2), 2)], ids=["sum", "linear", "narrow"]
+)
+def test_small_nets_are_decided_as_the_exact_minimum_says(make: Callable[[], nn.Module], seed: int) -> None:
+    torch.manual_seed(seed)
+    net, x, threat = make().eval(), images(12, size=3), ThreatModel("linf", 0.3)
+    labels = net(x).argmax(1)
+    found, network = certify(net, x, labels, threat, complete=True, calls=2000), read_network(net, x)
+    for position, label in enumerate(labels):
+        box = Region.around(threat, x[position : position + 1]).box
+        least = min(exact_minimum(network, box, row.numpy()) for row in margins(label))
+        assert found.is_certified(position) == found.standing[position] == (least > 0)
+    assert 0 < found.standing.sum() < 12
+
+
 def margins(label: Tensor) -> Tensor:
     """Return (2, 3): of three logits the label's less each of the others'."""
     eye = torch.eye(3)

@@ -54,6 +54,8 @@ class Says(nn.Module):
         (lambda features: features if features.detach().numpy().mean() > -9 else -features, "traced"),
         (lambda features: features if features.flatten()[0].tolist() > -9 else -features, "traced"),
         (lambda features: features if len(features) == 2 else -features, "computes otherwise"),
+        (lambda features: features * features.mean(), "mean"),
+        (lambda features: nn.functional.conv2d(features, features), "convolution"),
         (lambda features: torch.addmm(torch.ones(1, 2), features.flatten(1), torch.ones(18, 2)), "addmm"),
     ],
     ids=[
@@ -67,6 +69,8 @@ class Says(nn.Module):
         "numpy",
         "list",
         "batch-size",
+        "mean-of-all",
+        "own-weights",
         "addmm",
     ],
 )
