@@ -125,8 +125,8 @@ def _effort(complete: bool, per_sample: str | None) -> Effort:
         if per_sample is not None:
             raise UserError("--per-sample limits the search of --complete; give both, or neither for bounds alone")
         return Effort()
-    text = per_sample or _USUAL
-    if (calls := re.fullmatch(r"([1-9][0-9]*) ?calls", text)) is not None:
+    text = _USUAL if per_sample is None else per_sample
+    if (calls := re.fullmatch(r"([1-9][0-9]{0,17}) ?calls", text)) is not None:
         return Effort(complete=True, calls=int(calls[1]))
     return Effort(
         complete=True,

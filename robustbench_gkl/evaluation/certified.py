@@ -8,6 +8,7 @@ from robustbench_gkl.core.device import full_precision
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.certifying import has_certification, read_certifier
 from robustbench_gkl.evaluation.context import SampleSet
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.job import Job
 from robustbench_gkl.evaluation.replay import certificate_log
 from robustbench_gkl.evaluation.workspace import Workspace
@@ -52,3 +53,11 @@ def surpasses(job: Job, record: Record) -> bool:
         return job.effort.complete
     limits = {"seconds": found.seconds_each, "calls": found.calls_each}
     return job.effort.goes_beyond(limits)
+
+
+def effort_with(job: Job, record: Record) -> Effort | None:
+    """Return the effort that a record of what a job and an earlier record have found may claim."""
+    found = record.certified
+    if found is None or surpasses(job, record):
+        return job.effort
+    return Effort(found.complete, found.seconds_each, found.calls_each)

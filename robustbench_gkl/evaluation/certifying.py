@@ -96,11 +96,13 @@ class _Certification:
         left = sum(map(self._is_open, standing))
         stands = int((result.standing & context.mine).sum())
         self.pace.attack(attacked=len(standing), standing=stands, done=len(standing) - left)
+        self._news: list[dict[str, Any]] = []
         self._mark()
+        if self.tried.meant(context.part) not in (None, effort):
+            self._write(restarts=0)  # whoever reads the journal is to know, even if nothing is left to do
 
     def work(self, groups: Sequence[list[int]]) -> bool:
         """Certify the samples of ``groups``, shared by all ranks; return whether all came to their end."""
-        self._news: list[dict[str, Any]] = []
         exchange = self.context.share.exchange
         source = self.context.share.source(Task(0, number) for number in range(len(groups)))
         whole = True
@@ -109,6 +111,7 @@ class _Certification:
         for rank, (_, news) in enumerate(told := exchange.gather((whole, self._news))):
             for entry in news if rank != exchange.world.rank else ():
                 self.log.take_in(entry, self.result)
+        self._news = []
         self.pace.report(force=True)
         return all(ended for ended, _ in told)
 

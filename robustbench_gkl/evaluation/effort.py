@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.evaluation import Evaluation
 
 
@@ -18,11 +19,20 @@ class Effort:
         complete: search the samples that bounds do not prove until they are decided or their budget is spent.
         seconds: of the processor's time for each of them; None for no limit.
         calls: rows through the network for each of them, forwards and backwards; None for no limit.
+
+    Raises:
+        UserError: a limit that is not above 0.
     """
 
     complete: bool = False
     seconds: float | None = None
     calls: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise UserError(f"seconds must be above 0, or None for no limit, got {self.seconds}")
+        if self.calls is not None and self.calls < 1:
+            raise UserError(f"calls must be 1 or more, or None for no limit, got {self.calls}")
 
     def __str__(self) -> str:
         if not self.complete:
@@ -57,21 +67,35 @@ class Tried:
         self.bounded: set[int] = set()
         """The samples whose bounds are known."""
         self._spent: dict[int, dict[str, float]] = {}
+        self._part: dict[int, str] = {}
+        self._meant: dict[str, Effort] = {}
         self._efforts = {Effort()}
         for entry in entries:
             if entry.get("stage") == key:
-                self.bounded |= set(entry.get("bounded", ()))
-                self._spent |= {
-                    position: {"seconds": seconds, "calls": calls}
-                    for position, seconds, calls in entry.get("undecided", ())
-                }
-                self._efforts |= {Effort(**entry["effort"])} if "effort" in entry else set()
+                self._take_in(entry)
+
+    def _take_in(self, entry: Mapping[str, Any]) -> None:
+        bounded, undecided = entry.get("bounded", ()), entry.get("undecided", ())
+        self.bounded |= set(bounded)
+        self._spent |= {position: {"seconds": seconds, "calls": calls} for position, seconds, calls in undecided}
+        self._part |= dict.fromkeys(bounded, entry["part"])
+        if "effort" in entry:
+            self._meant[entry["part"]] = effort = Effort(**entry["effort"])
+            self._efforts.add(effort)
+
+    def meant(self, part: str) -> Effort | None:
+        """Return how far a part of the journal was to go when it was last written to; None if it does not say."""
+        return self._meant.get(part)
 
     def is_open(self, position: int, result: Evaluation, effort: Effort) -> bool:
         """Return whether there is more to do for a sample."""
         if result.is_certified(position) or result.broken_by[position] is not None:
             return False
         return position not in self.bounded or effort.goes_beyond(self._spent.get(position))
+
+    def is_unfinished(self, position: int, result: Evaluation) -> bool:
+        """Return whether the part of the journal that a sample belongs to was to go further with it."""
+        return self.is_open(position, result, self._meant.get(self._part.get(position, ""), Effort()))
 
     def reached(self, positions: Sequence[int], result: Evaluation) -> tuple[Effort, list[int]]:
         """Return the largest effort that was meant and that no sample lacks, or the least, and what is open then."""

@@ -68,29 +68,44 @@ def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) 
         return
     if not record.partial and not surpasses(job, record):
         return
+    for entry in evidence_of(record, job, store, part=journal.part, mine=share.samples(len(job.samples))):
+        journal.append(entry)
+
+
+def evidence_of(record: Record, job: Job, store: ResultStore, *, part: str, mine: np.ndarray) -> list[dict[str, Any]]:
+    """Return the verdicts of a job's record as entries of a journal.
+
+    Args:
+        record: the record.
+        job: what it is about.
+        store: where its verdicts are; nothing is returned where they cannot be read, with a warning.
+        part: the name of the journal's part.
+        mine: (N,) bool: which samples are wanted.
+    """
+    order = np.arange(len(mine)) if job.index is None else job.index.numpy()
     try:
-        verdicts = store.verdicts(record).sort_values("index").reset_index(drop=True)
+        verdicts = store.verdicts(record).set_index("index").loc[order].reset_index()
     except UserError as error:
         LOGGER.warning("%s; what it has broken is not known", error)
-        return
-    mine = share.samples(len(verdicts))
+        return []
+    entries = []
     if CERTIFIED in verdicts:
         proved = np.flatnonzero(mine & verdicts[CERTIFIED].notna().to_numpy())
         pairs = [(place, verdicts[CERTIFIED][place]) for place in proved.tolist()]
-        journal.append(_entry(certificate_key(job), journal) | {"certified": pairs, "bounded": proved.tolist()})
-    clean = [(place, int(verdicts["clean_pred"][place])) for place in np.flatnonzero(mine).tolist()]
+        entries.append(_entry(certificate_key(job), part) | {"certified": pairs, "bounded": proved.tolist()})
     for log, fallen in _broken_in(record, job, verdicts, mine):
-        entry = _entry(log.key, journal) | {"fallen": fallen.tolist()}
+        entry = _entry(log.key, part) | {"fallen": fallen.tolist()}
         entry["adv_pred"] = verdicts["adv_pred"].iloc[fallen].astype(int).tolist()
         entry["distance"] = verdicts["distance"].iloc[fallen].tolist()
-        journal.append(entry)
-    journal.append({"clean": clean})
+        entries.append(entry)
+    clean = [(place, int(verdicts["clean_pred"][place])) for place in np.flatnonzero(mine).tolist()]
+    return [*entries, {"clean": clean}]
 
 
-def _entry(key: str, journal: Journal) -> dict[str, Any]:
+def _entry(key: str, part: str) -> dict[str, Any]:
     """Return an entry of a stage in which nothing was found, and nothing spent."""
     nothing: dict[str, Any] = {"stage": key, "done": [], "fallen": [], "adv_pred": [], "distance": []}
-    return nothing | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0, "part": journal.part}
+    return nothing | dict.fromkeys(COUNTED, 0) | {"seconds": 0.0, "part": part}
 
 
 def _broken_in(

@@ -11,6 +11,7 @@ import torch
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.certified import certifier_of, surpasses
+from robustbench_gkl.evaluation.certifying import has_certification
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball, check_evaluation
 from robustbench_gkl.evaluation.checks.before import FEW_IMAGES, MOST_IMAGES, check_model
 from robustbench_gkl.evaluation.effort import Effort
@@ -150,6 +151,8 @@ def evaluate_grid(
         raise UserError("--eps-grid takes one --attack, run by the native engine")
     store, exchange, share = workspace.store, workspace.exchange, Share(workspace.exchange)
     base = prepare(config, source, workspace, name=name)
+    if has_certification(base.attacks):
+        raise UserError("--eps-grid takes an attack, and certify proves; give gklbench certify with each --eps")
     jobs = [base.at_radius(eps, radii) for eps in radii]
     journal_id = f"{base.name}-{canonical_hash([job.id for job in jobs])[:12]}"
     store.prepare()

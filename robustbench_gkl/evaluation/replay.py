@@ -165,7 +165,8 @@ def replayed(
             standing = np.flatnonzero(result.standing & known)
             left = list(log.replay(entries, standing.tolist(), result))
             if isinstance(log.attack, Certify):
-                _, left = Tried(entries, log.key).reached(left, result)
+                tried = Tried(entries, log.key)
+                left = [position for position in left if tried.is_unfinished(position, result)]
             known[left] = False
             if result.certified_by is None:
                 certificate_log().replay(entries, (), result)

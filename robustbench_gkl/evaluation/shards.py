@@ -12,12 +12,19 @@ import numpy as np
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import validated
-from robustbench_gkl.evaluation.certified import certificate_key, surpasses
+from robustbench_gkl.evaluation.certified import certificate_key, effort_with, surpasses
 from robustbench_gkl.evaluation.checks.before import MOST_IMAGES
 from robustbench_gkl.evaluation.effort import Effort, Tried
 from robustbench_gkl.evaluation.evaluation import Evaluation
 from robustbench_gkl.evaluation.job import Job, prepare
-from robustbench_gkl.evaluation.journaling import about, discard_old, open_journal, part_name, unfit_parts
+from robustbench_gkl.evaluation.journaling import (
+    about,
+    discard_old,
+    evidence_of,
+    open_journal,
+    part_name,
+    unfit_parts,
+)
 from robustbench_gkl.evaluation.recorded import (
     Recorded,
     attack,
@@ -26,10 +33,8 @@ from robustbench_gkl.evaluation.recorded import (
     keeps_images,
     require_room,
 )
-from robustbench_gkl.evaluation.recording import (
-    known_records,
-)
-from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
+from robustbench_gkl.evaluation.recording import known_record, known_records
+from robustbench_gkl.evaluation.replay import Entry, kept_images, noted_batch_size, replayed
 from robustbench_gkl.evaluation.sharing import Shard, Share
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
@@ -138,18 +143,23 @@ def merge_parts(
             raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
         effort, _ = Tried(journal.entries, certificate_key(job)).reached(range(result.n), result)
         job = replace(job, effort=effort)
+        known = None if this.overwrite else known_record(job, store)
+        if known is not None:
+            every = np.ones(result.n, dtype=bool)
+            result, _ = _joined(job, journal, evidence_of(known, job, store, part=journal.part, mine=every))
+            job = replace(job, effort=effort_with(job, known))
         checks = check_before(job, workspace)
         record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
         journal.delete()
     return Recorded(record, reused=False)
 
 
-def _joined(job: Job, journal: Journal) -> tuple[Evaluation, list[int]]:
-    """Return the outcome that the parts amount to, and the positions of samples that lack a verdict."""
+def _joined(job: Job, journal: Journal, evidence: Sequence[Entry] = ()) -> tuple[Evaluation, list[int]]:
+    """Return the outcome that the parts and ``evidence`` amount to, and the positions of samples without a verdict."""
     result, missing = replayed(
         job.attacks,
         job.config.threat.threat(),
-        journal.entries,
+        [*evidence, *journal.entries],
         index=np.arange(len(job.samples)),
         label=job.samples.labels.numpy(),
         num_classes=job.model.num_classes,

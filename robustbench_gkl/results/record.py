@@ -291,7 +291,7 @@ class Record(Part):
     __str__ = __repr__
 
     def stands(self) -> NDArray[np.bool_] | None:
-        """Return (n,) bool: which samples stand, in the order of their indices; None if the record does not say."""
+        """Return (n,) bool: which samples stand, in the order of the verdicts; None if the record does not say."""
         return unpack_standing(self.standing, self.data.n) if self.standing else None
 
     def proves(self) -> NDArray[np.bool_] | None:

@@ -12,7 +12,7 @@ from command_line import CommandLine
 from small_net import THREAT, SmallNet, TwoLayers, labelled_images, measured
 from torch import nn
 
-from robustbench_gkl import evaluate
+from robustbench_gkl import certify, evaluate
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import Evaluation
 from robustbench_gkl.evaluation.effort import Effort
@@ -88,6 +88,24 @@ def test_nothing_proved_and_it_is_off() -> None:
     assert found.certified_by is None
     assert len(said) == 1
     assert "certificates are off: bounds prove none of the first" in said[0]
+
+
+def test_a_record_is_gone_on_with_in_its_own_order(tmp_path: Path) -> None:
+    """Samples may be given by falling index."""
+    model = TwoLayers()
+    images, labels = labelled_images(24, model=model)
+    what = (model, images, labels, THREAT)
+    order = range(23, -1, -1)
+    for complete in (False, True):
+        budget: Any = {"complete": complete, "calls": 300 if complete else None, "index": [*order]}
+        kept = certify(*what, **budget, name="it", dataset="noise", results_dir=tmp_path)
+    pd.testing.assert_frame_equal(kept.verdicts(), certify(*what, **budget).verdicts())
+
+
+@pytest.mark.parametrize("limit", [{"seconds": float("nan")}, {"seconds": 0.0}, {"calls": 0}, {"calls": -1}])
+def test_a_budget_is_above_0(limit: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="must be"):
+        Effort(complete=True, **limit)
 
 
 def test_budgets_compare() -> None:
@@ -175,20 +193,48 @@ class TestCommand:
             assert whole.certified.undecided > 0
 
     def test_shards_of_unlike_efforts(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        """One that was killed is to be finished, or given again with less."""
         where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
         base = ("certify", "tiny", "--n", 48, "--eps", "0.08")
         assert gklbench(*base, "--complete", "--per-sample", "900calls", "--shard", "1/2", *where).code == 0
         assert gklbench(*base, "--shard", "2/2", *where).code == 0
+        (path,) = store.folder.glob("verdicts/*.1of2.0.jsonl")
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        assert "1 of 48 samples are missing: shard 1/2 is not finished" in gklbench("merge", *where).err
+        assert gklbench(*base, "--shard", "1/2", *where).code == 0
         assert gklbench("merge", *where).code == 0
         (joined,) = store.records()
         assert joined.certified is not None
         assert not joined.certified.complete
+
+    def test_a_merge_takes_nothing_away(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        """Shards from elsewhere have searched less than the record that is here."""
+        base = ("certify", "tiny", "--n", 24, "--eps", "0.08", "--checkpoints-dir", trained, "--device", "cpu")
+        known = ("--complete", "--per-sample", "2000calls", "--results-dir", store.folder)
+        assert gklbench(*base, *known).code == 0
+        (before,) = store.records()
+        verdicts, elsewhere = store.verdicts(before), ResultStore(store.folder.parent / "elsewhere")
+        for shard in ("1/2", "2/2"):
+            assert gklbench(*base, "--shard", shard, "--results-dir", elsewhere.folder).code == 0
+        for path in elsewhere.parts(before.id).values():
+            path.rename(store.verdicts_path(before.id).parent / path.name)
+        assert gklbench("merge", "--results-dir", store.folder, *base[-4:]).code == 0
+        (after,) = store.records()
+        assert after.created > before.created
+        assert after.certified == before.certified
+        pd.testing.assert_frame_equal(store.verdicts(after), verdicts)
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
             (("certify", "tiny", "--per-sample", "3s"), "--per-sample limits the search of --complete"),
             (("certify", "tiny", "--complete", "--per-sample", "3x"), "--per-sample must be a time above 0"),
+            (
+                ("certify", "tiny", "--complete", "--per-sample", 5000 * "9" + "calls"),
+                "--per-sample must be a time above 0",
+            ),
+            (("certify", "tiny", "--complete", "--per-sample", ""), "--per-sample must be a time above 0"),
+            (("eval", "tiny", "--eps-grid", "0.1,0.2", "--attack", "certify"), "--eps-grid takes an attack"),
             (("certify", "tiny", "--shard", "1/2", "--save-adversarial", "all"), "give it to gklbench merge"),
             (("eval", "tiny", "--certify", "--engine", "reference"), "--certify goes with none of"),
             (("eval", "tiny", "--certify", "--attack", "autoattack:version=rand"), "at random cannot be certified"),
