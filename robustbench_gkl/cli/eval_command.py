@@ -143,7 +143,7 @@ def command(
     store, limit = ResultStore(results_dir), None if time_limit is None else seconds_of("--time-limit", time_limit)
     anew = overwrite or eps_grid is not None or shard is not None or bool(save_adversarial) or device not in _ANYWHERE
     if not anew and (known := _answered(config, source, store, data_dir, name)) is not None:
-        _report_known(known, make_console(quiet=quiet), fail_under)
+        _report_known(known, make_console(quiet=quiet), fail_under, certify=certify)
         return
     with starting():
         import robustbench_gkl.evaluation.recorded  # noqa: F401
@@ -168,7 +168,8 @@ def command(
             outcomes = evaluated.shard(shard, limit, progress)
         else:
             outcomes = [evaluated.whole(limit, save_adversarial)]
-    _report([(outcome.record, outcome.reused) for outcome in outcomes], console, grid=eps_grid is not None)
+    records = [(outcome.record, outcome.reused) for outcome in outcomes]
+    _report(records, console, grid=eps_grid is not None, certify=certify)
     if save_adversarial:
         for line in saved_lines(outcomes[0].record, workspace.store):
             console.print(line, markup=False)
@@ -190,14 +191,14 @@ def _answered(
     return None if {"RANK", "WORLD_SIZE"} <= os.environ.keys() else known
 
 
-def _report_known(record: Record, console: Console, fail_under: float | None) -> None:
-    _report([(record, True)], console, grid=False)
+def _report_known(record: Record, console: Console, fail_under: float | None, *, certify: bool) -> None:
+    _report([(record, True)], console, grid=False, certify=certify)
     if fail_under is not None:
         _judge(record, fail_under, None)
 
 
-def _report(records: Sequence[tuple[Record, bool]], console: Console, *, grid: bool) -> None:
-    """Print records, each with whether it was there already."""
+def _report(records: Sequence[tuple[Record, bool]], console: Console, *, grid: bool, certify: bool) -> None:
+    """Print records, each with whether it was there already, and whether certificates that are wanted are not."""
     from robustbench_gkl.report.record import record_lines
 
     for record, reused in records:
@@ -206,6 +207,8 @@ def _report(records: Sequence[tuple[Record, bool]], console: Console, *, grid: b
         else:
             for line in record_lines(record, reused=reused):
                 console.print(line, markup=False)
+            if certify and reused and record.certified is None:
+                console.print("it has no certificates: gklbench certify makes a record of them, which the board joins")
 
 
 def _judge(record: Record, threshold: float, exchange: Exchange | None) -> None:

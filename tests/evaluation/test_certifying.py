@@ -170,6 +170,15 @@ class TestCommand:
         assert whole.certified is not None
         assert whole.certified.proved > 0
 
+    def test_a_record_without_certificates(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        """It is told that they are not made after the fact."""
+        where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")
+        base = ("eval", "tiny", "--n", 16, "--eps", "1/255", "--attack", "pgd:steps=1", *where)
+        assert "certificates" not in gklbench(*base).out
+        assert "it has no certificates: gklbench certify" in gklbench(*base, "--certify").out
+        assert "it has no certificates" not in gklbench(*base, "--certify", "--overwrite").out
+        assert "it has no certificates" not in gklbench(*base, "--certify").out
+
     def test_shards_of_certificates_join(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
         """A merged record claims the effort that all shards have seen; a longer one goes on from it, in shards too."""
         where = ("--checkpoints-dir", trained, "--results-dir", store.folder, "--device", "cpu")

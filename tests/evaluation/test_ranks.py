@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from small_net import CHEAP, THREAT, SmallNet, labelled_images, measured
+from small_net import CHEAP, THREAT, SmallNet, TwoLayers, labelled_images, measured
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search.driver import Task
+from robustbench_gkl.certification.certifier import Certifier
+from robustbench_gkl.certification.reading import read_network
 from robustbench_gkl.config.options import parse_grid
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import RankError, UserError
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Evaluation
+from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.evaluation.eps_grid import evaluate_curve
 from robustbench_gkl.evaluation.job import prepare
 from robustbench_gkl.evaluation.sharing import Pool, Shard, Share
@@ -164,6 +168,32 @@ def test_nothing_done_is_done_again_with_another_number_of_ranks(tmp_path: Path)
     assert_same(alone, again)
     assert len(ResultStore(path).journal("x").entries) > before
     assert again.attacks == result.attacks
+
+
+@pytest.mark.parametrize("attacks", [("certify",), ("pgd:steps=3", "apgd-ce:steps=10")], ids=["certify", "eval"])
+def test_certificates_are_shared(attacks: tuple[str, ...], tmp_path: Path) -> None:
+    model = TwoLayers().eval()
+    images, labels = labelled_images(24, model=model)
+    certifier = Certifier(read_network(model, images), THREAT)
+    effort = Effort(complete=True, calls=100) if attacks == ("certify",) else Effort()
+
+    def work(exchange: Exchange) -> Evaluation:
+        rank = exchange.world.rank
+        journal = Journal(tmp_path / f"{rank}.jsonl", part=str(rank))
+        options = {"effort": effort, "certifier": certifier, "journal": journal, "share": Share(exchange)}
+        return measured(model, images, labels, THREAT, attacks, **options)
+
+    alone = measured(model, images, labels, THREAT, attacks, effort=effort, certifier=certifier)
+    for shared in together(work):
+        pd.testing.assert_frame_equal(shared.verdicts(), alone.verdicts())
+    assert alone.proved
+    taken = [group for rank in range(SIZE) for group in bounded_groups(tmp_path / f"{rank}.jsonl")]
+    assert len(taken) == len(set(taken)) >= SIZE
+
+
+def bounded_groups(path: Path) -> list[tuple[int, ...]]:
+    """Return the groups of samples that a journal says were bounded."""
+    return [tuple(entry["bounded"]) for entry in Journal(path).own if entry.get("bounded")]
 
 
 def test_a_curve_is_shared(tmp_path: Path) -> None:
