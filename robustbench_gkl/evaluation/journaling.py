@@ -58,7 +58,7 @@ def discard_old(record_id: str, this: About, store: ResultStore) -> None:
 
 
 def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) -> None:
-    """Write the verdicts of a record that is gone on with into a new part of a journal.
+    """Write the verdicts of a record that is gone on with, and images kept with it, into a new part of a journal.
 
     No evaluation without those of a partial record may replace it. The clean predictions come last: a part without
     them is not done.
@@ -68,8 +68,30 @@ def keep_evidence(job: Job, journal: Journal, share: Share, store: ResultStore) 
         return
     if not record.partial and not surpasses(job, record):
         return
-    for entry in evidence_of(record, job, store, part=journal.part, mine=share.samples(len(job.samples))):
+    mine = share.samples(len(job.samples))
+    positions, images = images_of(record, job, store, mine=mine)
+    if len(positions):
+        journal.append_images(positions.tolist(), images)
+    for entry in evidence_of(record, job, store, part=journal.part, mine=mine):
         journal.append(entry)
+
+
+def images_of(record: Record, job: Job, store: ResultStore, *, mine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions (n,) and adversarial images (n, C, H, W) that are kept with a job's record.
+
+    Args:
+        record, job, store, mine: as for :func:`evidence_of`.
+    """
+    nothing = np.zeros(0, dtype=np.int64), np.zeros((0, *job.samples.shape), dtype=np.float32)
+    index, images = store.adversarial(record.id) or nothing
+    places = {place: position for position, place in enumerate(_order(job).tolist()) if mine[position]}
+    known = np.array([place in places for place in index.tolist()], dtype=bool)
+    return np.array([places[place] for place in index[known].tolist()], dtype=np.int64), images[known]
+
+
+def _order(job: Job) -> np.ndarray:
+    """Return (N,): the indices of a job's samples in the order of its journal."""
+    return np.arange(len(job.samples)) if job.index is None else job.index.numpy()
 
 
 def evidence_of(record: Record, job: Job, store: ResultStore, *, part: str, mine: np.ndarray) -> list[dict[str, Any]]:
@@ -82,9 +104,8 @@ def evidence_of(record: Record, job: Job, store: ResultStore, *, part: str, mine
         part: the name of the journal's part.
         mine: (N,) bool: which samples are wanted.
     """
-    order = np.arange(len(mine)) if job.index is None else job.index.numpy()
     try:
-        verdicts = store.verdicts(record).set_index("index").loc[order].reset_index()
+        verdicts = store.verdicts(record).set_index("index").loc[_order(job)].reset_index()
     except UserError as error:
         LOGGER.warning("%s; what it has broken is not known", error)
         return []

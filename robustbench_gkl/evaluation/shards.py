@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from robustbench_gkl.config.schema import EvalConfig
 from robustbench_gkl.core.errors import UserError
@@ -21,6 +22,7 @@ from robustbench_gkl.evaluation.journaling import (
     about,
     discard_old,
     evidence_of,
+    images_of,
     open_journal,
     part_name,
     unfit_parts,
@@ -34,10 +36,12 @@ from robustbench_gkl.evaluation.recorded import (
     require_room,
 )
 from robustbench_gkl.evaluation.recording import known_record, known_records
-from robustbench_gkl.evaluation.replay import Entry, kept_images, noted_batch_size, replayed
+from robustbench_gkl.evaluation.replay import kept_images, noted_batch_size, replayed
 from robustbench_gkl.evaluation.sharing import Shard, Share
 from robustbench_gkl.evaluation.workspace import Workspace
 from robustbench_gkl.results.journal import Journal
+from robustbench_gkl.results.record import Record
+from robustbench_gkl.results.store import ResultStore
 from robustbench_gkl.sources.source import ModelSource, source_again
 
 
@@ -138,15 +142,14 @@ def merge_parts(
                 f"parts of {record_id} ({names}) were left by another version; give their eval commands again"
             )
         require_room(job, save_adversarial)
-        result, missing = _joined(job, journal)
+        result, missing = _joined(job, journal, store)
         if missing:
             raise UserError(f"{record_id}: {_missing_text(missing, result.n, journal.parts)}")
         effort, _ = Tried(journal.entries, certificate_key(job)).reached(range(result.n), result)
         job = replace(job, effort=effort)
         known = None if this.overwrite else known_record(job, store)
         if known is not None:
-            every = np.ones(result.n, dtype=bool)
-            result, _ = _joined(job, journal, evidence_of(known, job, store, part=journal.part, mine=every))
+            result, _ = _joined(job, journal, store, known)
             job = replace(job, effort=effort_with(job, known))
         checks = check_before(job, workspace)
         record = conclude(job, result, checks, store, parts=len(journal.parts), save_adversarial=save_adversarial)
@@ -154,8 +157,12 @@ def merge_parts(
     return Recorded(record, reused=False)
 
 
-def _joined(job: Job, journal: Journal, evidence: Sequence[Entry] = ()) -> tuple[Evaluation, list[int]]:
-    """Return the outcome that the parts and ``evidence`` amount to, and the positions of samples without a verdict."""
+def _joined(
+    job: Job, journal: Journal, store: ResultStore, known: Record | None = None
+) -> tuple[Evaluation, list[int]]:
+    """Return the outcome that the parts and a known record amount to, and the positions of samples that lack one."""
+    every = np.ones(len(job.samples), dtype=bool)
+    evidence = [] if known is None else evidence_of(known, job, store, part=journal.part, mine=every)
     result, missing = replayed(
         job.attacks,
         job.config.threat.threat(),
@@ -168,6 +175,9 @@ def _joined(job: Job, journal: Journal, evidence: Sequence[Entry] = ()) -> tuple
     result.batch_size = (noted_batch_size(journal.entries) or MOST_IMAGES) if size == "auto" else size
     if keeps_images(job):
         result.keep_images(job.samples.images)
+        if known is not None:
+            positions, images = images_of(known, job, store, mine=every)
+            result.put_images(positions, torch.from_numpy(images))
         kept_images(journal, tuple(job.samples.images.shape[1:]), result)
     return result, missing
 

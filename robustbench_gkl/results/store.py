@@ -141,11 +141,20 @@ class ResultStore:
         """Return where the adversarial images of a record are kept."""
         return self.folder / "adversarial" / f"{record_id}.npz"
 
+    def adversarial(self, record_id: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the indices (n,) and adversarial images (n, C, H, W) that are kept; None if no file can be read."""
+        kept = self._kept(record_id, "index", "images")
+        return None if kept is None else (kept[0], kept[1])
+
     def adversarial_count(self, record_id: str) -> int | None:
         """Return of how many samples adversarial images are kept; None if there is no readable file of them."""
+        kept = self._kept(record_id, "index")
+        return None if kept is None else len(kept[0])
+
+    def _kept(self, record_id: str, *names: str) -> list[np.ndarray] | None:
         try:
             with np.load(self.adversarial_path(record_id), allow_pickle=False) as kept:
-                return len(kept["index"])
+                return [kept[name] for name in names]
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 

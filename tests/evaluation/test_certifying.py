@@ -216,22 +216,26 @@ class TestCommand:
         assert joined.certified is not None
         assert not joined.certified.complete
 
-    def test_a_merge_takes_nothing_away(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
-        """Shards from elsewhere have searched less than the record that is here."""
+    def test_nothing_found_is_taken_away(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
+        """Not by a longer search, nor by shards from elsewhere that have searched less; neither are images."""
         base = ("certify", "tiny", "--n", 24, "--eps", "0.08", "--checkpoints-dir", trained, "--device", "cpu")
-        known = ("--complete", "--per-sample", "2000calls", "--results-dir", store.folder)
-        assert gklbench(*base, *known).code == 0
-        (before,) = store.records()
+        keep = ("--save-adversarial", "all", "--results-dir", store.folder)
+        for calls in ("30calls", "2000calls"):
+            assert gklbench(*base, "--complete", "--per-sample", calls, *keep).code == 0
+            (before,) = store.records()
+            assert store.adversarial_count(before.id) == before.broken > 0
         verdicts, elsewhere = store.verdicts(before), ResultStore(store.folder.parent / "elsewhere")
         for shard in ("1/2", "2/2"):
             assert gklbench(*base, "--shard", shard, "--results-dir", elsewhere.folder).code == 0
         for path in elsewhere.parts(before.id).values():
             path.rename(store.verdicts_path(before.id).parent / path.name)
-        assert gklbench("merge", "--results-dir", store.folder, *base[-4:]).code == 0
+        assert gklbench("merge", *keep, *base[-4:]).code == 0
         (after,) = store.records()
         assert after.created > before.created
         assert after.certified == before.certified
         pd.testing.assert_frame_equal(store.verdicts(after), verdicts)
+        assert store.adversarial_count(after.id) == after.broken
+        assert {check.verdict for check in after.checks if check.name == "reverified"} == {"PASS"}
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
