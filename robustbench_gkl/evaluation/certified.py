@@ -58,6 +58,6 @@ def surpasses(job: Job, record: Record) -> bool:
 def effort_with(job: Job, record: Record) -> Effort | None:
     """Return the effort that a record of what a job and an earlier record have found may claim."""
     found = record.certified
-    if found is None or surpasses(job, record):
+    if found is None or record.partial or surpasses(job, record):
         return job.effort
     return Effort(found.complete, found.seconds_each, found.calls_each)
