@@ -24,6 +24,7 @@ from robustbench_gkl.evaluation.recording import (
     adversarial_bytes,
     from_leader,
     kept_instead,
+    known_record,
     known_records,
     save,
 )
@@ -284,6 +285,14 @@ def conclude(
         randomised=job.randomised,
         batch_size=result.batch_size,
     )
+    if result.has_adversarial is not None and not result.has_adversarial.any():
+        found = _with_earlier(found, known_record(job, store))
     if save_adversarial and not kept_instead(result, job, store):
         store.save_adversarial(job.id, adversarial_bytes(result, images, save_adversarial))
     return save(job, result, [*checks, *candidates_in_ball(result), *found], store, processes=parts)
+
+
+def _with_earlier(found: Sequence[Check], earlier: Record | None) -> list[Check]:
+    """Return checks with that of the images from the record that was gone on with, where no image is there now."""
+    before = {} if earlier is None else {check.name: check for check in earlier.checks if check.name == "reverified"}
+    return [before.get(check.name, check) for check in found]

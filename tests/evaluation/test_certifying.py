@@ -200,6 +200,7 @@ class TestCommand:
             assert whole.certified is not None
             assert whole.certified.calls_each == int(calls.removesuffix("calls"))
             assert whole.certified.undecided > 0
+            assert [check.verdict for check in whole.checks if check.name == "reverified"] == ["PASS"]
 
     def test_shards_of_unlike_efforts(self, gklbench: CommandLine, trained: Path, store: ResultStore) -> None:
         """One that was killed is to be finished, or given again with less."""
