@@ -23,6 +23,7 @@ from robustbench_gkl.core.validation import validated
 from robustbench_gkl.data import DATASETS
 from robustbench_gkl.losses import LOSSES
 from robustbench_gkl.models import MODELS
+from robustbench_gkl.results.corruptions import CorruptionRecord
 from robustbench_gkl.results.record import SCHEMA_VERSION, Record
 from robustbench_gkl.runs.config import RunConfig
 from robustbench_gkl.suite.partition import SlurmSettings
@@ -33,6 +34,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "recipe": TrainConfig,
     "evaluation": EvalConfig,
     "record": Record,
+    "corruptions": CorruptionRecord,
     "run": RunConfig,
     "slurm": SlurmSettings,
 }

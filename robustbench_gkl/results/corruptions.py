@@ -43,15 +43,21 @@ class CorruptionRecord(Part):
     """One evaluation on corrupted images. Immutable; its id is a hash of what decides the result."""
 
     schema_version: Literal[1] = 1
+    """The version that the file was written in."""
     id: str
+    """``NAME-HASH``, of which the file is named; the hash is of model and images."""
     created: str
+    """When the record was made: UTC, ISO 8601."""
     model: ModelInfo
     data: CorruptionData
     correct: dict[str, Counts]
     """For each corruption the images classified correctly at severities 1 to 5."""
     batch_size: int
+    """Images at a time."""
     seconds: float
+    """Wall time of reading the images and predicting them."""
     environment: dict[str, str]
+    """Versions, device, threads and git commit."""
 
     def text(self) -> str:
         """Return the content of the record's file."""

@@ -54,6 +54,7 @@ class Preprocessing(Part):
     mean: tuple[float, ...] | None = None
     """Normalisation inside the model, one value or one per channel; saved with the weights and hashed with them."""
     std: tuple[float, ...] | None = None
+    """What pixels are divided by there, after ``mean`` is subtracted."""
     resize: int | tuple[int, int] | None = None
     """Pixels of the shorter side, or (height, width)."""
     crop: int | None = None
@@ -66,10 +67,13 @@ class ModelInfo(Part):
     """What was evaluated."""
 
     name: str
+    """What boards call it: the run's name, or that of ``--name``."""
     arch: str
+    """The architecture with its options; of a model from outside what its source calls it, or its class."""
     loss: str | None = None
     """The training loss; None for models trained elsewhere."""
     params: int
+    """How many numbers its parameters hold; buffers are not counted."""
     run: str | None = None
     """The run that was evaluated, where the model was recorded under another name."""
     weights: str | None = None
@@ -85,6 +89,7 @@ class ModelInfo(Part):
     model_sha256: str = ""
     """The model's identity: hash of its weights and its function, see :func:`model_sha256`."""
     train_config: dict[str, Any] | None = None
+    """The resolved recipe that it was trained by, as in its ``config.json``; None for models trained elsewhere."""
     teacher_sha256: str | None = None
     """The identity of the model that it was taught by, as it was then."""
     init_sha256: str | None = None
@@ -111,8 +116,11 @@ class DataInfo(Part):
     """On which samples."""
 
     dataset: str
+    """A name from ``gklbench list datasets``; from Python, what the caller called the images."""
     split: str
+    """Which of its images: ``test`` or ``train``."""
     n: int = Field(ge=1)
+    """How many samples were evaluated."""
     sha256: str
     """Hash of the evaluated pixels and labels."""
     sample_set: str
@@ -127,7 +135,9 @@ class ThreatInfo(Part):
     """Under which threat model."""
 
     norm: str
+    """``linf``, ``l2`` or ``l1``."""
     eps: str
+    """Radius in the [0, 1] image scale, exact: ``8/255``, ``0.5``; ``0`` for clean accuracy."""
 
     def __str__(self) -> str:
         return "clean" if self.eps == "0" else f"{self.norm} {self.eps}"
@@ -137,6 +147,7 @@ class StageResult(Part):
     """What one member of an attack did."""
 
     name: str
+    """As in ``broken_by`` of the verdicts: the member's, or the attack's label where it is the only one."""
     family: str | None = None
     """The method: ``pgd``, ``apgd``, ``fab``, ``square``, ``torchattacks.CLASS``, ...; None if it is not known."""
     gradients: bool | None = None
@@ -150,7 +161,9 @@ class StageResult(Part):
     length: int | None = None
     """Gradient steps of a run; None for attacks without such steps."""
     attacked: int
+    """Samples that stood when it began; it passes over those of them that are certified."""
     broken: int
+    """Samples that fell to it."""
     rejected: int
     """Candidates that left the ball or [0, 1]; they never count as successes."""
     candidates: int | None = None
@@ -160,9 +173,11 @@ class StageResult(Part):
     nonfinite: int = 0
     """Gradients with NaN or infinite values under finite logits."""
     seconds: float
+    """Wall time; of processes that shared the work, that of the one that worked longest."""
     forwards: int
     """Images put through the model."""
     backwards: int
+    """Images whose gradients were taken back through the model."""
 
 
 class AttackResult(Part):
@@ -189,6 +204,7 @@ class Certificates(Part):
     """What was proved of the samples, up to floating point."""
 
     proved: int
+    """How many samples are proved: no image in their balls is classified wrongly."""
     methods: dict[str, int]
     """How many samples were proved by what."""
     undecided: int
@@ -215,9 +231,13 @@ class Check(Part):
     """One item of the evaluation's passport."""
 
     name: str
+    """What was checked, such as ``eval-mode``."""
     verdict: CheckVerdict
+    """``PASS``; ``WARN``: to be looked at; ``FAIL``: see ``scope``."""
     figure: str
+    """What was found, in words."""
     advice: str = ""
+    """What to do about it; empty where nothing is to be done."""
     scope: CheckScope = "model"
     """``model``: a failure means that no figure of the model can be trusted. ``attack``: it means that this evaluation
     has not completed its attacks; what they broke is broken all the same."""
@@ -232,7 +252,9 @@ class Record(Part):
     schema_version: Literal[1, 2] = 2
     """The version that the file was written in."""
     id: str
+    """``NAME-HASH``, of which its files are named; the hash is of model, samples, threat, protocol, engine and seed."""
     created: str
+    """When the record was made: UTC, ISO 8601."""
     model: ModelInfo
     data: DataInfo
     threat: ThreatInfo
@@ -240,22 +262,34 @@ class Record(Part):
     """The question: the resolved settings, attacks in canonical form. None where a record of version 1 does not
     determine it."""
     protocol: tuple[dict[str, Any], ...]
+    """For each attack its label and the settings of its stages as they ran, with what depends on threat and classes
+    filled in; beside them search precision, compilation and radii, where they are not the usual ones."""
     protocol_sha256: str
+    """Hash of ``protocol``."""
     engine: str
+    """Whose code ran: ``native`` for our attacks, ``reference`` for the published packages."""
     seed: int
+    """Of the attacks' random numbers."""
     batch_size: int
+    """Images at a time, at the end; of ``auto`` what was found fastest, halved where memory ran out."""
     clean_acc: float
+    """Percentage of samples correct without an attack."""
     attacks: tuple[AttackResult, ...]
     worst_case_acc: float
     """Percentage of samples that stand after all attacks, pointwise."""
     checks: tuple[Check, ...]
     partial: bool = False
+    """Whether a time limit stopped it: what stands might still fall, so that ``worst_case_acc`` is an upper bound."""
     seconds: float
+    """Wall time of predictions, certificates and attacks, without checks; interrupted runs count too. Of processes that
+    shared the work, that of the one that worked longest."""
     environment: dict[str, str]
     """Versions, device, threads, git commit, and how many processes worked on it if several."""
     verdicts_sha256: str
+    """Hash of the file of verdicts."""
     standing: str = ""
-    """Which samples stand, as :func:`pack_standing` writes it: enough to pair models without reading verdicts."""
+    """Which samples stand, as :func:`pack_standing` writes it (their bits in base64, the first sample in the highest):
+    enough to pair models without reading verdicts."""
     teacher: str | None = None
     """The name of the model that a distilled model was taught by."""
     certified: Certificates | None = None

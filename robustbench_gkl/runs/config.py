@@ -69,11 +69,17 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
+    """The version of this file's layout."""
     name: str
+    """The run's name when it was made."""
     arch: str
+    """The architecture with its options, from ``gklbench list models``."""
     num_classes: int
+    """Logits of the model."""
     input_shape: tuple[int, int, int]
+    """Channels, height and width of its images."""
     dataset: str
+    """What it was trained on, or imported for: a name from ``gklbench list datasets``."""
     train: TrainConfig | None = None
     """None for imported models."""
     data: DataHashes | None = None
@@ -85,7 +91,9 @@ class RunConfig(BaseModel):
     source: dict[str, str] | None = None
     """Where an imported model came from."""
     created: str
+    """When the run was begun or imported: UTC, ISO 8601."""
     environment: dict[str, str]
+    """Versions, device, threads and git commit at that time, and how many processes trained it if several."""
     plugins: dict[str, str] = {}
     """Argument and hash of each plugin that it was made with, see :mod:`robustbench_gkl.core.plugins`."""
 
