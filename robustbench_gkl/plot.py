@@ -69,10 +69,13 @@ def curve(
         checkpoints_dir: where runs are looked for by name.
 
     Raises:
-        UserError: plotly is not installed; nothing to draw; neither a run nor a results folder of that name.
+        UserError: plotly is not installed; nothing to draw; neither a run nor a results folder of that name; metrics
+            without epochs.
     """
     from robustbench_gkl.report import content, curves, figures
 
+    if of not in ("accuracy", "loss"):
+        raise UserError(f"of must be 'accuracy' or 'loss', got {of!r}")
     if (trained := _training(what, Path(checkpoints_dir))) is not None:
         name, metrics = trained
         drawn = (curves.loss_curves if of == "loss" else curves.accuracy_curves)(metrics)
@@ -160,10 +163,10 @@ def _training(what: object, checkpoints_dir: Path) -> tuple[str, pd.DataFrame] |
     import pandas as pd
 
     if isinstance(what, pd.DataFrame):
-        return "", what
+        return "", _with_epochs(what)
     if isinstance(what, Sequence) and what and all(isinstance(row, Mapping) for row in what):
         run = getattr(what, "run", None)
-        return ("" if run is None else run.name), pd.DataFrame(list(what))
+        return ("" if run is None else run.name), _with_epochs(pd.DataFrame(list(what)))
     run = look_for(str(what), checkpoints_dir=checkpoints_dir) if isinstance(what, (str, Path)) else what
     if not isinstance(run, Run):
         return None
@@ -172,3 +175,10 @@ def _training(what: object, checkpoints_dir: Path) -> tuple[str, pd.DataFrame] |
             return None
         raise UserError(f"{str(what)!r} is neither a run in {checkpoints_dir} nor a results folder")
     return run.name, run.metrics()
+
+
+def _with_epochs(metrics: pd.DataFrame) -> pd.DataFrame:
+    if "epoch" not in metrics:
+        has = ", ".join(map(str, metrics)) or "no columns"
+        raise UserError(f"the metrics of a training have a column epoch, as metrics.csv has; got {has}")
+    return metrics

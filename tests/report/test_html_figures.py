@@ -182,6 +182,20 @@ def test_no_value_is_drawn_where_the_loss_was_not_a_number() -> None:
     assert [trace["y"] for trace in drawn.data] == [[2.5, None], [1.5, 1.0]]
 
 
+def test_what_a_damaged_file_of_metrics_holds_is_passed_over() -> None:
+    rows = [("1", "inf", "30"), ("2", "1.5", "1e999"), ("", "9", "9"), ("x", "9", "9"), ("1e9", "-1e300", "40")]
+    damaged = pd.DataFrame(rows, columns=["epoch", "loss", "val_clean_acc"]).assign(loss_robust="no number")
+    drawn = [curves.loss_curves(damaged), curves.accuracy_curves(damaged)]
+    expected = [[None, 1.5, None], [30.0, None, 40.0]]
+    for figure, values in zip(drawn, expected, strict=True):
+        assert figure is not None
+        assert [(trace["x"], trace["y"]) for trace in figure.data] == [([1, 2, 1e9], values)]
+        assert "dtick" not in figure.layout["xaxis"]  # a tick an epoch would never end
+        assert len(drawn_still(figure)) > 5
+    for nothing in (damaged[["loss", "val_clean_acc"]], damaged[["epoch", "loss_robust"]], damaged[:0], damaged[3:4]):
+        assert curves.loss_curves(nothing) is curves.accuracy_curves(nothing) is None
+
+
 def luminance(colour: str) -> float:
     """Return the relative luminance of WCAG 2."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -91,6 +91,11 @@ class TestCurve:
             gkl.plot.curve("mien", checkpoints_dir=tmp_path)
         with pytest.raises(UserError, match="draws the curves of a training"):
             gkl.plot.curve(store.folder, of="loss")
+        for metrics in ([{"loss": 1.0}], gkl.leaderboard(store.folder)):
+            with pytest.raises(UserError, match=r"have a column epoch.*; got .*loss"):
+                gkl.plot.curve(metrics)
+        with pytest.raises(UserError, match="of must be 'accuracy' or 'loss', got 'los'"):
+            gkl.plot.curve([{"epoch": 1.0, "loss": 2.0}], of="los")  # type: ignore[arg-type]
 
 
 class TestWaterfall:
