@@ -156,6 +156,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     if (asked := os.environ.get(COMPLETE)) is not None:
+        from robustbench_gkl.cli import shells  # noqa: F401
+
         return shell_complete(group, {}, "gklbench", COMPLETE, asked)
     signal.signal(signal.SIGTERM, _terminate)
     logger = logging.getLogger("robustbench_gkl")

@@ -20,7 +20,7 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def command(shell: str) -> None:
     """Print the script that makes SHELL complete commands, options and the names of runs, recipes and attacks."""
-    from robustbench_gkl.cli import COMPLETE, group
+    from robustbench_gkl.cli import COMPLETE, group, shells  # noqa: F401
 
     completion = get_completion_class(shell)
     assert completion is not None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import get_completion_class
 from command_line import CommandLine
 
-from robustbench_gkl.cli import COMMANDS, group
+from robustbench_gkl.cli import COMMANDS, COMPLETE, group, shells  # noqa: F401
 from robustbench_gkl.cli.sections import SECTIONS, Command, Option
 
 
@@ -106,3 +107,35 @@ def test_the_script_of_a_shell_is_one(shell: str, gklbench: CommandLine, tmp_pat
     if shutil.which(shell) is not None:
         (tmp_path / "script").write_text(result.out)
         subprocess.run([shell, "-n", "script"], cwd=tmp_path, check=True)
+    assert ("compinit" in result.out) == (shell == "zsh")
+    assert ("split -m 1" in result.out) == (shell == "fish")  # the help of a completion may have commas
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
+def test_a_zsh_that_has_loaded_no_completion_takes_the_script(gklbench: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "script").write_text(gklbench("completion", "zsh").out)
+    told = [shutil.which("zsh") or "", "-f", "-c", "source ./script; print $_comps[gklbench]"]
+    environment = os.environ | {"ZDOTDIR": str(tmp_path)}
+    done = subprocess.run(told, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("_gklbench_completion\n", "")
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "at", "offered"),
+    [
+        ("bash", "gklbench\ntrain\n--loss\n=\ntra", "4", "plain,trades"),  # it replaces the last word alone
+        ("bash", "gklbench\ntrain\n--set\nlr\n=\n3\n--loss\ntra", "7", "plain,trades"),
+        ("bash", "gklbench\neval\n--attack\npgd\n:\nsteps\n=\n20\n--sea", "8", "plain,--search-precision"),
+        ("zsh", "gklbench train --loss=tra", "2", "plain\n--loss=trades\n_"),
+        ("fish", "gklbench train --loss=tra", "--loss=tra", "plain,--loss=trades"),
+        ("fish", "gklbench comple", "comple", f"plain,completion\t{COMMANDS['completion']}"),
+    ],
+)
+def test_a_value_after_an_equals_sign_is_completed(
+    shell: str, words: str, at: str, offered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", at)
+    completion = get_completion_class(shell)
+    assert completion is not None
+    assert completion(group, {}, "gklbench", COMPLETE).complete() == offered
