@@ -51,9 +51,11 @@ def command(
 
     Each line is ok, warn or fail, with what to do. Nothing is changed. Exit code 1 if one of them is fail.
     """
-    from robustbench_gkl.core.files import write_atomically
+    from robustbench_gkl.core.files import write_wanted
+    from robustbench_gkl.core.machine import check_device_name
     from robustbench_gkl.report.terminal import make_console
 
+    check_device_name(device)
     console, found = make_console(quiet=quiet), []
     folders = {"checkpoints": checkpoints_dir, "results": results_dir, "data": data_dir}
     for finding in _findings(folders, device):
@@ -63,7 +65,7 @@ def command(
         if finding.advice:
             console.print(f"     {finding.advice}", markup=False)
     if json_path is not None:
-        write_atomically(json_path, json.dumps([asdict(finding) for finding in found], indent=1) + "\n")
+        write_wanted(json_path, json.dumps([asdict(finding) for finding in found], indent=1) + "\n")
         console.print(f"wrote {json_path}", markup=False)
     if failed := [finding.what for finding in found if finding.verdict == "fail"]:
         click.echo(f"Error: {', '.join(failed)} must be put right", err=True)
@@ -72,6 +74,7 @@ def command(
 
 def _findings(folders: dict[str, Path], device: str) -> Iterator[_Finding]:
     """Yield all findings, those that need torch last."""
+    from robustbench_gkl.core.errors import one_line
     from robustbench_gkl.core.hashing import cache_folder
 
     yield from _packages()
@@ -82,9 +85,9 @@ def _findings(folders: dict[str, Path], device: str) -> Iterator[_Finding]:
     try:
         import torch
         import torchvision  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:
-        advice = "Install torch and torchvision anew, both of one release."
-        yield _Finding("fail", "import of torch and torchvision", str(error).splitlines()[0], advice)
+    except Exception as error:  # a broken installation raises anything
+        advice = "Install torch and torchvision anew, both of one release, and what the message names."
+        yield _Finding("fail", "import of torch and torchvision", one_line(error), advice)
         return
     yield _processor(torch.get_num_threads())
     yield from _cuda()
@@ -154,16 +157,16 @@ def _conflicts() -> Iterator[_Finding]:
 
 def _folder(what: str, path: Path, *, needed: bool) -> _Finding:
     """Return whether files can be written to a folder, or to where it will be made, and how much space is left."""
-    there = path.expanduser().absolute()
-    while not there.exists():
-        there = there.parent
-    will_be = "" if there == path.expanduser().absolute() else ", not there yet"
     try:
+        wanted = there = path.expanduser().absolute()
+        while not there.exists():
+            there = there.parent
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
-    except OSError as error:
+    except OSError as error:  # also of a folder above that cannot be looked into, or of a working folder that is gone
         advice = "Make it a folder that you can write to, or give another one."
         return _Finding("fail" if needed else "warn", what, f"{path}: {error.strerror}", advice)
+    will_be = "" if there == wanted else ", not there yet"
     figure = f"{path}{will_be}, {free / 2**30:,.1f} GiB free"
     if free < _LEAST_FREE:
         return _Finding("warn", what, figure, "Make room on this disk: a run that cannot be written stops.")
@@ -186,6 +189,8 @@ def _cuda() -> Iterator[_Finding]:
     """Yield the CUDA devices with their memory."""
     import torch
 
+    from robustbench_gkl.core.errors import one_line
+
     count = torch.cuda.device_count()
     if not count and shutil.which("nvidia-smi") is not None:
         build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs alone"
@@ -198,7 +203,7 @@ def _cuda() -> Iterator[_Finding]:
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
         except RuntimeError as error:
-            yield _Finding("fail", f"cuda:{index}", str(error).splitlines()[0], "See nvidia-smi, or give --device cpu.")
+            yield _Finding("fail", f"cuda:{index}", one_line(error), "See nvidia-smi, or give --device cpu.")
             continue
         figure = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
         busy = free < total / 2
@@ -210,14 +215,17 @@ def _speed(device: str) -> Iterator[_Finding]:
     """Yield how long a step of training and a pass of an attack take on a small network."""
     from robustbench_gkl.config.schema import TrainConfig
     from robustbench_gkl.core.device import resolve_device
+    from robustbench_gkl.core.errors import UserError, one_line
     from robustbench_gkl.training.timing import time_passes
 
-    config, on = TrainConfig(model="tiny-cnn", dataset="digits"), resolve_device(device)
-    what = f"speed on {on}"
+    config, what = TrainConfig(model="tiny-cnn", dataset="digits"), f"speed on {device}"
     try:
+        on = resolve_device(device)
+        what = f"speed on {on}"
         took = time_passes(config, on)
-    except RuntimeError as error:
-        yield _Finding("fail", what, str(error).splitlines()[0], "Try --device cpu; if that works, see the driver.")
+    except (RuntimeError, UserError) as error:
+        told = str(error) if isinstance(error, UserError) else one_line(error)
+        yield _Finding("fail", what, told, "Try --device cpu; if that works, see the driver.")
         return
     step, attack = (f"{1000 * seconds * took.batch_size:.1f} ms" for seconds in (took.update, took.attack))
     figure = f"a training step forwards and backwards {step}, a step of an attack {attack}"

@@ -59,7 +59,7 @@ def command(
     A model call is the work of one forward pass of one image; a backward pass to the image costs one more, one to the
     weights two.
     """
-    from robustbench_gkl.core.files import write_atomically
+    from robustbench_gkl.core.files import write_wanted
     from robustbench_gkl.report.terminal import make_console
     from robustbench_gkl.suite import read_suite
     from robustbench_gkl.suite.ledger import Folders
@@ -86,7 +86,7 @@ def command(
     if json_path is not None:
         plan = {"suite": suite.name, "devices": gpus, "assumptions": notes, "cells": rows}
         plan |= {"device_hours": round(total / 3600, 4), "hours": round(until / 3600, 4)}
-        write_atomically(json_path, json.dumps(plan, indent=1) + "\n")
+        write_wanted(json_path, json.dumps(plan, indent=1) + "\n")
         console.print(f"wrote {json_path}", markup=False)
     if csv_path is not None:
         import pandas as pd

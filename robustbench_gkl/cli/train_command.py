@@ -182,7 +182,7 @@ def command(
 def _export(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration so that ``gklbench train FILE`` trains it again."""
     from robustbench_gkl.config.files import to_toml
-    from robustbench_gkl.core.files import write_atomically
+    from robustbench_gkl.core.files import write_wanted
 
     if path.suffix == ".toml":
         text = to_toml(config.model_dump(mode="json"))
@@ -190,7 +190,7 @@ def _export(config: TrainConfig, path: Path) -> None:
         text = config.model_dump_json(indent=1) + "\n"
     else:
         raise UserError(f"--export needs a name that ends in .toml or .json, got {path}")
-    write_atomically(path, text)
+    write_wanted(path, text)
 
 
 def _logger(name: str | None, run: Run) -> AbstractContextManager[Logger | None]:

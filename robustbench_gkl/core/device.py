@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.machine import check_device_name
 
 
 def resolve_device(name: str) -> torch.device:
@@ -18,12 +19,11 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         UserError: another name, or a CUDA device that is not there.
     """
+    check_device_name(name)
     count = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (kind == "cpu" and number) or (number and not number.isdigit()):
-        raise UserError(f"--device must be auto, cpu, cuda or cuda:i, got {name!r}")
     if kind == "cuda" and int(number or 0) >= count:
         raise UserError(f"--device {name}: this machine has {count} CUDA devices; use --device cpu or auto")
     return torch.device(name)

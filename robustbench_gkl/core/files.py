@@ -27,6 +27,19 @@ def write_atomically(path: Path, content: bytes | str | Callable[[Path], object]
         _write(path, content)
 
 
+def write_wanted(path: Path, text: str) -> None:
+    """Write a file that the user asked for, see :func:`write_atomically`; its folder is made if need be.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Let an OSError in the block that names no file, as that of a full disk, name ``path``."""

@@ -1,10 +1,13 @@
-"""The machine's processor, as the system names it."""
+"""The machine's processor, as the system names it, and the names of devices. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
+
+from robustbench_gkl.core.errors import UserError
 
 
 def processor() -> str:
@@ -18,3 +21,13 @@ def processor() -> str:
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device_name(name: str) -> None:
+    """Check that a device is called as one is.
+
+    Raises:
+        UserError: it is none of ``auto``, ``cpu``, ``cuda`` and ``cuda:i``.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name) is None:
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:i, got {name!r}")

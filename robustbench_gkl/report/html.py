@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_gkl.core.errors import UserError
-from robustbench_gkl.core.files import writable_folder, write_atomically
+from robustbench_gkl.core.files import writable_folder, write_atomically, write_wanted
 from robustbench_gkl.report import assets, tables
 from robustbench_gkl.report.boards import boards_of
 from robustbench_gkl.report.model_pages import ModelPages
@@ -100,12 +100,7 @@ def save_leaderboard_page(frame: pd.DataFrame, path: Path, *, whole: bool = True
     Raises:
         UserError: the extra is not installed, or the file cannot be written.
     """
-    page = leaderboard_page(frame, whole=whole)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_wanted(path, leaderboard_page(frame, whole=whole))
 
 
 def _remove_former(out: Path, *, keep: Collection[str]) -> None:

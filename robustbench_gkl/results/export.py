@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.exact import PUBLISHED_NORMS
-from robustbench_gkl.core.files import write_atomically
+from robustbench_gkl.core.files import write_wanted
 from robustbench_gkl.results.leaderboard import AUTOATTACK_COLUMNS
 from robustbench_gkl.results.tiers import AUTOATTACK
 
@@ -24,12 +23,7 @@ def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = FORMS[form](table)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_wanted(path, FORMS[form](table))
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -107,11 +101,7 @@ def save_model_info(table: pd.DataFrame, folder: Path) -> list[Path]:
             if path not in written:
                 break
             path = path.with_stem(f"{path.stem}_{number}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(info, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        write_wanted(path, json.dumps(info, indent=2) + "\n")
         written.append(path)
     return written
 

@@ -61,7 +61,7 @@ def worker_environments(*, jobs: int | None, device: str, cells: int) -> list[di
     """
     cores = usable_cores()
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    threads = threads if threads.isdigit() and int(threads) else ""
+    threads = threads if threads.isdecimal() and int(threads) else ""
     gpus = cuda_devices() if device in ("auto", "cuda") else []
     fitting = len(gpus) or (1 if ":" in device else max(1, cores // int(threads or 1)))
     count = max(1, min(jobs or fitting, cells))
