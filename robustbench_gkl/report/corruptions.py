@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from robustbench_gkl.results.corruptions import CorruptionRecord
 
@@ -16,7 +17,7 @@ def corruption_table(record: CorruptionRecord) -> Table:
     for name in record.correct:
         accuracies = [record.accuracy(name, severity) for severity in range(1, 6)]
         label = name if name in record.counted else f"({name})"
-        table.add_row(label, *(f"{value:.2f}" for value in (*accuracies, sum(accuracies) / 5)))
+        table.add_row(Text(label), *(f"{value:.2f}" for value in (*accuracies, sum(accuracies) / 5)))
     means = [record.severity_acc(severity) for severity in range(1, 6)]
     table.add_section()
     table.add_row("mean", *(f"{value:.2f}" for value in (*means, record.mean_corruption_acc)), style="bold")

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+_MARKED = re.compile(r"-[0-9a-f]{8}$", re.IGNORECASE)
+
+
 def page_templates() -> Environment:
     """Return the templates' environment; it escapes whatever a template does not declare safe."""
     import jinja2
@@ -39,12 +42,13 @@ def page_templates() -> Environment:
 def page_names(names: Sequence[str]) -> dict[str, str]:
     """Return a file name for each name: its own where that is safe and unlike all others, else a marked one.
 
-    Names that differ in case alone are one file on some systems, so they are marked too.
+    Names that differ in case alone are one file on some systems, so they are marked too, and those that look marked.
     """
     folded = Counter(name.casefold() for name in names)
     files = {}
     for name in names:
         clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:80].lstrip(".-") or "model"
         marked = f"{clean}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        files[name] = name if clean == name and folded[name.casefold()] == 1 else marked
+        own = clean == name and folded[name.casefold()] == 1 and _MARKED.search(name) is None
+        files[name] = name if own else marked
     return files

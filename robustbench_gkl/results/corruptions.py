@@ -6,10 +6,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.core.validation import user_error
+from robustbench_gkl.results.reading import read_table, without_control_characters
 from robustbench_gkl.results.record import ModelInfo, Part, canonical_hash
 from robustbench_gkl.results.record_files import RecordFiles
 from robustbench_gkl.results.statistics import wilson_interval
@@ -35,7 +36,7 @@ class CorruptionData(Part):
     """The folder's name."""
     sha256: str
     """Hash of the corruptions' names and of the evaluated pixels and labels."""
-    n: int
+    n: int = Field(ge=1)
     """Images of each corruption and severity: the first so many."""
 
 
@@ -50,7 +51,7 @@ class CorruptionRecord(Part):
     """When the record was made: UTC, ISO 8601."""
     model: ModelInfo
     data: CorruptionData
-    correct: dict[str, Counts]
+    correct: dict[str, Counts] = Field(min_length=1)
     """For each corruption the images classified correctly at severities 1 to 5."""
     batch_size: int
     """Images at a time."""
@@ -58,6 +59,13 @@ class CorruptionRecord(Part):
     """Wall time of reading the images and predicting them."""
     environment: dict[str, str]
     """Versions, device, threads and git commit."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CorruptionRecord:
+        for name, counts in self.correct.items():
+            if not all(0 <= count <= self.data.n for count in counts):
+                raise ValueError(f"{name} has counts outside 0..{self.data.n}, the images of each severity")
+        return self
 
     def text(self) -> str:
         """Return the content of the record's file."""
@@ -70,8 +78,9 @@ class CorruptionRecord(Part):
         Raises:
             UserError: it is broken.
         """
+        values = without_control_characters(read_table(content, what=what), content)
         try:
-            return cls.model_validate_json(content)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise user_error(error, what=f"{what} is broken") from None
 

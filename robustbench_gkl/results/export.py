@@ -26,6 +26,10 @@ def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
     write_wanted(path, FORMS[form](table))
 
 
+_IN_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\\|<"})
+"""Signs that would end a cell or begin markup."""
+
+
 def markdown(table: pd.DataFrame) -> str:
     """Return a leaderboard as a Markdown table."""
     cells = table.astype(object).where(table.notna(), "").map(_markdown_cell)
@@ -39,7 +43,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _markdown_cell(cell: object) -> str:
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
+    return f"{cell:.2f}" if isinstance(cell, float) else " ".join(str(cell).splitlines()).translate(_IN_MARKDOWN)
 
 
 def latex(table: pd.DataFrame) -> str:

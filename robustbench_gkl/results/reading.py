@@ -9,11 +9,16 @@ from pydantic_core import from_json
 
 from robustbench_gkl.core.errors import UserError
 
-_WRITTEN_CONTROL = re.compile(rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr])|\x7f|\xc2[\x80-\x9f]", re.IGNORECASE)
+_WRITTEN_CONTROL = re.compile(
+    rb"\\(u00[01][0-9a-f]|u007f|u00[89][0-9a-f]|[bfr]|u202[a-e]|u206[6-9])|\x7f|\xc2[\x80-\x9f]"
+    rb"|\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]",
+    re.IGNORECASE,
+)
 """How JSON in UTF-8 writes control characters other than tabs and line ends."""
-_BEFORE_CONTROL = (b"\\", b"\x7f", b"\xc2")
+_BEFORE_CONTROL = (b"\\", b"\x7f", b"\xc2", b"\xe2\x80", b"\xe2\x81")
 """One of these begins whatever that pattern finds; nearly no file has any."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Among them those that reorder the text around them."""
 
 
 def read_table(content: bytes, *, what: str) -> dict[str, Any]:
@@ -32,7 +37,7 @@ def read_table(content: bytes, *, what: str) -> dict[str, Any]:
 
 
 def without_control_characters(values: dict[str, Any], content: bytes) -> dict[str, Any]:
-    """Return ``values`` with the control characters of their texts replaced, which could write anything to a terminal.
+    """Return ``values`` with the control characters of their texts replaced, which could forge what people are shown.
 
     Args:
         values: read from ``content``.

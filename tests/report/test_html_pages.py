@@ -274,6 +274,8 @@ def test_names_of_pages_are_safe_and_unlike() -> None:
     assert pages["ok_2.0"] == "ok_2.0"
     assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,90}", page) for page in pages.values()), pages
     assert len({page.casefold() for page in pages.values()}) == len(names)
+    marked = pages["../../etc/passwd"]
+    assert len(set(page_names(["../../etc/passwd", marked, marked.upper()]).values())) == 3
 
 
 def test_who_fell_to_what_counts_every_sample_once(store: ResultStore) -> None:

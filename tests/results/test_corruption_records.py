@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.report.corruptions import corruption_table
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.corruptions import (
     COLUMNS,
@@ -33,6 +37,31 @@ def record(name: str, correct: dict[str, Counts], *, data: str = "a" * 64, n: in
         seconds=1.5,
         environment={},
     )
+
+
+def test_a_file_from_elsewhere_forges_nothing_that_is_shown() -> None:
+    made = record("one\x1b[31m\u202e", {"[red]fog": FOG})
+    found = CorruptionRecord.read(made.text().encode(), what="x.json")
+    assert found.model.name == "one\ufffd[31m\ufffd"
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as captured:
+        console.print(corruption_table(found))
+    assert "[red]fog" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": {"dataset": "CIFAR-10-C", "sha256": "a", "n": 0}}, "greater than or equal to 1"),
+        ({"correct": {}}, "at least 1 item"),
+        ({"correct": {"fog": [101, 0, 0, 0, 0]}}, r"fog has counts outside 0\.\.100"),
+        ({"correct": {"fog": [-1, 0, 0, 0, 0]}}, r"fog has counts outside 0\.\.100"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(change: dict[str, object], says: str) -> None:
+    values = json.loads(record("one", {"fog": FOG}).text()) | change
+    with pytest.raises(UserError, match=f"x.json is broken.*{says}"):
+        CorruptionRecord.read(json.dumps(values).encode(), what="x.json")
 
 
 def test_the_mean_is_over_the_common_corruptions() -> None:

@@ -15,7 +15,7 @@ from command_line import CommandLine
 from synthetic_records import make_record, outcome
 
 from robustbench_gkl.results import ResultStore, leaderboard
-from robustbench_gkl.results.export import latex, save_model_info
+from robustbench_gkl.results.export import latex, markdown, save_model_info
 from robustbench_gkl.results.published_rows import with_published
 from robustbench_gkl.results.record import pack_standing
 
@@ -49,6 +49,11 @@ def test_model_info_of_several_radii_are_files_of_their_own(
         ("8/255", "30.00"),
     }
     assert "model.json" in found
+
+
+def test_a_name_stays_in_its_cell_of_a_markdown_table() -> None:
+    text = markdown(pd.DataFrame({"model": ["a\nb", "c\\|d", "<b>"], "clean_acc": [1.0, 2.0, 3.0]}))
+    assert text.splitlines()[2:] == [r"| a b | 1.00 |", r"| c\\\|d | 2.00 |", r"| \<b> | 3.00 |"]
 
 
 def test_latex_is_escaped_and_complete(store: ResultStore) -> None:

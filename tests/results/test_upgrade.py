@@ -127,6 +127,15 @@ def test_control_characters_do_not_reach_a_terminal(escaped: bool, tmp_path: Pat
     assert shown == re.sub("[\x00-\x1f\x7f-\x9f]", "\ufffd", name)
 
 
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("sign", ["\u202e", "\u2066"])
+def test_a_name_does_not_turn_around_what_stands_beside_it(sign: str, escaped: bool, tmp_path: Path) -> None:
+    values = first_version(ResultStore(tmp_path), "pgd", "linf")
+    values["model"]["name"] = f"a{sign}b – שלום"
+    content = json.dumps(values, ensure_ascii=escaped).encode()
+    assert Record.read(content, what="record x.json").model.name == "a\ufffdb – שלום"
+
+
 @pytest.mark.parametrize("steps", ["x", 0, 1e400])
 def test_settings_that_mean_nothing_are_one_line(steps: object, tmp_path: Path) -> None:
     values = first_version(ResultStore(tmp_path), "pgd", "linf")
