@@ -32,6 +32,7 @@ ARGUMENTS = [
 PHONE, WIDE = (360, 740), (1600, 950)
 MODEL = "models/gkl-preact-resnet18-seed0.html"
 DEEP = "npz:/data/projects/robustness/converted/2026-03/cifar10-jpeg-quality-75-subset-12000.npz"
+LONG = f"long-{'<of>-' * 38}seed0"
 PAGES = ("index.html", MODEL, "models/deep.html", "hostile", "board.html")
 
 
@@ -53,6 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = save_many(folder / "results", seeds=3, eps=("4/255", "8/255"), n=100)
     for eps in ("0.1", "0.2"):
         make_record(store, outcome(stands=60, broken=40), model="deep", dataset=DEEP, eps=eps)
+    make_record(store, outcome(stands=50, broken=50), model=LONG, dataset=DEEP, eps="0.1")
     record = save_record(store, name=HOSTILE, loss=None, n=100, minute=500)
     fallen = store.verdicts(record).query("broken_by == 'pgd-20'")["index"].to_numpy()[:3]
     original = np.random.default_rng(0).integers(20, 236, (len(fallen), 3, 8, 8), dtype=np.uint8)
@@ -271,6 +273,22 @@ def test_paper_has_still_figures_and_all_records(visit: Open) -> None:
     assert all(still.is_visible() for still in page.locator(".still svg").all())
     assert not any(live.is_visible() for live in page.locator(".plot").all())
     assert page.locator("details.record:not([open])").count() == 0
+
+
+@pytest.mark.parametrize("size", [PHONE, WIDE])
+def test_a_long_name_leaves_room_for_the_bars(size: tuple[int, int], report: Path, visit: Open) -> None:
+    (board,) = (path for path in (report / "boards").iterdir() if "long-" in path.read_text())
+    page = visit(f"boards/{board.name}", size=size).page
+    page.wait_for_selector("html[data-ready=charts]")
+    for figure in ("#attacks", "#classes"):
+        whole, bars = (
+            page.eval_on_selector(f"{figure} {part}", "part => part.getBoundingClientRect().width")
+            for part in (".plot", ".plot .cartesianlayer .xy, .plot .bglayer rect")
+        )
+        assert bars > 0.5 * whole
+        named = page.locator(f"{figure} .ytick text").all_text_contents()
+        assert len(named) == 2
+        assert any(name.startswith("long-<o") and "…" in name and name.endswith("seed0") for name in named)
 
 
 def test_a_menu_changes_the_picture(visit: Open) -> None:

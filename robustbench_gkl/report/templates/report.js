@@ -91,8 +91,9 @@
   }
   /* Long names would leave no room for the bars; both ends are kept, as seeds stand at the end. */
   function shortened(axis, data, width) {
-    if (axis?.type !== "category" || width >= 500) return axis;
-    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map((name) => cut(name, 15)) };
+    if (axis?.type !== "category") return axis;
+    const room = Math.max(15, Math.floor(width / 20));
+    return { ...axis, tickvals: data[0].y, ticktext: data[0].y.map((name) => cut(name, room)) };
   }
   /* The legend stands below the picture and gets the height that it needs there. */
   function legendHeight(data, width) {
@@ -125,7 +126,12 @@
       dragmode: false,
     };
   }
-  const cut = (name, length) => (name.length <= length || name.includes("&") ? name : `${name.slice(0, Math.ceil(length / 2) - 1)}…${name.slice(1 - Math.floor(length / 2))}`);
+  /* Names are escaped: "&lt;" is one letter. */
+  function cut(name, length) {
+    const letters = name.match(/&\w+;|./gsu) ?? [];
+    if (letters.length <= length) return name;
+    return `${letters.slice(0, Math.ceil(length / 2) - 1).join("")}…${letters.slice(1 - Math.floor(length / 2)).join("")}`;
+  }
   /* Labels of points leave each other room on plots of their least width and wider; long names in a legend are cut. */
   function fitted({ data, layout }, width) {
     const labels = layout.meta?.labels.findLast(({ least }, i) => i === 0 || least + 80 <= width)?.traces ?? [];
