@@ -83,9 +83,7 @@ def resized_crop_flip(images: Tensor, noise: Noise) -> Tensor:
     1409.4842), drawn as torchvision's ``RandomResizedCrop`` draws it; pixels are interpolated linearly.
     """
     height, width = images.shape[2:]
-    tall, wide = _regions(noise.at("region"), height, width)
-    top = (noise.at("region", "top").uniform()[:, None] * (height - tall + 1)).floor()
-    left = (noise.at("region", "left").uniform()[:, None] * (width - wide + 1)).floor()
+    top, left, tall, wide = _regions(noise.at("region"), height, width)
     columns = _places(left, wide, width)
     mirrored = noise.at("flip").integers(2).bool()[:, None]
     columns = torch.where(mirrored, columns.flip(1), columns)
@@ -94,8 +92,11 @@ def resized_crop_flip(images: Tensor, noise: Noise) -> Tensor:
     return view.round_().to(torch.uint8) if images.dtype == torch.uint8 else view.to(images.dtype)
 
 
-def _regions(noise: Noise, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return (B, 1) heights and widths of random regions: the first of ten draws that fits, else what fits best."""
+def _regions(noise: Noise, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (B, 1) tops, lefts, heights and widths of random regions.
+
+    Of ten draws of height and width the first that fits counts; without one, the largest region in the middle.
+    """
     area = height * width * (0.08 + 0.92 * noise.at("area").uniform(10))
     ratio = torch.exp(math.log(4 / 3) * (2 * noise.at("ratio").uniform(10) - 1))
     tall, wide = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
@@ -104,10 +105,15 @@ def _regions(noise: Noise, height: int, width: int) -> tuple[Tensor, Tensor]:
     best = min(max(width / height, 3 / 4), 4 / 3)
     fallback = min(height, round(width / best)), min(width, round(height * best))
     found = fits.any(1, keepdim=True)
-    return (
-        torch.where(found, tall.gather(1, first), float(fallback[0])),
-        torch.where(found, wide.gather(1, first), float(fallback[1])),
-    )
+
+    def placed(way: str, lengths: Tensor, otherwise: int, side: int) -> tuple[Tensor, Tensor]:
+        length = torch.where(found, lengths.gather(1, first), float(otherwise))
+        start = (noise.at(way).uniform()[:, None] * (side - length + 1)).floor()
+        return torch.where(found, start, float((side - otherwise) // 2)), length
+
+    top, tall = placed("top", tall, fallback[0], height)
+    left, wide = placed("left", wide, fallback[1], width)
+    return top, left, tall, wide
 
 
 def _places(first: Tensor, length: Tensor, count: int) -> Tensor:

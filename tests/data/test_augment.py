@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from device_waits import no_waits
 from torch import Tensor
 
 from robustbench_gkl.core.errors import UserError
@@ -138,6 +139,17 @@ def test_images_of_every_shape_have_a_region(height: int, width: int) -> None:
     assert 0 <= float(views.min()) < float(views.max()) <= height * width - 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(4, 200), (200, 4)])
+def test_where_no_draw_fits_the_middle_is_shown_as_by_torchvision(height: int, width: int) -> None:
+    from torchvision.transforms import v2
+
+    images, noise = random_images(50, 1, height, width, dtype=torch.float32), noise_for(50)
+    theirs = v2.RandomResizedCrop((height, width))(images)  # 8 % of such an image is too wide for it in any shape
+    mirrored = noise.at("flip").integers(2).bool()[:, None, None, None]
+    views = augment(images, name="resized-crop-flip", noise=noise)
+    assert torch.allclose(views, torch.where(mirrored, theirs.flip(3), theirs), atol=1e-5)
+
+
 def test_none_returns_the_images() -> None:
     images = random_images(3, 1, 8, 8)
     assert torch.equal(augment(images, name="none", noise=noise_for(3)), images)
@@ -158,6 +170,8 @@ def test_noise_must_be_for_these_images() -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 def test_views_are_the_same_on_every_device(name: str) -> None:
     images = random_images(9, 3, 32, 32)
-    views = augment(images.cuda(), name=name, noise=noise_for(9))
+    there = images.cuda()
+    with no_waits():
+        views = augment(there, name=name, noise=noise_for(9))
     assert views.is_cuda
     assert torch.equal(views.cpu(), augment(images, name=name, noise=noise_for(9)))
