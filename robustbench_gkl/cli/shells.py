@@ -34,7 +34,7 @@ class _WholeWords(ShellComplete):
 
 
 class _Bash(BashComplete):
-    """For bash, in which ``--loss=tr`` is three words, of which a completion replaces the last, and ``pgd:steps`` too."""
+    """For bash, in which ``--loss=tr`` is three words and a completion replaces the last; ``pgd:steps`` likewise."""
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """Return the words before the one that is completed, and that one, as they were typed."""

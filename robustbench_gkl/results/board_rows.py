@@ -17,17 +17,17 @@ SHARED = "shared"
 class BoardSetting(NamedTuple):
     """What the rows of a board share; empty, or 0, where the leaderboard does not say it."""
 
-    dataset: str
-    n: int
-    split: str
-    samples: str
-    threat: str
-    corruptions: int
+    dataset: str = ""
+    n: int = 0
+    split: str = ""
+    samples: str = ""
+    threat: str = ""
+    corruptions: int = 0
 
     @property
     def text(self) -> str:
         """Samples and threat: ``360 test images, linf 0.1``."""
-        images = f"{self.n:,} {self.split} images" if self.split else f"{self.n:,} images"
+        images = " ".join(filter(None, (f"{self.n:,}" if self.n else "", self.split, "images")))
         over = f"{self.corruptions} corruptions" if self.corruptions else self.threat
         return f"{images}{f' ({self.samples})' if self.samples else ''}, {over}"
 
@@ -53,7 +53,7 @@ def rows_by_board(frame: pd.DataFrame) -> dict[BoardSetting, list[int]]:
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[Any]:
-    empty = 0 if BoardSetting.__annotations__[name] == "int" else ""
+    empty = BoardSetting._field_defaults[name]
     shared: Mapping[str, Any] = frame.attrs.get(SHARED, {})
     values = frame[name] if name in frame else [shared.get(name, empty)] * len(frame)
     return [empty if pd.isna(value) else value for value in values]

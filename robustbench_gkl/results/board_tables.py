@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from numbers import Number
 from typing import Any
 
 import pandas as pd
@@ -129,7 +130,7 @@ def cell_text(column: str, value: object) -> str:
         return value if value.isprintable() else "".join(part if part.isprintable() else "\ufffd" for part in value)
     if isinstance(value, float):
         return f"{value:,.1f}" if column.endswith("seconds") else f"{value:,.2f}"
-    return str(value) if isinstance(value, bool) else f"{value:,}"
+    return f"{value:,}" if isinstance(value, Number) and not isinstance(value, bool) else cell_text(column, str(value))
 
 
 def _table(

@@ -10,6 +10,11 @@ from robustbench_gkl.results.board_tables import BoardRow, BoardSection, BoardTa
 
 _NEEDED = frozenset({"rank", "model", "dataset", "n"})
 """Columns without which a data frame is no leaderboard any more."""
+_NUMBERS = frozenset(
+    {"rank", "n", "clean_acc", "worst_case_acc", "mean_corruption_acc"}
+    | {"ci_low", "ci_high", "certified_low", "certified_high"}
+)
+"""Columns that boards compare and format, and that somebody may have made text of."""
 _LEFT = ' style="text-align: left"'
 _GREY = ' style="opacity: 0.6"'
 _WHOLE = "<style>table.gklbench th, table.gklbench td {white-space: nowrap}</style>"
@@ -26,9 +31,15 @@ class Leaderboard(pd.DataFrame):
     def _constructor(self) -> type[Leaderboard]:
         return Leaderboard
 
+    def _has_boards(self) -> bool:
+        if not self.columns.is_unique or not _NEEDED.issubset(self.columns):
+            return False
+        numbers = (pd.api.types.is_numeric_dtype(self[name]) for name in _NUMBERS.intersection(self.columns))
+        return all(numbers) and all(isinstance(name, str) for name in self["dataset"].dropna())
+
     def _repr_html_(self) -> str | None:
         """Return the tables, with as many rows as pandas may show (``display.max_rows``)."""
-        if self.empty or not self.columns.is_unique or not _NEEDED.issubset(self.columns):
+        if self.empty or not self._has_boards():
             return super()._repr_html_()  # type: ignore[no-any-return, misc]
         if not pd.get_option("display.notebook_repr_html"):
             return None

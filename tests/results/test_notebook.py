@@ -107,6 +107,11 @@ def test_what_is_filtered_or_sorted_is_shown_likewise_and_what_is_no_board_as_pa
     for other in (board[["rank", "model"]], board.describe(), board.head(0), board.T):
         assert shown(other).captions == []
         assert other._repr_html_() == pd.DataFrame(other)._repr_html_()  # type: ignore[operator]
+    for other in (board.astype(str), board.assign(dataset=3)):  # what boards compare is none of theirs any more
+        assert other._repr_html_() == pd.DataFrame(other)._repr_html_()  # type: ignore[operator]
+    noted = shown(board.assign(n=float("nan"), notes=[["a", 1]] * len(board)))
+    assert noted.captions[0] == "digits, test images, linf 0.1, tier gradient"
+    assert "['a', 1]" in noted.rows[1]
     doubled = pd.concat([board, board], axis=1)
     assert doubled._repr_html_() == pd.DataFrame(doubled)._repr_html_()  # type: ignore[operator]
 
