@@ -48,7 +48,7 @@ def loss_curves(metrics: pd.DataFrame) -> Figure | None:
 
 def _measured(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return what can be drawn of a file that anybody may have edited: finite numbers, and columns that have some."""
-    numbers = metrics.apply(pd.to_numeric, errors="coerce").astype(float)
+    numbers: pd.DataFrame = metrics.apply(pd.to_numeric, errors="coerce").astype(float)
     numbers = numbers.where(numbers.abs() < _LARGEST)
     rows = numbers.dropna(subset=["epoch"]) if "epoch" in numbers else numbers.iloc[:0]
     return rows.dropna(axis="columns", how="all")

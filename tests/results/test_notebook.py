@@ -109,7 +109,7 @@ def test_what_is_filtered_or_sorted_is_shown_likewise_and_what_is_no_board_as_pa
         assert other._repr_html_() == pd.DataFrame(other)._repr_html_()  # type: ignore[operator]
     for other in (board.astype(str), board.assign(dataset=3)):  # what boards compare is none of theirs any more
         assert other._repr_html_() == pd.DataFrame(other)._repr_html_()  # type: ignore[operator]
-    noted = shown(board.assign(n=float("nan"), notes=[["a", 1]] * len(board)))
+    noted = shown(board.assign(n=float("nan"), notes=pd.Series([["a", 1]] * len(board), index=board.index)))
     assert noted.captions[0] == "digits, test images, linf 0.1, tier gradient"
     assert "['a', 1]" in noted.rows[1]
     doubled = pd.concat([board, board], axis=1)
