@@ -22,6 +22,6 @@ def command(out: Path, strict: bool, results_dir: Path, checkpoints_dir: Path, q
     from robustbench_gkl.report.terminal import make_console
 
     written = write_report(out, results_dir=results_dir, checkpoints_dir=checkpoints_dir, strict=strict)
-    make_console(quiet=quiet).print(
-        f"wrote {written.index}: {written.models} models, {written.records} records", markup=False
-    )
+    counts = {"model": written.models, "record": written.records}
+    told = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
+    make_console(quiet=quiet).print(f"wrote {written.index}: {told}", markup=False)

@@ -175,7 +175,7 @@ def command(
     except Interrupted:
         raise KeyboardInterrupt(f"interrupted; gklbench train --name {name} --resume goes on from here") from None
     elsewhere = "" if checkpoints_dir == Path("checkpoints") else f" --checkpoints-dir {checkpoints_dir}"
-    console.print(f"saved {', '.join(run.available())} weights in {run.folder}", markup=False)
+    console.print(f"weights in {run.folder}: {', '.join(run.available())}", markup=False)
     console.print(f"evaluate them with: gklbench eval {name}{elsewhere}", markup=False)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_MOST_LISTED = 100
+"""Choices that an error lists."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used.
@@ -35,7 +38,8 @@ def unknown(kind: str, name: str, choices: Iterable[str], *, listing: str | None
     folded = {choice.lower(): choice for choice in known}
     near = [folded[match] for match in get_close_matches(name.lower(), folded, n=1)]
     hint = f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
-    listing = listing or f"choose from {', '.join(known) or 'none'}"
+    more = f" and {len(known) - _MOST_LISTED:,} more" if len(known) > _MOST_LISTED else ""
+    listing = listing or f"choose from {', '.join(known[:_MOST_LISTED]) or 'none'}{more}"
     return UserError(f"unknown {kind} {name!r}{hint} ({listing})")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def write_report(out: Path, *, results_dir: Path, checkpoints_dir: Path, strict:
         strict: refuse broken records instead of passing them by.
 
     Raises:
-        UserError: the extra is not installed; no records; ``out`` holds other pages or cannot be written to.
+        UserError: the extra is not installed; no records; ``out`` holds other files of these names or cannot be
+            written to.
     """
     assets.require_extra()
     store = ResultStore(results_dir, strict=strict)
@@ -51,19 +52,21 @@ def write_report(out: Path, *, results_dir: Path, checkpoints_dir: Path, strict:
         raise UserError(f"there are no records in {results_dir}; evaluate a model first or give --results-dir")
     frame = leaderboard(results_dir)
     writable_folder(out, what="the report's folder")
-    _refuse_others(out)
+    _refuse_others(out, {"index.html": ""})
     site = Site(store, records, checkpoints_dir, frame)
     models = ModelPages(site)
     pages = {f"models/{site.slugs[name]}.html": models.page(name) for name in site.models}
     pages |= {site.places[board.key]: site.board_page(board) for board in site.boards}
-    scripts = {
-        "style.css": assets.style(),
-        "report.js": assets.script(),
-        "tables.js": assets.tables_script(),
-        "plotly.min.js": assets.plotly_script(),
+    files = {
+        "assets/style.css": assets.style(),
+        "assets/report.js": assets.script(),
+        "assets/tables.js": assets.tables_script(),
+        "assets/plotly.min.js": assets.plotly_script(),
+        **pages,
     }
+    _refuse_others(out, files)
     _remove_former(out, keep=pages)
-    for path, text in (*((f"assets/{name}", text) for name, text in scripts.items()), *pages.items()):
+    for path, text in files.items():
         (out / path).parent.mkdir(exist_ok=True)
         write_atomically(out / path, text)
     return Report(out / "index.html", len(site.models), len(records))
@@ -111,11 +114,24 @@ def _remove_former(out: Path, *, keep: Collection[str]) -> None:
                 old.unlink()
 
 
-def _refuse_others(out: Path) -> None:
-    index = out / "index.html"
-    if index.exists() and not _is_ours(index):
-        raise UserError(f"{index} is not a report of gklbench and is not replaced; give another --out")
+def _refuse_others(out: Path, files: Mapping[str, str]) -> None:
+    """Check that nothing is replaced but pages of ours and what an earlier report has beside them.
+
+    Raises:
+        UserError: a file of another's, or a file where a folder belongs.
+    """
+    replaces_report = _is_ours(out / "index.html")
+    for name, text in files.items():
+        path = out / name
+        if not path.exists():
+            path, ours = path.parent, path.parent.is_dir() or not path.parent.exists()
+        elif path.suffix == ".html":
+            ours = _is_ours(path)
+        else:
+            ours = path.is_file() and (replaces_report or path.read_bytes() == text.encode())
+        if not ours:
+            raise UserError(f"{path} is not of a report of gklbench and is not replaced; give another --out")
 
 
 def _is_ours(page: Path) -> bool:
-    return GENERATOR in page.read_text(encoding="utf-8", errors="replace")[:2000]
+    return page.is_file() and GENERATOR in page.read_text(encoding="utf-8", errors="replace")[:2000]

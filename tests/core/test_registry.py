@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, unknown
 from robustbench_gkl.core.registry import Registry
 
 INIT = """
@@ -118,3 +118,10 @@ def exact(): ...
             things.resolve(name)
     with pytest.raises(UserError, match="unknown thing"):
         things.resolve("fam-D")  # the name of a family stands for no member of it
+
+
+def test_an_error_lists_no_thousand_choices() -> None:
+    message = str(unknown("model", "net-x", [f"net-{i:04}" for i in range(1000)]))
+    assert message.startswith("unknown model 'net-x'; did you mean 'net-")
+    assert "(choose from net-0000, net-0001, " in message
+    assert message.endswith(", net-0099 and 900 more)")

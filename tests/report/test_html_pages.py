@@ -402,10 +402,23 @@ def test_curves_are_those_of_the_recorded_run(change: dict[str, object] | None, 
 
 
 def test_pages_of_others_are_left_alone(store: ResultStore, tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text("<h1>My home page</h1>")
-    with pytest.raises(UserError, match="not a report of gklbench"):
-        write_report(tmp_path, results_dir=store.folder, checkpoints_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    name = next(iter(store.records())).model.name
+    for place in ("index.html", "assets/style.css", f"models/{name}.html", "boards"):
+        out = tmp_path / place.replace("/", "-")
+        (out / place).parent.mkdir(parents=True)
+        (out / place).write_text("mine")
+        with pytest.raises(UserError, match=f"{re.escape(str(out / place))} is not of a report of gklbench"):
+            write_report(out, results_dir=store.folder, checkpoints_dir=tmp_path)
+        assert [path for path in out.rglob("*") if path.is_file()] == [out / place]
+        assert (out / place).read_text() == "mine"
+
+
+def test_a_report_that_was_interrupted_is_written_again(store: ResultStore, tmp_path: Path) -> None:
+    whole = written(tmp_path, store)
+    (tmp_path / "index.html").unlink()
+    assert written(tmp_path, store) == whole
+    (tmp_path / "assets/style.css").write_text("of an earlier version")
+    assert written(tmp_path, store) == whole
 
 
 def test_pages_of_models_that_are_gone_go(store: ResultStore, tmp_path: Path) -> None:
