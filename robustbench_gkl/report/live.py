@@ -110,7 +110,7 @@ class LiveDisplay:
         if console.is_jupyter and not console.quiet:
             self._drawing, interval = NotebookArea(transient=transient), max(interval, _IN_NOTEBOOKS)
             self._last = float("-inf")
-        elif console.is_terminal and not console.quiet:
+        elif console.is_terminal and not (console.quiet or console.is_dumb_terminal):  # there nothing is drawn anew
             self._drawing = Live(console=console, auto_refresh=False, transient=transient)
         self._interval = plain_interval if self._drawing is None else interval
 

@@ -27,6 +27,13 @@ class TestProgress:
             "epoch 1 [done]",
         ]
 
+    def test_plain_lines_on_a_terminal_that_cannot_move_its_cursor(self) -> None:
+        buffer = io.StringIO()
+        console = Console(file=buffer, force_terminal=True, width=200, _environ={"TERM": "dumb"})
+        with LiveProgress(console, interval=0) as progress:
+            progress.update("pgd-20", 250, 1000)
+            assert buffer.getvalue() == "pgd-20: 250/1000\n"
+
     def test_plain_lines_are_an_interval_apart(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 0.0
         monkeypatch.setattr("robustbench_gkl.report.live.time.monotonic", lambda: now)
