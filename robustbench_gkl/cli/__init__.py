@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from types import FrameType
 
 import click
@@ -221,5 +222,7 @@ def _leads() -> bool | None:
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit; what the terminal's encoding lacks is written as a question mark."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(run())

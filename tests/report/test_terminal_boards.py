@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -271,3 +275,12 @@ class TestLittleRoom:
         (board,) = boards(printed(leaderboard(store.folder), width=60))
         for row, word in zip(board.rows, ("alpha", "beta", "gamma"), strict=True):
             assert re.fullmatch(f"the-same-.*….*{word}-and-the-.*…", row["model"])
+
+
+def test_what_the_terminal_cannot_encode_is_a_question_mark(store: ResultStore) -> None:
+    make_record(store, outcome(stands=5, broken=5), model="网络-28")
+    command = [sys.executable, "-m", "robustbench_gkl", "leaderboard", "--results-dir", str(store.folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "   1  ??-28  " in done.stdout
