@@ -31,6 +31,8 @@ _DISPENSABLE = (
 """Columns that a narrow terminal does without, after those of attacks, in the order in which they go."""
 _LEAST_NAME, _LEAST_DATASET = 12, 24
 """Characters that are left of them, where there is room for so many."""
+_WHOLE_NAME = 64
+"""Characters of a name for which other columns go; a longer one, unless half the width holds it, is cut before that."""
 _BEFORE = 4
 """Characters that are shown before the part in which two long names differ."""
 _GAP = "  "
@@ -41,7 +43,7 @@ def print_leaderboard(frame: pd.DataFrame, console: Console) -> None:
     """Print each board under its setting: tiers marked, best figures bold, rows without a rank grey with the reason.
 
     Where the console is too narrow, columns are left out, those of attacks first, and a line says how many. Names are
-    shortened in the middle only where that is not enough, figures never.
+    shortened in the middle only where that is not enough or where they are very long, figures never.
 
     Args:
         frame: as :func:`robustbench_gkl.results.board_tables.board_tables` takes it.
@@ -96,7 +98,8 @@ def _layout(table: BoardTable, width: int) -> _Layout:
         name: max(cell_len(text) for text in (heading(name), *(_cell(table, row, name) for row in rows)))
         for name in table.columns
     }
-    columns = list(table.columns)
+    columns, longest = list(table.columns), widths["model"]
+    widths["model"] = min(longest, max(_WHOLE_NAME, width // 2))
 
     def total() -> int:
         return sum(widths[name] for name in columns) + len(_GAP) * (len(columns) - 1)
@@ -108,7 +111,7 @@ def _layout(table: BoardTable, width: int) -> _Layout:
             columns.remove(name)
     hidden = tuple(heading(name) for name in table.columns if name not in (*columns, "lacks"))
     names = [row.cells["model"] for row in rows]
-    widths["model"] = min(widths["model"], max(_LEAST_NAME, width - total() + widths["model"]))
+    widths["model"] = min(longest, max(_LEAST_NAME, width - total() + widths["model"]))
     return _Layout(tuple(columns), widths, hidden, _shortened(names, widths["model"]))
 
 

@@ -277,6 +277,18 @@ class TestLittleRoom:
             assert re.fullmatch(f"the-same-.*….*{word}-and-the-.*…", row["model"])
 
 
+@pytest.mark.parametrize("width", [120, 240])
+def test_a_very_long_name_takes_no_columns_from_the_others(width: int, store: ResultStore) -> None:
+    for model in ("short", f"{'long-' * 40}end"):
+        make_record(store, outcome(stands=5, broken=5), model=model)
+    lines = printed(leaderboard(store.folder), width=width).splitlines()
+    assert {"95 % interval", "checks"} <= set(re.split(r"  +", lines[1]))
+    assert ("pgd-20" in lines[1]) == (width == 240)
+    assert re.search(r"long-long.*….*-end", "\n".join(lines))
+    assert max(map(cell_len, lines)) <= width
+    assert lines[-1].endswith("names cut: --csv or a wider terminal")
+
+
 def test_what_the_terminal_cannot_encode_is_a_question_mark(store: ResultStore) -> None:
     make_record(store, outcome(stands=5, broken=5), model="网络-28")
     command = [sys.executable, "-m", "robustbench_gkl", "leaderboard", "--results-dir", str(store.folder)]
