@@ -26,7 +26,7 @@ def save_table(table: pd.DataFrame, path: Path, *, form: str) -> None:
     write_wanted(path, FORMS[form](table))
 
 
-_IN_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\\|<"})
+_IN_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in r"\|<"})
 """Signs that would end a cell or begin markup."""
 
 
