@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,8 @@ class Evaluated:
         if outcome.partial:
             progress.line("stopped by --time-limit; the same command goes on")
         else:
-            join = f"gklbench merge {outcome.record_id} --results-dir {self.workspace.store.folder}"
+            join = shlex.join(
+                ["gklbench", "merge", outcome.record_id, "--results-dir", str(self.workspace.store.folder)]
+            )
             progress.line(f"when all shards are done: {join}")
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,9 @@ def command(
         _export(config, export)
         console.print(f"wrote {export}", markup=False)
         return
+    elsewhere = (
+        "" if checkpoints_dir == Path("checkpoints") else f" --checkpoints-dir {shlex.quote(str(checkpoints_dir))}"
+    )
     on = rank_device(device, world)
     console.print(f"run {name} on {on}{f', {world.size} ranks' if world.size > 1 else ''}", markup=False)
     for line in changed_settings(config, base, recipe, verbose=verbose):
@@ -173,8 +177,8 @@ def command(
                 should_stop=should_stop,
             )
     except Interrupted:
-        raise KeyboardInterrupt(f"interrupted; gklbench train --name {name} --resume goes on from here") from None
-    elsewhere = "" if checkpoints_dir == Path("checkpoints") else f" --checkpoints-dir {checkpoints_dir}"
+        again = f"gklbench train --name {name}{elsewhere} --resume"
+        raise KeyboardInterrupt(f"interrupted; {again} goes on from here") from None
     console.print(f"weights in {run.folder}: {', '.join(run.available())}", markup=False)
     console.print(f"evaluate them with: gklbench eval {name}{elsewhere}", markup=False)
 

@@ -201,6 +201,7 @@ def test_what_a_record_says_cannot_become_markup(tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "results")
     store.prepare()
     plain = save_record(store, name="plain", loss="trades", n=50)
+    save_record(store, name="$(id)", loss="trades", n=50)
     hostile = save_record(store, name=HOSTILE, loss="trades", n=50, minute=1, verdict="FAIL")
     check = hostile.checks[0].model_copy(update={"name": HOSTILE, "figure": HOSTILE, "advice": f'"{HOSTILE}'})
     changes = {
@@ -223,6 +224,8 @@ def test_what_a_record_says_cannot_become_markup(tmp_path: Path) -> None:
             assert HOSTILE not in page
             for attributes in Elements(page).tags("script"):
                 assert set(attributes) <= {"src", "defer", "type"}
+        # Nor does a command that is copied run what a name says.
+        assert b"eval $(id)" not in content
     page = leaderboard_page(leaderboard(store.folder))
     assert HOSTILE not in page
     assert "&lt;script&gt;document.title" in page

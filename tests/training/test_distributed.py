@@ -144,7 +144,7 @@ def test_a_run_goes_from_two_ranks_to_one_and_back(program: tuple[str, ...], pla
     os.kill(int(children[-1]), signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert re.findall("^Error: .*", err, re.MULTILINE) == [
-        "Error: interrupted; gklbench train --name moved --resume goes on from here"
+        f"Error: interrupted; gklbench train --name moved --checkpoints-dir {tmp_path} --resume goes on from here"
     ]
     assert err.count("exitcode  : 130") == 2
     state = moved.load_state()
