@@ -213,7 +213,7 @@ def test_commands_that_need_no_torch(arguments: list[str], tmp_path: Path) -> No
     assert done.stdout
 
 
-LATE = ("torch._dynamo", "scipy", "pandas", "sklearn", "matplotlib")
+LATE = ("torch._dynamo", "scipy", "pandas", "sklearn", "matplotlib", "numba")
 """What costs as much as a part of torch, and is imported where it is used."""
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.hyperplane import Hyperplanes
 from robustbench_gkl.attacks.objectives import margin, targeted_margin
-from robustbench_gkl.attacks.search.slots import Space, Starts, column
+from robustbench_gkl.attacks.search.slots import Space, Starts, as_rows, column
 from robustbench_gkl.attacks.search.step_and_test import StepAndTestSearch
 from robustbench_gkl.attacks.specs.fab import ALPHA_MAX, BETA, ETA, FAB, TargetedFAB
 
@@ -71,6 +73,14 @@ class FABSearch(StepAndTestSearch):
         step = amounts[0].mul_(share[0]).addcmul_(amounts[1], share[1])
         ahead = point.lerp_(origin, alpha[:, None]).addcmul_(step, planes.sign).clamp_(0, 1)
         return ahead, self.threat.length(torch.sub(ahead, origin, out=step))
+
+    def step_compiled(
+        self, kernels: ModuleType, slots: np.ndarray, value: Tensor, gradient: Tensor, places: np.ndarray
+    ) -> None:
+        """Take the same steps in the memory of ``slots`` (B,), given (n,), (n, C, H, W) and their places there."""
+        state = as_rows(self.point), as_rows(self.origin), self.distance.numpy()
+        slopes, order = as_rows(gradient.contiguous()), self.threat.geometry.order
+        kernels.fab_step(*state, slots, value.numpy(), slopes, places, order, ETA, ALPHA_MAX)
 
 
 def _gaps(logits: Tensor, labels: Tensor, points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

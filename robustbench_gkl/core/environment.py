@@ -12,7 +12,7 @@ import torch
 
 from robustbench_gkl.core.version import __version__
 
-_PACKAGES = ("torch", "torchvision", "pyautoattack", "torchattacks", "numpy")
+_PACKAGES = ("torch", "torchvision", "pyautoattack", "torchattacks", "numpy", "numba")
 
 
 def git_commit(file: Path = Path(__file__)) -> str | None:

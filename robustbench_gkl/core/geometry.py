@@ -36,6 +36,8 @@ def per_sample(length: float | Tensor, like: Tensor) -> Tensor:
 class Geometry(ABC):
     """The formulas of one norm. Images are in [0, 1]; all tensors are (B, ...) unless said otherwise."""
 
+    order: ClassVar[float]
+    """Of the norm."""
     dual: ClassVar[float]
     """The order of the dual norm: a step of length 1 in this norm raises w.x by at most the dual norm of w."""
     box: ClassVar[bool] = False
@@ -80,6 +82,7 @@ class Geometry(ABC):
 
 
 class _Linf(Geometry):
+    order = math.inf
     dual = 1.0
     box = True
 
@@ -110,6 +113,7 @@ class _Linf(Geometry):
 
 
 class _L2(Geometry):
+    order = 2.0
     dual = 2.0
 
     @staticmethod
@@ -138,6 +142,7 @@ class _L2(Geometry):
 
 
 class _L1(Geometry):
+    order = 1.0
     dual = math.inf
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks import SearchSpec
+from robustbench_gkl.attacks.search.compiled import with_kernels
 from robustbench_gkl.attacks.search.driver import Driver, Precision, Task
 from robustbench_gkl.attacks.search.slots import Space
 from robustbench_gkl.attacks.search.tasks import InOrder, Referee, Source
@@ -129,11 +131,14 @@ class _Stage:
     def _driven(self, precision: Precision) -> tuple[dict[int, int], bool]:
         left = dict(self._left)
         context, ranks, runs = self.context, self.context.share.exchange.world.size, self.log.runs
+        attack = self.log.attack
+        assert isinstance(attack, SearchSpec)
         # A doubtful success ends a sample's search in low precision, whatever its other runs find.
         at_once = ranks == 1 and precision == "float32" and runs > 1
         rows = len(left) * (runs - 1) if at_once else -(-len(left) // ranks)
         alone, fitting = ranks == 1 and not context.meter.compiled, min(rows, self.result.batch_size)
-        build = partial(self._driver, rows, precision)
+        space = Space(len(left), context.samples.shape, self.result.num_classes, context.threat, context.samples.device)
+        build = partial(self._driver, with_kernels(space, attack), rows, precision)
         tasks = [Task(number, position) for position, number in left.items()]
         source = partial(context.share.source, tasks, runs=runs, at_once=at_once)
         self._nonfinite, self._ends = 0, InOrder(left)
@@ -152,7 +157,7 @@ class _Stage:
         self.pace.begin(away)
         return run_apart(partial(build, of=count), away, source, self.context, self)
 
-    def _driver(self, rows: int, precision: Precision, referee: Referee, *, of: int) -> Driver:
+    def _driver(self, space: Space, rows: int, precision: Precision, referee: Referee, *, of: int) -> Driver:
         """Return one of ``of`` drivers, which share the batch size and ``rows``, as many as there may be at a time."""
         context, attack = self.context, self.log.attack
         assert isinstance(attack, SearchSpec)
@@ -161,11 +166,8 @@ class _Stage:
         slots = max(1, rows if rows <= _SQUEEZED * size else size)
         if attack.looks_ahead:
             slots = max(slots, size)
-        space = Space(
-            -(-slots // of), context.samples.shape, self.result.num_classes, context.threat, context.samples.device
-        )
         return Driver(
-            attack.search(space),
+            attack.search(replace(space, slots=-(-slots // of))),
             context.meter.search,
             context,
             referee,

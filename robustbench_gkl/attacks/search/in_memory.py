@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.objectives import runners_up
+from robustbench_gkl.attacks.search.compiled import with_kernels
 from robustbench_gkl.attacks.search.driver import Driver
 from robustbench_gkl.attacks.search.slots import Space, column
 from robustbench_gkl.attacks.search.tasks import Load, Task, Waiting
@@ -38,7 +40,8 @@ def propose(
         logits = model(images).float()
     shape = (images.shape[1], images.shape[2], images.shape[3])
     count = driver_count(images.device, len(labels))
-    space = Space(-(-len(labels) // count), shape, logits.shape[1], threat, images.device)
+    space = with_kernels(Space(len(labels), shape, logits.shape[1], threat, images.device), spec)
+    space = replace(space, slots=-(-len(labels) // count))
     samples = _InMemory(model, images, labels, threat, noise, logits)
     runs = spec.runs(threat, num_classes=logits.shape[1])
     drivers = [

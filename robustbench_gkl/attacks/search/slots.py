@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ class Space:
         num_classes: length of the logits.
         threat: the threat model.
         device: of the state.
+        kernels: the compiled steps, if these are to be taken: see :mod:`robustbench_gkl.attacks.search.compiled`.
     """
 
     slots: int
@@ -30,6 +32,7 @@ class Space:
     num_classes: int
     threat: ThreatModel
     device: torch.device
+    kernels: ModuleType | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,12 @@ def fetched(*parts: Tensor) -> list[np.ndarray]:
 def column(values: Tensor) -> Tensor:
     """Return ``values`` (B,) as (B, 1, 1, 1)."""
     return values[:, None, None, None]
+
+
+def as_rows(images: Tensor) -> np.ndarray:
+    """Return the memory of ``images`` (B, ...), contiguous on the CPU, as (B, D) for a kernel."""
+    rows: np.ndarray = images.view(len(images), -1).numpy()
+    return rows
 
 
 def copy_rows(target: Tensor, source: Tensor, slots: Tensor) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
-from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, column, put_rows, take_rows
+from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts, as_rows, column, put_rows, take_rows
 from robustbench_gkl.core.device import sent
 
 
@@ -60,6 +61,20 @@ class StepAndTestSearch(Search):
             gradient: (B, D), its gradient.
         """
 
+    @abstractmethod
+    def step_compiled(
+        self, kernels: ModuleType, slots: np.ndarray, value: Tensor, gradient: Tensor, places: np.ndarray
+    ) -> None:
+        """Take the same steps in the memory of ``slots``.
+
+        Args:
+            kernels: :mod:`robustbench_gkl.attacks.search.kernels`.
+            slots: (B,) int64.
+            value: (n,), the objective at the points of these slots and others.
+            gradient: (n, C, H, W), its gradient.
+            places: (B,) int64, where in both each slot's are.
+        """
+
     def begin(self, rows: Rows, starts: Starts) -> None:
         """Set the first points; a gradient is needed at each."""
         start = self.start(starts)
@@ -92,21 +107,28 @@ class StepAndTestSearch(Search):
         ready = np.zeros_like(tested) if answer.gradient is None else ~tested | failed
         self.finished[rows.host] = tested & (self.step[rows.host] == self.length)
         if answer.gradient is not None and answer.value is not None:
-            for at, local in self._blocks_where(rows, ready):
-                self._take_step(at, answer.value[local], answer.gradient[local])
+            self._take_steps(rows, ready, answer.value, answer.gradient)
         self.step[rows.host] += ready
         self.testing[rows.host] = ready
         self.wants_gradient[rows.host] = ~ready
 
-    def _take_step(self, at: slice | Tensor, value: Tensor, gradient: Tensor) -> None:
-        """Step in the slots ``at``, given values (B,) and gradients (B, C, H, W)."""
-        point, origin = (take_rows(images, at).flatten(1) for images in (self.point, self.origin))
-        ahead, distance = self.stepped(point, origin, value, gradient.flatten(1))
-        put_rows(self.point, at, ahead.view(gradient.shape))
-        self.distance[at] = distance
+    def _take_steps(self, rows: Rows, ready: np.ndarray, value: Tensor, gradient: Tensor) -> None:
+        """Step where ``ready`` (B,) bool of ``rows``, given values (B,) and gradients (B, C, H, W)."""
+        if self.space.kernels is not None:
+            self.step_compiled(self.space.kernels, rows.where(ready), value, gradient, ready.nonzero()[0])
+            return
+        for at, local in self._blocks_where(rows, ready):
+            point, origin = (take_rows(images, at).flatten(1) for images in (self.point, self.origin))
+            ahead, distance = self.stepped(point, origin, value[local], gradient[local].flatten(1))
+            put_rows(self.point, at, ahead.view(-1, *self.space.shape))
+            self.distance[at] = distance
 
     def _draw_back(self, rows: Rows, found: np.ndarray) -> None:
         """Bring the ``found`` (B,) bool of ``rows`` back towards their originals."""
+        if self.space.kernels is not None:
+            images = as_rows(self.point), as_rows(self.origin)
+            self.space.kernels.draw_back(*images, self.distance.numpy(), rows.where(found), self.draw_back)
+            return
         if isinstance(rows.host, slice) and found.any():
             # Those that stay have weight 1, which costs less than to pick out the others.
             weight = sent(torch.from_numpy(np.where(found, self.draw_back, 1.0)).float(), self.space.device)

@@ -182,6 +182,8 @@ class SearchSpec(AttackSpec):
     """``module:function`` of the function from a space and the spec to the search."""
     looks_ahead: ClassVar[bool] = False
     """Whether slots without a sample of their own are of use to the search."""
+    kernels_save: ClassVar[float] = 0.0
+    """Seconds that compiled kernels save for each number put through the model, roughly; 0 where there are none."""
 
     @abstractmethod
     def runs(self, threat: Ball, *, num_classes: int) -> int:

@@ -34,6 +34,7 @@ class FAB(SearchSpec):
     name: ClassVar[str] = "fab"
     family: ClassVar[str] = "fab"
     searcher: ClassVar[str] = "robustbench_gkl.attacks.fab:fab_search"
+    kernels_save: ClassVar[float] = 4e-9
 
     steps: Count = 100
     restarts: Count = 5
@@ -75,6 +76,7 @@ class TargetedFAB(SearchSpec):
     family: ClassVar[str] = "fab"
     targeted: ClassVar[bool] = True
     searcher: ClassVar[str] = "robustbench_gkl.attacks.fab:fab_search"
+    kernels_save: ClassVar[float] = 4e-9
 
     steps: Count = 100
     targets: Count = 9

@@ -1,0 +1,31 @@
+"""Whether the searches of an attack take their steps by compiled kernels or by torch: decided here alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from robustbench_gkl.attacks.search.slots import Space
+from robustbench_gkl.attacks.specs.base import SearchSpec
+
+LEAST_GAIN = 1.0
+"""Seconds that the kernels must save: half a one goes into loading them, and on their first use some into compiling."""
+
+
+def with_kernels(space: Space, attack: SearchSpec) -> Space:
+    """Return ``space``, one slot a sample, with :mod:`robustbench_gkl.attacks.search.kernels` where they pay.
+
+    That is on a CPU with numba, an extra, in searches that are long enough. The kernels are loaded here, so that
+    processes forked afterwards have them.
+    """
+    calls = attack.calls(space.threat, num_classes=space.num_classes)
+    if calls is None or space.device.type != "cpu":
+        return space
+    gain = attack.kernels_save * calls.forwards * math.prod(space.shape) * space.slots
+    if gain < LEAST_GAIN:
+        return space
+    try:
+        from robustbench_gkl.attacks.search import kernels
+    except (ImportError, OSError):  # it is not there, switched off, or lacks a library of the system
+        return space
+    return replace(space, kernels=kernels)
