@@ -11,8 +11,20 @@ from torch import Tensor, nn
 Model = Callable[[Tensor], Tensor]
 """Anything that maps images (B, C, H, W) in [0, 1] to logits (B, K)."""
 
-_LAYERS = {"torch", "torchvision", "timm", __name__.partition(".")[0]}
-"""Packages whose layers are known."""
+_KNOWN = (
+    "torch.nn.modules.",
+    "torch.nn.functional",
+    "torch.nn.utils.parametri",  # parametrize, and parametrizations such as weight and spectral norm
+    "torchvision.models.",
+    "torchvision.ops.",
+    "timm.layers.",
+    "timm.models.",
+    __name__.partition(".")[0] + ".",
+)
+"""How the names of modules begin that define layers. The transforms of torchvision draw random numbers, and what
+torch.fx, torch.jit and torch.compile make may do anything."""
+_DRAWING = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+"""Layers that draw random numbers in eval mode too."""
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -36,15 +48,22 @@ def attack_mode(model: nn.Module) -> Iterator[None]:
 def is_layers_alone(model: Model) -> bool:
     """Return whether ``model`` consists of layers of torch, its kin and this package, as they come, without hooks.
 
-    Such a model does what its parameters and buffers say; code from elsewhere may do anything beside it.
+    Such a model does in eval mode what its parameters and buffers say; code from elsewhere may do anything beside it.
     """
-    return isinstance(model, nn.Module) and all(_is_known(module) for module in model.modules())
+    if not isinstance(model, nn.Module) or any(getattr(nn.modules.module, f"_global{name}") for name in _HOOKS):
+        return False
+    tensors = (*model.parameters(), *model.buffers())
+    return all(type(values) in (Tensor, nn.Parameter) for values in tensors) and all(map(_is_known, model.modules()))
 
 
 def _is_known(module: nn.Module) -> bool:
-    own = vars(module)
-    package = type(module).__module__.partition(".")[0]
-    return package in _LAYERS and "forward" not in own and not any(own[name] for name in _HOOKS)
+    """Return whether a layer runs known code alone: its class's, which torch may have parametrized, and none put in."""
+    kind = type(module)
+    if any(getattr(module, name) for name in (*_HOOKS, "_compiled_call_impl")) or isinstance(module, _DRAWING):
+        return False
+    classes = (base for base in kind.__mro__ if issubclass(base, nn.Module))
+    code: tuple[object, ...] = (*classes, kind.forward, *filter(callable, vars(module).values()))
+    return all(str(getattr(part, "__module__", None)).startswith(_KNOWN) for part in code)
 
 
 def full_logits(logits: Tensor) -> Tensor:

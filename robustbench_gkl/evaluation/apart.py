@@ -71,7 +71,7 @@ class Account(Referee, Protocol):
         ...
 
 
-def processes_for(model: Model, samples: int) -> int:
+def processes_for(model: Model, device: torch.device, samples: int) -> int:
     """Return how many processes are to share ``samples`` that fit into one batch; 1 where all stay in this one.
 
     One for each of torch's threads, as a child has no more than one of them. Of a ``model`` that consists of known
@@ -79,7 +79,8 @@ def processes_for(model: Model, samples: int) -> int:
     """
     threads = torch.get_num_threads()
     count = min(threads, samples // _FEWEST)
-    return count if count > 1 and threads // count == 1 and is_layers_alone(model) and can_fork() else 1
+    divided = device.type == "cpu" and count > 1 and threads // count == 1
+    return count if divided and is_layers_alone(model) and can_fork() else 1
 
 
 def run_apart(

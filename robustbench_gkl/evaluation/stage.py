@@ -142,10 +142,11 @@ class _Stage:
         tasks = [Task(number, position) for position, number in left.items()]
         source = partial(context.share.source, tasks, runs=runs, at_once=at_once)
         self._nonfinite, self._ends = 0, InOrder(left)
-        apart = processes_for(context.meter.model, fitting) if alone else 1
+        device = context.samples.device
+        apart = processes_for(context.meter.model, device, fitting) if alone else 1
         whole = self._driven_apart(build, source(drivers=apart), apart) if apart > 1 else None
         if whole is None:
-            count = driver_count(context.samples.device, fitting) if alone else 1
+            count = driver_count(device, fitting) if alone else 1
             self._drivers = drivers = [build(self, of=count) for _ in range(count)]
             self.pace.begin(drivers)
             whole = run_together(drivers, source(drivers=count), stop=self._stopped.set)

@@ -11,6 +11,7 @@ from small_net import CHEAP, THREAT, SmallNet, evaluated, labelled_images
 from torch import Tensor, nn
 
 from robustbench_gkl import evaluate
+from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search.threads import driver_count
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.apart import processes_for
@@ -79,17 +80,14 @@ def test_few_samples_share_one_batch(two_threads: None) -> None:
 
 
 def test_processes_for_known_layers_alone(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts(model: Model, *samples: int, device: str = "cpu") -> list[int]:
+        return [processes_for(model, torch.device(device), number) for number in samples]
+
     monkeypatch.setattr("robustbench_gkl.evaluation.apart.can_fork", lambda: True)
     known = create_model("tiny-cnn", num_classes=5, input_shape=(1, 8, 8))
-    assert [processes_for(known, samples) for samples in (1, 15, 16, 1000)] == [1, 1, 2, 2]
-    assert processes_for(nn.Sequential(known, nn.Softmax(1)), 16) == 2
-    assert processes_for(nn.Sequential(nn.Identity(), SmallNet()), 16) == 1
-    assert processes_for(lambda images: known(images), 16) == 1
+    assert counts(known, 1, 15, 16, 1000) == [1, 1, 2, 2]
+    assert counts(known, 1000, device="meta") == [1]
+    assert counts(nn.Sequential(nn.Identity(), SmallNet()), 16) == [1]
+    assert counts(lambda images: known(images), 16) == [1]
     torch.set_num_threads(5)
-    assert [processes_for(known, samples) for samples in (16, 24, 40)] == [1, 3, 5]  # none has two threads
-    hook = known.register_forward_hook(lambda *_: None)
-    assert processes_for(known, 40) == 1
-    hook.remove()
-    assert processes_for(known, 40) == 5
-    known.forward = lambda images: images  # type: ignore[method-assign]
-    assert processes_for(known, 40) == 1
+    assert counts(known, 16, 24, 40) == [1, 3, 5]  # none has two threads
