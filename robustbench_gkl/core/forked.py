@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ import torch
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
 _TOLD, _ASKED, _DONE, _FAILED = range(4)
-_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = signal.valid_signals()
 
 
 def can_fork() -> bool:
@@ -67,7 +68,8 @@ def run_forked(
 ) -> list[Any] | None:
     """Do ``works`` at once, each in a child; return what they return, or None if this system makes no more processes.
 
-    Whatever ends the call, no child is left. A child ignores Ctrl-C, which its parent gets too.
+    Whatever ends the call, no child is left. A child ignores the signals that have a handler in Python, such as Ctrl-C:
+    sent to the group, they come here too.
 
     Args:
         works: their messages, results and errors must be picklable.
@@ -89,17 +91,26 @@ def run_forked(
             return None
         return _served(children, serve, idle, every)
     finally:
-        with _signals_held_back():
-            for child in children:
-                child.kill()
-            for child in children:
-                child.reap()
+        try:
+            _end(children)
+        except BaseException:  # a second Ctrl-C, before signals were held back
+            _end(children)
+            raise
+
+
+def _end(children: Sequence[_Child]) -> None:
+    """Kill those that still run; may be called again."""
+    with _signals_held_back():
+        for child in children:
+            child.kill()
+        for child in children:
+            child.reap()
 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[set[int]]:
-    """Hold back what interrupts this process until the end of the block; yields the mask of signals before."""
-    mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK))
+    """Hold back all signals to this process until the end of the block; yields the mask of signals before."""
+    mask: set[int] = set(signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS))
     try:
         yield mask
     finally:
@@ -131,7 +142,7 @@ def _served(
                 continue
             answer = serve(number, message)
             if kind == _ASKED:
-                with contextlib.suppress(BrokenPipeError):  # it is gone, which is seen when it is next read from
+                with contextlib.suppress(ConnectionError):  # it is gone, which is seen when it is next read from
                     connection.send_bytes(pickle.dumps(answer))
         idle()
     return results
@@ -142,7 +153,8 @@ class _Child:
 
     def __init__(self, work: Work, siblings: Sequence[Connection], mask: set[int]) -> None:
         self.connection, theirs = Pipe()
-        self._status: int | None = None
+        self._ended = False
+        self._code: int | None = None
         _flush()  # what waits to be written would be written by the child too
         parent = os.getpid()
         with warnings.catch_warnings():
@@ -156,18 +168,26 @@ class _Child:
     def kill(self) -> None:
         """End the process, if it has not ended."""
         self.connection.close()
-        if self._status is None:
-            os.kill(self.pid, signal.SIGKILL)
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):  # it was waited for elsewhere, see reap
+                os.kill(self.pid, signal.SIGKILL)
 
-    def reap(self) -> int:
-        """Wait for its end; return the exit code, below 0 for a signal."""
-        if self._status is None:
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self._status
+    def reap(self) -> int | None:
+        """Wait for its end; return the exit code, below 0 for a signal, or None if this process was not to know it.
+
+        That is where it ignores SIGCHLD, or where a handler of its own waits for all children.
+        """
+        if not self._ended:
+            with contextlib.suppress(ChildProcessError):
+                self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._ended = True
+        return self._code
 
     def death(self) -> ChildProcessError:
         """Return the error for a child that is gone without a word."""
         code = self.reap()
+        if code is None:
+            return ChildProcessError("a process of the search is gone")
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
         hint = ", as the system does where memory runs out" if code == -signal.SIGKILL else ""
         return ChildProcessError(f"a process of the search {how}{hint}")
@@ -177,8 +197,9 @@ def _live(work: Work, connection: Connection, inherited: Sequence[Connection], p
     """Do ``work`` in a child, and end it: nothing of what the parent would do afterwards is done here."""
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        gc.freeze()  # what the parent left as garbage is not collected here too, nor are the pages of the rest copied
+        for number in filter(_is_handled, _SIGNALS):
+            signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() == parent:  # else it was gone before
@@ -190,6 +211,11 @@ def _live(work: Work, connection: Connection, inherited: Sequence[Connection], p
             code = 0
     finally:
         os._exit(code)
+
+
+def _is_handled(number: int) -> bool:
+    """Return whether a signal has a handler in Python."""
+    return callable(signal.getsignal(number))
 
 
 def _flush() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -47,6 +49,15 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def sleep(link: Link) -> None:
@@ -150,13 +161,79 @@ def test_an_interruption_ends_all(pids: list[int]) -> None:
         run(sleep, sleep, serve=serve)
 
 
-def test_a_child_ignores_ctrl_c(pids: list[int]) -> None:
-    def work(link: Link) -> int:
-        os.kill(os.getpid(), signal.SIGINT)
-        link.tell(os.getpid())
-        return 5
+def test_a_second_interruption_ends_all_too(pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(number: int, pid: int) -> None:
+        def interrupted(*arguments: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt("second")
 
-    assert run(work, serve=lambda number, pid: pids.append(pid)) == [5]
+        pids.append(pid)
+        monkeypatch.setattr(signal, "pthread_sigmask", interrupted)
+        raise KeyboardInterrupt("first")
+
+    with pytest.raises(KeyboardInterrupt, match="second"):
+        run(sleep, sleep, serve=serve)
+    with pytest.raises(ChildProcessError):  # there is none to wait for
+        os.waitpid(-1, os.WNOHANG)
+
+
+@contextlib.contextmanager
+def handled(number: signal.Signals, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_child_ignores_what_its_parent_handles(pids: list[int], number: signal.Signals) -> None:
+    def work(link: Link) -> int:
+        link.tell(os.getpid())
+        os.kill(os.getpid(), number)
+        return len(caught)
+
+    caught: list[int] = []
+    with handled(number, lambda number, frame: caught.append(number)):
+        assert run(work, serve=lambda number, pid: pids.append(pid)) == [0]
+        os.kill(os.getpid(), number)
+    assert caught == [number]
+
+
+def wait_for_all(number: int, frame: object) -> None:
+    """What some programs do when a child has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, wait_for_all])
+def test_another_may_wait_for_the_children(pids: list[int], handler: Any) -> None:
+    def die(link: Link) -> None:
+        link.ask(os.getpid())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with handled(signal.SIGCHLD, handler):
+        assert run(lambda link: 1, lambda link: 2) == [1, 2]
+        with pytest.raises(ChildProcessError, match=r"a process of the search (is gone|was killed by signal 9)"):
+            run(sleep, die, serve=lambda number, pid: pids.append(pid))
+
+
+def test_garbage_of_the_parent_is_not_collected_in_a_child() -> None:
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            ends.append(os.getpid())
+
+    ends: list[int] = []
+    gc.collect()
+    with no_collection():
+        Garbage()
+        assert run(lambda link: (gc.collect(), len(ends))[1]) == [0]
+    gc.collect()
+    assert ends == [os.getpid()]
 
 
 def test_children_die_with_a_parent_that_is_killed() -> None:
