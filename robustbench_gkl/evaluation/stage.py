@@ -165,8 +165,8 @@ class _Stage:
         # A few samples more than a batch would cost a second pass of nearly empty batches.
         size = self.result.batch_size
         slots = max(1, rows if rows <= _SQUEEZED * size else size)
-        if attack.looks_ahead:
-            slots = max(slots, size)
+        if attack.looks_ahead:  # without gradients, whole batches take less memory than parts of one take with them
+            slots = max(slots, of * size)
         return Driver(
             attack.search(replace(space, slots=-(-slots // of))),
             context.meter.search,
