@@ -97,13 +97,13 @@ def plain(
     """Return whether rounds of the attack with random starts alone break a sample."""
     problems = bounded.problems
     assert problems is not None
-    nothing = problems.region.origin[:0], problems.rows[:0]
+    nothing = descent.Points.none(problems)
     rounds = 0
     while not budget.over:
-        image = descent.search_round(certifier.network, problems, nothing, noise.at("round", rounds))
+        ends = descent.search_round(certifier.network, problems, nothing, nothing, noise.at("round", rounds))
         budget.spend(descent.CALLS)
         rounds += 1
-        if image is not None and fools(image):
+        if any(map(fools, ends.images[ends.margins < 0])):
             return True
     return False
 

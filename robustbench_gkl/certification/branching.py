@@ -17,6 +17,7 @@ from torch import Tensor
 
 from robustbench_gkl.certification import descent
 from robustbench_gkl.certification.crown import Lines
+from robustbench_gkl.certification.descent import Points
 from robustbench_gkl.certification.network import Network
 from robustbench_gkl.certification.operations import Interval
 from robustbench_gkl.certification.problems import Problems, improved
@@ -132,45 +133,37 @@ class _Attack:
     ) -> None:
         self.network, self.problems, self.budget, self.noise, self.fools = network, problems, budget, noise, fools
         self._rounds = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._images, self._rows = self.problems.region.origin[:0], self.problems.rows[:0]
-        self._margins = self._rows[:, 0]
+        self._given = self._kept = Points.none(problems)
 
     def quick(self) -> Tensor | None:
         """Return an adversarial image (C, H, W) that a short search finds, before all else."""
-        image, calls = descent.quick_round(self.network, self.problems, self.noise.at("quick"))
+        ends, calls = descent.quick_round(self.network, self.problems, self.noise.at("quick"))
         self.budget.spend(calls)
-        return image if image is not None and self.fools(image) else None
+        return self._adversarial(ends)
 
     def due(self) -> Tensor | None:
         """Return an adversarial image (C, H, W) that a round finds, if its share of the calls is due."""
         if self.budget.spent_calls <= ALONE + SHARE * self._rounds * descent.CALLS:
             return None
-        given, noise = (self._images, self._rows), self.noise.at("round", self._rounds)
-        self._begin()
-        image = descent.search_round(self.network, self.problems, given, noise)
+        ends = descent.search_round(
+            self.network, self.problems, self._given, self._kept, self.noise.at("round", self._rounds)
+        )
+        self._given = Points.none(self.problems)
+        self._kept = self._kept.lowest(descent.KEPT, ends, apart=descent.APART)
         self.budget.spend(descent.CALLS)
         self._rounds += 1
-        return image if image is not None and self.fools(image) else None
+        return self._adversarial(ends)
 
-    def low(self, images: Tensor, rows: Tensor, margins: Tensor) -> Tensor | None:
-        """Return one of the minimisers (B, C, H, W) if it is adversarial; else start from the lowest later.
-
-        Args:
-            images: (B, C, H, W).
-            rows: (B, K), the margins of which they minimise a linear bound.
-            margins: (B,), their values there.
-        """
-        for row in (margins < 0).nonzero().flatten():
-            if self.fools(images[row]):
-                return images[row]
-        margins = torch.cat([self._margins, margins])
-        kept = margins.argsort(stable=True)[: descent.STARTS // 2]
-        self._margins = margins[kept]
-        self._images, self._rows = torch.cat([self._images, images])[kept], torch.cat([self._rows, rows])[kept]
+    def low(self, minimisers: Points) -> Tensor | None:
+        """Return one of the minimisers of linear bounds if it is adversarial; else start from the lowest later."""
+        if (image := self._adversarial(minimisers)) is not None:
+            return image
+        self._given = self._given.lowest(descent.STARTS // 2, minimisers)
         return None
+
+    def _adversarial(self, points: Points) -> Tensor | None:
+        negative = points.images[points.margins < 0]
+        return next((image for image in negative if self.fools(image)), None)
 
 
 @torch.no_grad()
@@ -179,7 +172,8 @@ def _examined(network: Network, problems: Problems, attack: _Attack) -> tuple[Te
     found = problems.bounded(network, keep=True)
     images = problems.region.minimiser(found.pixels.values)
     values = network.values(images)
-    if (image := attack.low(images, problems.rows, (values[-1] * problems.rows).sum(1))) is not None:
+    margins = (values[-1] * problems.rows).sum(1)
+    if (image := attack.low(Points(images, problems.rows, margins))) is not None:
         return image, {}
     scores = {}
     for relu, bounds in problems.bounds.items():

@@ -1,6 +1,12 @@
-"""The attack beside branch and bound: descents of the margins from many random starts, the lowest of them polished."""
+"""The attack beside branch and bound: descents of the margins from many starts, the lowest of them polished.
+
+The first round starts at random and at points that branch and bound gives; later ones also where the lowest ends so far
+are put together, window by window.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,46 +28,115 @@ QUICK_STEPS = 10
 """Steps of the descents that come before all else, the first of half the radius."""
 CALLS = 2 * (STARTS * STEPS + POLISHED * FINE_STEPS)
 """Of a round, forwards and backwards."""
+KEPT = 24
+"""Lowest ends of all rounds from which later ones start,"""
+APART = 1e-5
+"""and by how much more than this their margins differ: others are the same point."""
 
 
-def quick_round(network: Network, problems: Problems, noise: Noise) -> tuple[Tensor | None, int]:
-    """Return an image (C, H, W) as :func:`search_round` does, of one short descent of each margin, and its calls.
+class Points(NamedTuple):
+    """Images in a sample's ball, each with a margin that is low there.
+
+    Attributes:
+        images: (N, C, H, W).
+        rows: (N, K), the margins.
+        margins: (N,), their values.
+    """
+
+    images: Tensor
+    rows: Tensor
+    margins: Tensor
+
+    @classmethod
+    def none(cls, problems: Problems) -> Points:
+        """Return none, of the sample of ``problems``."""
+        return cls(problems.region.origin[:0], problems.rows[:0], problems.rows[:0, 0])
+
+    def lowest(self, count: int, others: Points, *, apart: float = 0.0) -> Points:
+        """Return the lowest ``count`` of these and of ``others``, of which no two margins are within ``apart``.
+
+        Those below zero are left out: the model itself is not fooled by them, and a descent from there ends at once.
+        """
+        images, rows, margins = (torch.cat(pair) for pair in zip(self, others, strict=True))
+        order = margins.argsort(stable=True)
+        gap = margins[order].diff(prepend=margins.new_full((1,), -torch.inf))
+        kept = order[(gap >= apart) & (margins[order] >= 0)][:count]
+        return Points(images[kept], rows[kept], margins[kept])
+
+
+def quick_round(network: Network, problems: Problems, noise: Noise) -> tuple[Points, int]:
+    """Return the ends of one short descent of each margin, (N,) of them, and the calls that it took.
 
     Most samples that can be broken fall to it.
     """
     threat, origin = problems.region.threat, problems.region.origin
-    starts = [threat.random_start(origin[:1], noise.at("start", number)) for number in range(len(problems))]
-    images, margin = descended(
-        network, threat, problems.rows, torch.cat(starts), origin, steps=QUICK_STEPS, length=threat.radius / 2
+    starts = _random(problems, len(problems), noise)
+    images, margins = descended(
+        network, threat, problems.rows, starts, origin, steps=QUICK_STEPS, length=threat.radius / 2
     )
-    found = images[margin.argmin()] if bool((margin < 0).any()) else None
-    return found, 2 * len(problems) * QUICK_STEPS
+    return Points(images, problems.rows, margins), 2 * len(problems) * QUICK_STEPS
 
 
-def search_round(network: Network, problems: Problems, given: tuple[Tensor, Tensor], noise: Noise) -> Tensor | None:
-    """Return an image (C, H, W) in a sample's ball at which one of its margins is negative; None if none was found.
+def search_round(network: Network, problems: Problems, given: Points, kept: Points, noise: Noise) -> Points:
+    """Return where :data:`STARTS` descents of a sample's margins end.
 
     Args:
         network: the network.
-        problems: the sample's margins that are not proved, among which random starts are dealt out evenly.
-        given: (G, C, H, W) starts in the ball, G at most :data:`STARTS`, and their margins (G, K); the rest are random.
+        problems: the sample's margins that are not proved.
+        given: starts, at most :data:`STARTS`.
+        kept: ends of earlier rounds, of which the other starts are put together; if there are none, these are random,
+            and the margins are dealt out among them evenly.
         noise: the round's random numbers, of one sample.
     """
     threat = problems.region.threat
     origin = problems.region.origin[:1].expand(STARTS, *problems.region.origin.shape[1:])
-    drawn = range(STARTS - len(given[0]))
-    dealt = problems.rows[torch.arange(len(drawn), device=origin.device) % len(problems)]
-    rows = torch.cat([given[1], dealt])
-    starts = torch.cat([given[0], *(threat.random_start(origin[:1], noise.at("start", number)) for number in drawn)])
+    count = STARTS - len(given.rows)
+    if len(kept.rows):
+        images, rows = crossed(problems, kept, count, noise)
+    else:
+        rows = problems.rows[torch.arange(count, device=origin.device) % len(problems)]
+        images = _random(problems, count, noise)
+    rows, images = torch.cat([given.rows, rows]), torch.cat([given.images, images])
     length = threat.radius / 4
-    images, margin = descended(network, threat, rows, starts, origin, steps=STEPS, length=length)
-    if bool((margin < 0).any()):
-        return images[margin.argmin()]
-    best = margin.topk(POLISHED, largest=False).indices
-    images, margin = descended(
-        network, threat, rows[best], images[best], origin[:POLISHED], steps=FINE_STEPS, length=length / 10
-    )
-    return images[margin.argmin()] if bool((margin < 0).any()) else None
+    images, margins = descended(network, threat, rows, images, origin, steps=STEPS, length=length)
+    if not bool((margins < 0).any()):
+        best = margins.topk(POLISHED, largest=False).indices
+        images[best], margins[best] = descended(
+            network, threat, rows[best], images[best], origin[:POLISHED], steps=FINE_STEPS, length=length / 10
+        )
+    return Points(images, rows, margins)
+
+
+def crossed(problems: Problems, kept: Points, count: int, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Return ``count`` starts (count, C, H, W) that are put together of ``kept``, and their margins (count, K).
+
+    Each is one of ``kept``, with a window of another of the same margin, and a random window.
+    """
+    origin = problems.region.origin[:1]
+    one = noise.at("one").integers(len(kept.rows), count)[0]
+    alike = (kept.rows[one, None] == kept.rows).all(2)
+    other = noise.at("other").uniform(count, len(kept.rows))[0].where(alike, -1.0).argmax(1)
+    images = _pasted(kept.images[one], kept.images[other], noise.at("from other"))
+    images = _pasted(images, _random(problems, count, noise), noise.at("anew"))
+    return problems.region.threat.project(images, origin.expand_as(images)), kept.rows[one]
+
+
+def _pasted(images: Tensor, others: Tensor, noise: Noise) -> Tensor:
+    """Return ``images`` (B, C, H, W) with a window each of ``others``, of half the height and width at most."""
+    inside = []
+    for side, size in (("rows", images.shape[2]), ("columns", images.shape[3])):
+        middle = noise.at(side).integers(size, len(images))[0, :, None]
+        reach = noise.at(side, "reach").integers(size // 4 + 1, len(images))[0, :, None]
+        inside.append((torch.arange(size, device=images.device) - middle).abs() <= reach)
+    window = inside[0][:, None, :, None] & inside[1][:, None, None, :]
+    return torch.where(window, others, images)
+
+
+def _random(problems: Problems, count: int, noise: Noise) -> Tensor:
+    """Return ``count`` random images (count, C, H, W) of the sample's ball."""
+    threat, origin = problems.region.threat, problems.region.origin[:1]
+    drawn = [threat.random_start(origin, noise.at("start", number)) for number in range(count)]
+    return torch.cat([origin[:0], *drawn])
 
 
 def descended(
