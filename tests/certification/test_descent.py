@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_nets import tiny_net
 from torch import nn
 
-from robustbench_gkl.certification import descent
+from robustbench_gkl.certification import branching, descent
+from robustbench_gkl.certification.branching import Budget
+from robustbench_gkl.certification.certifier import Certifier
 from robustbench_gkl.certification.crown import hidden_bounds
 from robustbench_gkl.certification.descent import Points
 from robustbench_gkl.certification.network import Network
@@ -54,6 +57,29 @@ def test_later_rounds_put_the_lowest_ends_together() -> None:
     assert not breaks(network, problems, rounds=8, goes_on=False)
 
 
+def test_branch_and_bound_keeps_the_ends_of_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sample that a model which is never fooled keeps open."""
+    real, seen = descent.search_round, []
+
+    def watched(network: Network, problems: Problems, given: Points, kept: Points, noise: Noise) -> Points:
+        ends = real(network, problems, given, kept, noise)
+        seen.append((kept, ends))
+        return ends
+
+    monkeypatch.setattr(descent, "search_round", watched)
+    monkeypatch.setattr(branching, "ALONE", 0)
+    monkeypatch.setattr(branching, "SHARE", 0)
+    images = torch.rand(1, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    net = tiny_net("residual", 1, size=3)
+    certifier = Certifier(read_network(net, images), ThreatModel("linf", 0.3))
+    (found,) = certifier.bound(images, net(images).argmax(1))
+    searched = certifier.search(found, Budget(calls=2 * descent.CALLS), NOISE, lambda image: False)
+    assert searched == (False, None)
+    (first, ends), (second, _) = seen[:2]
+    assert not len(first.rows)
+    assert second.margins.tolist() == first.lowest(descent.KEPT, ends, apart=descent.APART).margins.tolist() != []
+
+
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.5), ("l2", 2.0), ("l1", 8.0)])
 def test_starts_are_put_together_of_ends_of_the_same_margin(norm: str, eps: float) -> None:
     _, problems = valleys(norm, eps)
@@ -69,7 +95,7 @@ def test_starts_are_put_together_of_ends_of_the_same_margin(norm: str, eps: floa
         here = (theirs == margin).all(1)
         own, others = (images[(rows == margin).all(1) == mine] for mine in (True, False))
         of_ends = [(starts[here, None] == ends).any(1).float().mean() for ends in (own, others)]
-        assert 0.6 < of_ends[0] < 1  # the rest is drawn anew
+        assert 0.6 < of_ends[0] < 1  # the rest is random
         assert of_ends[1] < 0.01
         assert bool((starts[here, None] != own).flatten(2).any(2).all())
 
