@@ -3,7 +3,7 @@
     python benchmarks/certificates.py cnn-a [--n 500] [--eps 2/255]
     python benchmarks/certificates.py mnist [--n 500] [--eps 0.1]
     python benchmarks/certificates.py resnet18
-    python benchmarks/certificates.py hard [--seconds 40] [--seeds 0 1 2]
+    python benchmarks/certificates.py hard [--seconds 40] [--seeds 0 1 2] [--no-restarts]
 
 The first two run AutoAttack without and with certificates on the same images and compare all verdicts. ``resnet18``
 times what the forecast costs that turns certificates off. ``hard`` gives branch and bound, and plain restarts beside
@@ -129,7 +129,7 @@ def hard(options: argparse.Namespace) -> None:
 
             searched = Budget(seconds=options.seconds)
             broken = certifier.search(bounded[place], searched, noise, fools).image is not None
-            repeated = Budget(seconds=options.seconds)
+            repeated = Budget(seconds=options.seconds if options.restarts else 0.0)
             restarted = plain(certifier, bounded[place], repeated, noise, fools)
             counts[row] += broken, restarted
             told = [
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--eps")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--no-restarts", dest="restarts", action="store_false")
     options = parser.parse_args()
     torch.set_num_threads(1)
     {"resnet18": lambda _: forecast(), "hard": hard}.get(options.case, spared)(options)
