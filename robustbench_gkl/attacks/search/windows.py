@@ -17,7 +17,7 @@ from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import sequence
 
-_AHEAD = 128
+_AHEAD = 256
 """Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
 
 
@@ -186,7 +186,8 @@ class WindowSearch(Search):
             return
         first, last = step[: self._count], step[-self._count :]
         stale = (self._drawn[: self._count] < 0) | (last > self._drawn[: self._count] + _AHEAD)
-        if stale.any():
+        if stale.any():  # the others too if they will be soon: to draw for many costs no more calls
+            stale |= last > self._drawn[: self._count] + _AHEAD // 2
             self._draw(stale.nonzero()[0], np.maximum(first[stale] - 1, 0))
         sides = self.sides[step[moving] - 1]
         for side in np.unique(sides) if (sides != sides[0]).any() else sides[:1]:
