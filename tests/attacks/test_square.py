@@ -85,6 +85,9 @@ def test_how_far_to_look_ahead_is_found_by_timing(monkeypatch: pytest.MonkeyPatc
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     chooser, chosen = Lookahead(), []
+    for _ in range(50):  # as long as no slot is free
+        chooser.begin(1)
+        chooser.end(1.0)
     for _ in range(2000):
         chosen.append(chooser.begin(100))
         clock[0] += 1e-3 + 1e-4 * chosen[-1]

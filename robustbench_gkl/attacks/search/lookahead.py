@@ -29,12 +29,12 @@ class Lookahead:
         self._trials: list[int] = []
         self._seconds: defaultdict[int, list[float]] = defaultdict(list)
         self._taken: defaultdict[int, list[float]] = defaultdict(list)
-        self._began = 0.0
+        self._began: float | None = None
 
     def begin(self, most: int) -> int:
         """Return how many steps share the next batch, at most ``most``."""
         if most == 1:
-            self.steps = 1
+            self.steps, self._began = 1, None
             return 1
         if self._left == 0:
             self._turn()
@@ -44,6 +44,8 @@ class Lookahead:
 
     def end(self, taken: float) -> None:
         """Note that samples took ``taken`` steps on average in the batch begun last."""
+        if self._began is None:  # there was no choice
+            return
         self._left -= 1
         if self._trials:
             self._seconds[self.steps].append(time.perf_counter() - self._began)
