@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,9 @@ def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # The default arguments in this module are the group that there is when it is first imported, as torch's compiler
+    # does: that group would never end, nor would its threads, one of which may then abort the process as Python ends.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield world
