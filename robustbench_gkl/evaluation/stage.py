@@ -77,7 +77,7 @@ class _Stage:
         self._drivers: Sequence[Driver | Away] = ()
         self._nonfinite = 0
         self._left: dict[int, int] = {}
-        self._ends = InOrder({})
+        self._ends: InOrder | None = None
         self._lock, self._stopped = threading.RLock(), threading.Event()
         self._listened = time.perf_counter()
         self._mark()
@@ -141,7 +141,7 @@ class _Stage:
         build = partial(self._driver, with_kernels(space, attack), rows, precision)
         tasks = [Task(number, position) for position, number in left.items()]
         source = partial(context.share.source, tasks, runs=runs, at_once=at_once)
-        self._nonfinite, self._ends = 0, InOrder(left)
+        self._nonfinite, self._ends = 0, InOrder(left) if at_once else None
         device = context.samples.device
         apart = processes_for(context.meter.model, device, fitting) if alone else 1
         whole = self._driven_apart(build, source(drivers=apart), apart) if apart > 1 else None
@@ -204,7 +204,6 @@ class _Stage:
         if attack.returns_failures:
             self._unmoved += int((candidates == load.images).flatten(1).all(1).sum())
         tasks = [Task(0, position) for position in batch]
-        self._ends = InOrder(dict.fromkeys(batch, 0))
         broken = self.confirm(tasks, candidates.detach().float())
         stood = [task for task, fell in zip(tasks, broken, strict=True) if not fell]
         self.over(stood, [task for task, fell in zip(tasks, broken, strict=True) if fell], None)
@@ -238,10 +237,11 @@ class _Stage:
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
         """Write down which restarts are over."""
         with self._lock:
+            if self._ends is not None:
+                done, fallen = self._ends.sorted(done, fallen)
             self._write(done, fallen)
 
     def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
-        done, fallen = self._ends.sorted(done, fallen)
         verdicts = [self._verdicts.pop(task) for task in fallen]
         if fallen:
             images = torch.stack([image for _, _, image in verdicts])

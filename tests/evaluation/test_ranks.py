@@ -98,14 +98,18 @@ def test_ranks_find_what_one_process_finds_with_as_many_calls(batch_size: int) -
 
 
 def test_a_slow_rank_does_less(tmp_path: Path) -> None:
+    """And all that both do counts, also where a sample's restarts go from one to the other."""
+
     def work(exchange: Exchange) -> int:
-        journal = Journal(tmp_path / f"{exchange.world.rank}.jsonl", part=str(exchange.world.rank))
-        result = _evaluate(exchange, pause=0.04 * exchange.world.leads, attacks=("apgd-t:steps=10",), journal=journal)
+        journal = Journal(tmp_path / f"{exchange.world.rank}of{exchange.world.size}", part=str(exchange.world.rank))
+        pause = 0.04 * (exchange.world.leads and exchange.world.size > 1)
+        result = _evaluate(exchange, pause=pause, attacks=("apgd-t:steps=10",), journal=journal)
         assert not result.partial
-        return sum(len(entry["done"]) for entry in journal.own if "done" in entry)
+        return sum(len(entry["done"]) + len(entry["fallen"]) for entry in journal.own if "done" in entry)
 
     slow, fast = together(work)
     assert 0 < slow < 0.9 * fast
+    assert slow + fast == work(Exchange())
 
 
 def test_low_precision_and_its_doubts_are_shared() -> None:
