@@ -73,7 +73,7 @@ class _Stage:
         self.context, self.log, self.result = context, log, result
         self.pace = Pace(context, name=log.name, restarts=log.runs)
         self._news: list[dict[str, Any]] = []
-        self._verdicts: dict[Task, tuple[int, float, Tensor]] = {}
+        self._verdicts: dict[int, dict[int, tuple[int, float, Tensor]]] = {}  # by position and run
         self._drivers: Sequence[Driver | Away] = ()
         self._nonfinite = 0
         self._left: dict[int, int] = {}
@@ -150,6 +150,8 @@ class _Stage:
             self._drivers = drivers = [build(self, of=count) for _ in range(count)]
             self.pace.begin(drivers)
             whole = run_together(drivers, source(drivers=count), stop=self._stopped.set)
+        if self._ends is not None and (early := self._ends.early()):  # earlier runs were stopped
+            self._write((), early)
         return {position: number for driver in self._drivers for position, number in driver.doubtful.items()}, whole
 
     def _driven_apart(self, build: Callable[..., Driver], source: Source, count: int) -> bool | None:
@@ -232,7 +234,9 @@ class _Stage:
         for task, *verdict, image in zip(
             judgement.tasks, judgement.prediction, judgement.distance, judgement.images, strict=True
         ):
-            self._verdicts[task] = (int(verdict[0]), float(verdict[1]), image)
+            if task.position in self._left:  # else it has fallen to an earlier run
+                runs = self._verdicts.setdefault(task.position, {})
+                runs[task.run] = (int(verdict[0]), float(verdict[1]), image)
 
     def over(self, done: Sequence[Task], fallen: Sequence[Task], left: Tensor | None) -> None:
         """Write down which restarts are over."""
@@ -242,7 +246,7 @@ class _Stage:
             self._write(done, fallen)
 
     def _write(self, done: Sequence[Task], fallen: Sequence[Task]) -> None:
-        verdicts = [self._verdicts.pop(task) for task in fallen]
+        verdicts = [self._verdicts.pop(task.position)[task.run] for task in fallen]
         if fallen:
             images = torch.stack([image for _, _, image in verdicts])
             self.context.keep(self.result, np.array([task.position for task in fallen]), images)

@@ -25,6 +25,7 @@ from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.core.threat import ThreatModel
 from robustbench_gkl.evaluation import Progress
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball
+from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.results.journal import Journal
 
 
@@ -141,6 +142,15 @@ def test_a_time_limit_leaves_a_bound(tmp_path: Path) -> None:
     assert whole.verdicts().equals(evaluated().verdicts())
 
 
+def test_what_a_later_restart_broke_counts_where_time_is_up_in_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    attacks, looks = ("square:queries=20,restarts=12",), iter(range(10**6))
+    whole = evaluated(attacks=attacks, batch_size=500)
+    monkeypatch.setattr(Context, "out_of_time", property(lambda context: next(looks) == 40))
+    stopped = evaluated(attacks=attacks, batch_size=500)
+    assert stopped.partial
+    np.testing.assert_array_equal(stopped.standing, whole.standing)
+
+
 def test_progress_bounds_the_outcome_at_every_moment() -> None:
     seen: list[Progress] = []
     result = evaluated(on_progress=seen.append)
@@ -235,6 +245,7 @@ import torch
 torch.set_num_threads(1)
 from small_net import evaluated
 from robustbench_gkl.evaluation.checks.after import candidates_in_ball
+from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.core.noise import Noise
 from robustbench_gkl.results.journal import Journal
 from robustbench_gkl.results.store import verdict_bytes

@@ -138,6 +138,11 @@ class InOrder:
                     self._next[position] = run + 1
         return stood, broken
 
+    def early(self) -> list[Task]:
+        """Return the first run that each sample fell in, where none before it did, but not all of these are over."""
+        falls = {position: [run for run, fell in self._ended[position].items() if fell] for position in self._next}
+        return [Task(min(runs), position) for position, runs in falls.items() if runs]
+
 
 class Samples(Protocol):
     """The samples of an evaluation by their positions, integers from 0."""

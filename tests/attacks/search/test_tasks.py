@@ -59,3 +59,8 @@ class TestInOrder:
         ends = InOrder({0: 0})
         assert ends.sorted([], tasks((0, 0))) == ([], tasks((0, 0)))
         assert ends.sorted(tasks((1, 0)), tasks((2, 0))) == ([], [])
+
+    def test_falls_that_wait_for_earlier_runs_are_told_of(self) -> None:
+        ends = InOrder({0: 0, 1: 0, 2: 0})
+        ends.sorted(tasks((2, 0), (1, 1), (0, 2)), tasks((4, 0), (3, 0), (1, 2)))
+        assert ends.early() == tasks((3, 0))
