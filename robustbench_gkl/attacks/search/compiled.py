@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 
 from robustbench_gkl.attacks.search.slots import Space
 from robustbench_gkl.attacks.specs.base import SearchSpec
+
+_LOGGER = logging.getLogger("robustbench_gkl")
 
 LEAST_GAIN = 1.0
 """Seconds that the kernels must save: half a one goes into loading them, and on their first use some into compiling."""
@@ -26,6 +29,10 @@ def with_kernels(space: Space, attack: SearchSpec) -> Space:
         return space
     try:
         from robustbench_gkl.attacks.search import kernels
-    except (ImportError, OSError):  # it is not there, switched off, or lacks a library of the system
+    except ImportError:  # it is not there, or switched off
+        return space
+    except Exception as error:  # a broken numba, or one that does not fit numpy, fails in any way
+        reason = " ".join(str(error).split())
+        _LOGGER.warning("numba does not work here (%.200s); %s takes its steps without", reason, attack.name)
         return space
     return replace(space, kernels=kernels)

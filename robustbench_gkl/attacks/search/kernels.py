@@ -48,7 +48,7 @@ def _kernel(*arguments: str) -> Callable[[_Function], _Function]:
 
         try:
             return made(cache=True)
-        except (RuntimeError, OSError):  # there is no folder that a cache can be written to, or no room in it
+        except Exception:  # no folder that a cache can be written to, no room in it, or a damaged file, of any kind
             return made(cache=False)
 
     return compiled

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +109,11 @@ def test_only_long_searches_on_a_cpu_get_kernels(kernels: ModuleType) -> None:
     assert with_kernels(whole(device="meta"), attack).kernels is None
 
 
-@pytest.fixture(params=["absent", "switched off"])
+@pytest.fixture(params=["absent", "broken", "switched off"])
 def without_numba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "absent":
-        monkeypatch.setitem(sys.modules, "numba", None)
+    if request.param != "switched off":
+        broken: Any = None if request.param == "absent" else ModuleType("numba")
+        monkeypatch.setitem(sys.modules, "numba", broken)
     else:
         monkeypatch.setattr(pytest.importorskip("numba").config, "DISABLE_JIT", 1)
     monkeypatch.delitem(sys.modules, KERNELS, raising=False)
@@ -151,3 +153,17 @@ def test_kernels_need_no_folder_for_a_cache(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == ("None\n", "")
+
+
+def doubled(numbers: np.ndarray) -> None:
+    numbers *= 2
+
+
+def test_a_damaged_cache_is_none(kernels: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.config.CACHE_DIR", str(tmp_path))
+    for _ in range(2):
+        numbers = np.ones(3)
+        kernels._kernel("f8[:]")(doubled)(numbers)
+        assert numbers.tolist() == [2, 2, 2]
+        (index,) = tmp_path.rglob("*.nbi")
+        index.write_bytes(b"")
