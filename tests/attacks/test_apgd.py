@@ -23,7 +23,10 @@ def test_checkpoints_are_those_of_the_paper() -> None:
 
 def test_stages_use_all_steps() -> None:
     assert stage_lengths(100) == [(3, 30), (2, 30), (1, 40)]
-    assert sum(length for _, length in stage_lengths(7)) == 7
+    for steps in (1, 2, 3, 7):
+        lengths = [length for _, length in stage_lengths(steps)]
+        assert sum(lengths) == steps
+        assert min(lengths) >= 0  # else the attack would not end
 
 
 def test_sparse_sign_keeps_the_steepest() -> None:
