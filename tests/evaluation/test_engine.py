@@ -172,6 +172,17 @@ def test_any_number_of_classes_and_any_size(classes: int, channels: int, size: i
         assert result.robust_acc == 0
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_gradient_that_is_the_same_for_all_pixels(norm: str) -> None:
+    class Brightness(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.stack([images.sum((1, 2, 3)), images.new_full((len(images),), 32.0)], 1)
+
+    images = torch.full((2, 1, 8, 8), 0.49)  # their sums are 31.36
+    result = evaluate(Brightness(), images, [1, 1], ThreatModel(norm, 0.1), ["pgd:steps=2", "apgd-ce:steps=2", "fab-t"])
+    assert result.robust_acc == 0
+
+
 def test_nan_under_attack_is_an_error() -> None:
     class Fragile(SmallNet):
         def forward(self, images: Tensor) -> Tensor:
