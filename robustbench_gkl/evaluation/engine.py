@@ -44,8 +44,9 @@ class EngineSettings:
 
     Attributes:
         seed: of the attacks' random numbers.
-        batch_size: images at a time on each rank (a tenth more where all then fit into one batch); ``"auto"`` for the
-            one that a short probe finds fastest.
+        batch_size: images at a time on each rank (a tenth more where all then fit into one batch; where no gradients
+            are taken, up to four times as many, shared out among processes); ``"auto"`` for the one that a short probe
+            finds fastest.
         reference: run the published implementations instead of our own.
         search_precision: ``"bf16"`` or ``"tf32"`` lets our own attacks search in that precision; what they find is
             confirmed in float32, and where it is not, the sample is searched again in float32.

@@ -33,6 +33,8 @@ _LISTEN_EVERY = 1.0
 """Seconds between two looks whether another rank has failed."""
 _SQUEEZED = 1.1
 """By how much a batch may grow where all that is left then fits into one."""
+_UNDIFFERENTIATED = 4
+"""Batches that take no more memory than one with gradients, which holds what all layers give, not two or three."""
 _Result = TypeVar("_Result")
 
 
@@ -167,8 +169,8 @@ class _Stage:
         # A few samples more than a batch would cost a second pass of nearly empty batches.
         size = self.result.batch_size
         slots = max(1, rows if rows <= _SQUEEZED * size else size)
-        if attack.looks_ahead:  # without gradients, whole batches take less memory than parts of one take with them
-            slots = max(slots, of * size)
+        if attack.looks_ahead:
+            slots = max(slots, min(of, _UNDIFFERENTIATED) * size)
         return Driver(
             attack.search(replace(space, slots=-(-slots // of))),
             context.meter.search,

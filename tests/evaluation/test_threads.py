@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from robustbench_gkl import evaluate
 from robustbench_gkl.attacks.model import Model
+from robustbench_gkl.attacks.search.base import Search
+from robustbench_gkl.attacks.search.slots import Space
 from robustbench_gkl.attacks.search.threads import driver_count
+from robustbench_gkl.attacks.specs.square import Square
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation.apart import processes_for
 from robustbench_gkl.models import create_model
@@ -77,6 +80,24 @@ def test_an_error_in_one_thread_ends_all(two_threads: None, error: BaseException
 def test_few_samples_share_one_batch(two_threads: None) -> None:
     assert [driver_count(torch.device("cpu"), samples) for samples in (1, 95, 96, 1000)] == [1, 1, 2, 2]
     assert driver_count(torch.device("cuda"), 1000) == 1
+
+
+def test_square_takes_a_few_batches_together_however_many_share_them(
+    two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots: list[int] = []
+    search = Square.search
+
+    def watched(spec: Square, space: Space) -> Search:
+        slots.append(space.slots)
+        return search(spec, space)
+
+    monkeypatch.setattr(Square, "search", watched)
+    for threads in (2, 7):
+        slots.clear()
+        torch.set_num_threads(threads)
+        evaluated(N, attacks=("square:queries=1",), batch_size=N)
+        assert slots == [min(N, -(-4 * N // threads))] * threads
 
 
 def test_processes_for_known_layers_alone(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
