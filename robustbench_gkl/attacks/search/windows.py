@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
 import numpy as np
@@ -13,67 +12,13 @@ from torch import Tensor
 
 from robustbench_gkl.attacks.search.base import Search
 from robustbench_gkl.attacks.search.lookahead import Lookahead
+from robustbench_gkl.attacks.search.places import FlatWindows, HostWindows, Windows, template
 from robustbench_gkl.attacks.search.slots import Answer, Rows, Space, Starts
 from robustbench_gkl.core.device import sent
 from robustbench_gkl.core.noise import sequence
 
 _AHEAD = 256
 """Steps whose random numbers are drawn at a time: a few numbers a step would cost more in calls than in arithmetic."""
-
-
-class Windows(ABC):
-    """A square window in the image of each of some slots.
-
-    Attributes:
-        slots: n of them.
-    """
-
-    def __init__(self, slots: slice | Tensor) -> None:
-        self.slots = slots
-
-    @abstractmethod
-    def read(self, images: Tensor) -> Tensor:
-        """Return (n, C, side * side): the windows of ``images``, (slots, C, H, W)."""
-
-    @abstractmethod
-    def write(self, images: Tensor, values: Tensor) -> None:
-        """Write ``values`` (n, C, side * side) into the windows of ``images``, (slots, C, H, W)."""
-
-
-class _FlatWindows(Windows):
-    """Windows by the flat places of their pixels, (n, C, side * side) int64."""
-
-    def __init__(self, slots: slice | Tensor, places: Tensor) -> None:
-        super().__init__(slots)
-        self._places = places
-
-    def read(self, images: Tensor) -> Tensor:
-        return images.view(-1).take(self._places)
-
-    def write(self, images: Tensor, values: Tensor) -> None:
-        images.view(-1).put_(self._places, values)
-
-
-class _HostWindows(Windows):
-    """Windows in the memory of the host, by their corners: whole rows are copied, and no place is computed."""
-
-    def __init__(self, slots: slice | Tensor, side: int, at: tuple[np.ndarray, slice, np.ndarray, np.ndarray]) -> None:
-        super().__init__(slots)
-        self._side, self._at = side, at
-
-    def read(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(_windows_of(images, self._side)[self._at]).flatten(2)
-
-    def write(self, images: Tensor, values: Tensor) -> None:
-        _windows_of(images, self._side)[self._at] = values.reshape(*values.shape[:2], self._side, self._side).numpy()
-
-
-def _windows_of(images: Tensor, side: int) -> np.ndarray:
-    """Return a view of ``images`` (B, C, H, W): all windows, (B, C, H - side + 1, W - side + 1, side, side)."""
-    pixels = images.numpy()
-    *outer, height, width = pixels.shape
-    shape = (*outer, height - side + 1, width - side + 1, side, side)
-    return np.ndarray(shape, pixels.dtype, pixels, strides=pixels.strides + pixels.strides[2:])
 
 
 @dataclass(frozen=True)
@@ -263,9 +208,9 @@ class WindowSearch(Search):
         """Return the windows of ``slots`` (n) of a ``side``, with ``corner`` (n,) int64."""
         if self.point.device.type == "cpu":
             numbers = self._slot_numbers[slots] if isinstance(slots, slice) else slots.numpy()
-            return _HostWindows(slots, side, (numbers, slice(None), *np.divmod(corner.numpy(), self.space.shape[2])))
+            return HostWindows(slots, side, (numbers, slice(None), *np.divmod(corner.numpy(), self.space.shape[2])))
         first = self._first_pixel[slots] + corner[:, None]
-        return _FlatWindows(slots, first[:, :, None] + _template(side, self.space.shape, self.space.device))
+        return FlatWindows(slots, first[:, :, None] + template(side, self.space.shape, self.space.device))
 
     def _propose_at(self, side: int, slots: np.ndarray, step: np.ndarray, rows: int) -> None:
         """Propose the windows of ``slots`` (n,) among ``rows``, at their ``step`` (rows,).
@@ -313,12 +258,3 @@ def _sign(bits: Tensor) -> Tensor:
 def _below(high: int | Tensor, bits: Tensor) -> Tensor:
     """Return integers on {0, ..., high - 1} from the upper 31 of each of ``bits`` (...)."""
     return (((bits >> 33) & 0x7FFFFFFF) * high) >> 31
-
-
-@cache
-def _template(side: int, shape: tuple[int, int, int], device: torch.device) -> Tensor:
-    """Return (C, side * side) int64: the places of a window in the upper left corner of a flat image."""
-    channels, height, width = shape
-    steps = torch.arange(side, device=device)
-    plane = (steps[:, None] * width + steps).reshape(1, -1)
-    return torch.arange(channels, device=device)[:, None] * (height * width) + plane
