@@ -3,12 +3,15 @@
 A problem whose bound is not positive is split into two, in which a ReLU is on, and off. Its margin at the minimiser of
 the linear bound exceeds the bound by the sum of what the lines give away at each ReLU; those that give away most are
 tried, and the one whose worse half is best is split. The minimisers are candidates of an attack on the way.
+
+A problem whose ReLUs are all split is left where its steps no longer make its bound better: its margin is too close to
+zero, or [0, 1] cuts its ball, which bounds for norms other than linf make no use of. The sample is not proved then.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -35,6 +38,10 @@ ALONE = 5_000
 """Calls that branch and bound has for itself: most samples that it proves take fewer."""
 SHARE = 2
 """Of all calls after these the attack gets one in so many."""
+STALLED = 1e-6
+"""What the steps of a problem without an unstable ReLU must add to its bound; where they do not,"""
+LAST_STEPS = 120
+"""so many are taken, down to a rate of a thousandth: its multipliers may be between two steps."""
 _FALLBACK = 1e-6
 """Weight of what a ReLU's lines could give away at most, where none gives anything away."""
 
@@ -63,6 +70,11 @@ class Budget:
         self.spent_seconds, self._began = self.spent_seconds + now - self._began, now
 
     @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self.seconds is not None or self.calls is not None
+
+    @property
     def over(self) -> bool:
         """Whether it is spent."""
         late = self.seconds is not None and self.spent_seconds >= self.seconds
@@ -86,6 +98,7 @@ def branch_and_bound(
     proves: Callable[[Problems, Tensor], Tensor],
     fools: Callable[[Tensor], bool],
     enough: float,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Searched:
     """Prove that all margins of a sample are positive, or find an image in its ball where one is not.
 
@@ -98,31 +111,42 @@ def branch_and_bound(
         proves: problems and their bounds (N,) to (N,) bool, whether these are positive for certain.
         fools: an image (C, H, W) at which a margin is negative by this network to whether it counts as adversarial.
         enough: the bound of which that may be expected.
+        stop: asked on the way whether to give up before the budget is spent.
     """
     open_: list[tuple[float, Problems]] = [
         (float(value), problems[torch.tensor([row], device=bound.device)]) for row, value in enumerate(bound)
     ]
     attack = _Attack(network, problems, budget, noise, fools)
-    image = attack.quick()
-    while open_ and image is None:
-        if budget.over:
+    image, stalled = attack.quick(), False
+    while image is None and (open_ or (stalled and budget.limited)):
+        if budget.over or stop():
             return Searched(proved=False)
+        if not open_:  # the attack has what is left
+            image = attack.round()
+            continue
         if (image := attack.due()) is not None:
             break
         open_.sort(key=lambda entry: -entry[0])
         place = -1 if len(open_) <= MOST_OPEN else 0
-        parents = _joined([open_.pop(place)[1] for _ in range(min(len(open_), CHILDREN // 2))])
+        values, problem = zip(*(open_.pop(place) for _ in range(min(len(open_), CHILDREN // 2))), strict=True)
+        parents = _joined(problem)
         image, scores = _examined(network, parents, attack)
         budget.spend(2 * len(parents))
         if image is not None:
             break
-        children, tried = _split(network, parents, scores)
+        children, before, tried = _split(network, parents, bound.new_tensor(values), scores)
         budget.spend(tried)
-        children, bound = improved(network, children, steps=STEPS, enough=enough)
+        children, found = improved(network, children, steps=STEPS, enough=enough)
         budget.spend((2 * STEPS + 1) * len(children))
-        for row in (~proves(children, bound)).nonzero().flatten():
-            open_.append((float(bound[row]), children[row[None]]))
-    return Searched(proved=image is None, image=image)
+        left = ~proves(children, found)
+        goes_on = found > before + STALLED
+        for row in (left & goes_on).nonzero().flatten():
+            open_.append((float(found[row]), children[row[None]]))
+        if bool((last := left & ~goes_on).any()):
+            children, found = improved(network, children[last], steps=LAST_STEPS, enough=enough)
+            budget.spend((2 * LAST_STEPS + 1) * len(children))
+            stalled |= not bool(proves(children, found).all())
+    return Searched(proved=image is None and not stalled, image=image)
 
 
 class _Attack:
@@ -143,8 +167,11 @@ class _Attack:
 
     def due(self) -> Tensor | None:
         """Return an adversarial image (C, H, W) that a round finds, if its share of the calls is due."""
-        if self.budget.spent_calls <= ALONE + SHARE * self._rounds * descent.CALLS:
-            return None
+        waits = self.budget.spent_calls <= ALONE + SHARE * self._rounds * descent.CALLS
+        return None if waits else self.round()
+
+    def round(self) -> Tensor | None:
+        """Return an adversarial image (C, H, W) that a round finds."""
         ends = descent.search_round(
             self.network, self.problems, self._given, self._kept, self.noise.at("round", self._rounds)
         )
@@ -162,8 +189,8 @@ class _Attack:
         return None
 
     def _adversarial(self, points: Points) -> Tensor | None:
-        negative = points.images[points.margins < 0]
-        return next((image for image in negative if self.fools(image)), None)
+        low = points.images[points.margins <= 0]  # of two equal logits the model may take either
+        return next((image for image in low if self.fools(image)), None)
 
 
 @torch.no_grad()
@@ -186,19 +213,21 @@ def _examined(network: Network, problems: Problems, attack: _Attack) -> tuple[Te
     return None, scores
 
 
-def _split(network: Network, parents: Problems, scores: dict[int, Tensor]) -> tuple[Problems, int]:
-    """Return both halves of each problem, and how many problems were bounded to choose.
+def _split(
+    network: Network, parents: Problems, bound: Tensor, scores: dict[int, Tensor]
+) -> tuple[Problems, Tensor, int]:
+    """Return both halves of each problem, what their bounds (M,) must exceed, and how many were bounded to choose.
 
-    Problems without an unstable ReLU are returned as they are: better multipliers may do.
+    Problems without an unstable ReLU are returned as they are, with their ``bound``: better multipliers may do.
     """
     relus = list(scores)
     sizes = [scores[relu].shape[1] for relu in relus]
     none = parents.rows.new_full((len(parents), TRIED), -torch.inf)  # there may be fewer ReLUs than are tried
     best = torch.cat([*(scores[relu] for relu in relus), none], dim=1).topk(TRIED, dim=1)
     splits = best.values[:, 0] > -torch.inf
-    whole = parents[~splits]
+    whole, before = parents[~splits], bound[~splits]
     if not bool(splits.any()):
-        return whole, 0
+        return whole, before, 0
     # Where fewer are unstable, the first is tried again.
     places = torch.where(best.values > -torch.inf, best.indices, best.indices[:, :1])[splits]
     parents = parents[splits]
@@ -207,7 +236,9 @@ def _split(network: Network, parents: Problems, scores: dict[int, Tensor]) -> tu
     with torch.no_grad():
         worse = torch.minimum(*(half.bounded(network).bound for half in halves)).reshape(-1, TRIED)
     chosen = worse.argmax(1) + TRIED * torch.arange(len(parents), device=places.device)
-    return _joined([*(half[chosen] for half in halves), whole]), 2 * len(rows)
+    children = _joined([*(half[chosen] for half in halves), whole])
+    nothing = before.new_full((2 * len(chosen),), -torch.inf)
+    return children, torch.cat([nothing, before]), 2 * len(rows)
 
 
 def _assuming(
@@ -235,7 +266,7 @@ def _assuming(
     return replace(problems, bounds=bounds, phases=phases, multipliers=multipliers)
 
 
-def _joined(parts: list[Problems]) -> Problems:
+def _joined(parts: Sequence[Problems]) -> Problems:
     """Return the problems of all parts; assumptions that some have not are zero in these."""
     first = parts[0]
     relus = sorted({relu for part in parts for relu in part.phases})

@@ -75,7 +75,14 @@ class Certifier:
                 found[place] = one
         return found
 
-    def search(self, bounded: Bounded, budget: Budget, noise: Noise, fools: Callable[[Tensor], bool]) -> Searched:
+    def search(
+        self,
+        bounded: Bounded,
+        budget: Budget,
+        noise: Noise,
+        fools: Callable[[Tensor], bool],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Searched:
         """Return what branch and bound, and an attack beside it, find of a sample that bounds have not proved.
 
         Args:
@@ -83,6 +90,7 @@ class Certifier:
             budget: when to give up.
             noise: the sample's random numbers.
             fools: an image (C, H, W) to whether it is in the ball and the model itself classifies it wrongly.
+            stop: asked on the way whether to give up before the budget is spent.
         """
         assert bounded.problems is not None
         assert bounded.bound is not None
@@ -95,6 +103,7 @@ class Certifier:
             proves=self._proved,
             fools=fools,
             enough=MARGIN,
+            stop=stop,
         )
 
     @torch.no_grad()

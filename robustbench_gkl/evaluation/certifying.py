@@ -32,6 +32,8 @@ from robustbench_gkl.results.record import StageResult
 
 GROUP = 8
 """Samples that are bounded together."""
+_LISTEN_EVERY = 1.0
+"""Seconds between two looks whether another rank has failed."""
 PROBED = 2
 """Groups that are tried before the others where certificates are to spare attacks."""
 
@@ -97,6 +99,7 @@ class _Certification:
         stands = int((result.standing & context.mine).sum())
         self.pace.attack(attacked=len(standing), standing=stands, done=len(standing) - left)
         self._news: list[dict[str, Any]] = []
+        self._listened = time.perf_counter()
         self._mark()
         if self.tried.meant(context.part) not in (None, effort):
             self._write(restarts=0)  # whoever reads the journal is to know, even if nothing is left to do
@@ -129,22 +132,25 @@ class _Certification:
         found = self.certifier.bound(load.images, sent(load.labels, load.images.device))
         proved = [(position, one.method) for position, one in zip(group, found, strict=True) if one.method is not None]
         new = [position for position in group if position not in self.tried.bounded]
-        over = len(new) if not self.effort.complete else len(set(new) & {position for position, _ in proved})
-        self._write(restarts=over, bounded=new, certified=[pair for pair in proved if pair[0] in new])
+        certified = [pair for pair in proved if self._is_open(pair[0])]
+        self._write(restarts=len(certified if self.effort.complete else new), bounded=new, certified=certified)
         for position, one in zip(group, found, strict=True):
-            if one.method is None and self.effort.complete and self._is_open(position):
-                if self.context.out_of_time:
-                    return False
-                self._search(position, one)
+            wanted = one.method is None and self.effort.complete and self._is_open(position)
+            if wanted and (self.context.out_of_time or not self._search(position, one)):
+                return False
         return True
 
-    def _search(self, position: int, bounded: Bounded) -> None:
-        """Search a sample that bounds do not prove, until it is decided or its budget is spent."""
+    def _search(self, position: int, bounded: Bounded) -> bool:
+        """Search a sample that bounds do not prove; return whether that came to its end, or False if time was up."""
         budget = Budget(seconds=self.effort.seconds, calls=self.effort.calls)
         load = self.context.load([position])
         found = self.certifier.search(
-            bounded, budget, load.noise.at("certify"), lambda image: self._verdict(load, image) is not None
+            bounded, budget, load.noise.at("certify"), lambda image: self._verdict(load, image) is not None, self._stops
         )
+        if not found.proved and found.image is None and not budget.over and self.context.out_of_time:
+            return False
+        # Without a limit no other search goes further.
+        spent = (budget.spent_seconds, budget.spent_calls) if budget.limited else (None, None)
         fallen = {}
         if found.image is not None and (verdict := self._verdict(load, found.image)) is not None:
             self.context.keep(self.result, np.array([position]), found.image[None])
@@ -153,8 +159,16 @@ class _Certification:
             restarts=1,
             certified=[(position, "branch-and-bound")] if found.proved else [],
             fallen=fallen,
-            undecided=[] if found.proved or fallen else [(position, budget.spent_seconds, budget.spent_calls)],
+            undecided=[] if found.proved or fallen else [(position, *spent)],
         )
+        return True
+
+    def _stops(self) -> bool:
+        """Return whether time is up; looks on the way whether another rank has failed."""
+        if time.perf_counter() - self._listened >= _LISTEN_EVERY:
+            self._listened = time.perf_counter()
+            self.context.share.exchange.listen()
+        return self.context.out_of_time
 
     @torch.no_grad()
     def _verdict(self, load: Load, image: torch.Tensor) -> tuple[int, float] | None:
@@ -172,7 +186,7 @@ class _Certification:
         certified: Sequence[tuple[int, str]] = (),
         bounded: Sequence[int] = (),
         fallen: Mapping[int, tuple[int, float]] | None = None,
-        undecided: Sequence[tuple[int, float, int]] = (),
+        undecided: Sequence[tuple[int, float | None, int | None]] = (),
     ) -> None:
         """Write down what was found."""
         verdicts = fallen or {}

@@ -21,7 +21,7 @@ class Effort:
         calls: rows through the network for each of them, forwards and backwards; None for no limit.
 
     Raises:
-        UserError: a limit that is not above 0.
+        UserError: a limit that is not above 0, or no whole number of calls.
     """
 
     complete: bool = False
@@ -31,8 +31,8 @@ class Effort:
     def __post_init__(self) -> None:
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"seconds must be above 0, or None for no limit, got {self.seconds}")
-        if self.calls is not None and self.calls < 1:
-            raise UserError(f"calls must be 1 or more, or None for no limit, got {self.calls}")
+        if self.calls is not None and not (isinstance(self.calls, int) and self.calls >= 1):
+            raise UserError(f"calls must be a whole number from 1 on, or None for no limit, got {self.calls}")
 
     def __str__(self) -> str:
         if not self.complete:
@@ -48,11 +48,10 @@ class Effort:
         """Return whether it is more than the ``seconds`` and ``calls`` (None for no limit) spent on a sample so far."""
         if not self.complete or spent is None:
             return self.complete
-        unit, limit = ("seconds", self.seconds) if self.calls is None else ("calls", self.calls)
-        before = spent[unit]
-        if before is None:  # no limit, or one in the other unit
-            return spent["seconds"] != spent["calls"]
-        return limit is None or before < limit
+        if spent["seconds"] is None and spent["calls"] is None:
+            return False  # it had no limit
+        pairs = ((self.seconds, spent["seconds"]), (self.calls, spent["calls"]))
+        return not any(limit is not None and before is not None and limit <= before for limit, before in pairs)
 
 
 class Tried:
@@ -66,7 +65,7 @@ class Tried:
     def __init__(self, entries: Iterable[Mapping[str, Any]], key: str) -> None:
         self.bounded: set[int] = set()
         """The samples whose bounds are known."""
-        self._spent: dict[int, dict[str, float]] = {}
+        self._spent: dict[int, dict[str, float | None]] = {}
         self._part: dict[int, str] = {}
         self._meant: dict[str, Effort] = {}
         self._efforts = {Effort()}

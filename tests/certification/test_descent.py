@@ -57,6 +57,16 @@ def test_later_rounds_put_the_lowest_ends_together() -> None:
     assert not breaks(network, problems, rounds=8, goes_on=False)
 
 
+def test_multipliers_between_two_steps_are_found() -> None:
+    """Without a limit: coarse steps alone would make no bound of one of its parts better, for ever."""
+    images = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(55))[:1]
+    net = tiny_net("residual", 55, size=3)
+    certifier = Certifier(read_network(net, images), ThreatModel("linf", 0.2))
+    (found,) = certifier.bound(images, net(images).argmax(1))
+    assert found.method is None
+    assert certifier.search(found, Budget(), Noise(0, torch.tensor([0])), lambda image: False).proved
+
+
 def test_branch_and_bound_keeps_the_ends_of_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a sample that a model which is never fooled keeps open."""
     real, seen = descent.search_round, []

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from command_line import CommandLine
 from small_net import THREAT, SmallNet, TwoLayers, labelled_images, measured
 from torch import nn
@@ -15,6 +18,7 @@ from torch import nn
 from robustbench_gkl import certify, evaluate
 from robustbench_gkl.core.errors import UserError
 from robustbench_gkl.evaluation import Evaluation
+from robustbench_gkl.evaluation.context import Context
 from robustbench_gkl.evaluation.effort import Effort
 from robustbench_gkl.results import ResultStore
 from robustbench_gkl.results.journal import Journal
@@ -68,6 +72,59 @@ def test_killed_at_any_line_it_goes_on_to_the_same_verdicts(attacks: tuple[str, 
         pd.testing.assert_frame_equal(outcome(attacks, effort=effort, journal=Journal(path)).verdicts(), expected)
 
 
+@pytest.mark.parametrize("asked", [3, 12, 40])
+def test_stopped_within_a_search_it_goes_on_to_the_same_verdicts(
+    asked: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time may be up at any moment of a search that nothing else limits."""
+    expected = outcome("certify", effort=SEARCHED).verdicts()
+    answers = count()
+    with monkeypatch.context() as patched:
+        patched.setattr(Context, "out_of_time", property(lambda self: next(answers) >= asked))
+        stopped = outcome("certify", effort=SEARCHED, journal=Journal(tmp_path / "it.jsonl"))
+    assert stopped.partial
+    again = outcome("certify", effort=SEARCHED, journal=Journal(tmp_path / "it.jsonl"))
+    assert not again.partial
+    pd.testing.assert_frame_equal(again.verdicts(), expected)
+
+
+def test_what_bounds_prove_when_they_are_made_again_counts(tmp_path: Path) -> None:
+    """Elsewhere rounding may have left a margin just below what counts."""
+    path = tmp_path / "it.jsonl"
+    expected = outcome("certify", effort=Effort(), journal=Journal(path)).proved
+    assert expected
+    lines = [json.loads(line) | {"certified": []} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = outcome("certify", effort=Effort(complete=True, calls=1), journal=Journal(path))
+    assert again.proved == expected
+
+
+def test_without_a_limit_it_ends_where_nothing_is_decided(tmp_path: Path) -> None:
+    """A margin of zero is neither proved nor broken where the label comes first; it breaks a label that does not."""
+    journal = tmp_path / "it.jsonl"
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)).requires_grad_(False).eval()
+    values = ([[1.0, 0.0], [0.0, 1.0]], [-0.45, -0.45], [[0.0, 0.0], [1.0, 1.0]], [0.0, 0.0])
+    for parameter, value in zip(net.parameters(), values, strict=True):
+        parameter.copy_(torch.tensor(value))
+    bright, dark = torch.full((1, 1, 1, 2), 0.5), torch.zeros(1, 1, 1, 2)
+    images, labels = torch.cat([bright, dark, dark]), torch.tensor([1, 0, 0])
+    for _ in range(2):  # and nothing is searched again
+        written = journal.read_text() if journal.exists() else None
+        found = measured(
+            net,
+            images,
+            labels,
+            THREAT.with_eps("0.1"),
+            "certify",
+            effort=Effort(complete=True),
+            journal=Journal(journal),
+        )
+        assert found.broken_by.tolist() == ["certify", None, None]
+        assert found.proved in (0, None)
+        assert written in (None, journal.read_text())
+        assert not found.partial
+
+
 def test_a_longer_budget_decides_more_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "it.jsonl"
     first = outcome("certify", effort=Effort(), journal=Journal(path))
@@ -102,7 +159,9 @@ def test_a_record_is_gone_on_with_in_its_own_order(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(kept.verdicts(), certify(*what, **budget).verdicts())
 
 
-@pytest.mark.parametrize("limit", [{"seconds": float("nan")}, {"seconds": 0.0}, {"calls": 0}, {"calls": -1}])
+@pytest.mark.parametrize(
+    "limit", [{"seconds": float("nan")}, {"seconds": 0.0}, {"calls": 0}, {"calls": -1}, {"calls": float("nan")}]
+)
 def test_a_budget_is_above_0(limit: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must be"):
         Effort(complete=True, **limit)
@@ -116,6 +175,11 @@ def test_budgets_compare() -> None:
     assert small.goes_beyond(None)
     assert Effort(complete=True, seconds=3).goes_beyond({"seconds": 2.0, "calls": 10})
     assert not Effort(complete=True, seconds=3).goes_beyond({"seconds": None, "calls": None})
+    assert not Effort(complete=True).goes_beyond({"seconds": None, "calls": None})
+    both = Effort(complete=True, seconds=3, calls=10)
+    assert not both.goes_beyond({"seconds": 3.1, "calls": 5})
+    assert not both.goes_beyond({"seconds": 1.0, "calls": 10})
+    assert both.goes_beyond({"seconds": 1.0, "calls": 5})
 
 
 def test_a_model_without_bounds_is_refused() -> None:
