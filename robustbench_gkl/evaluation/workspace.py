@@ -58,4 +58,4 @@ class Workspace:
 
             self.exchange.from_leader(take)
             yield
-            self.exchange.gather(None)  # the lock goes when all ranks have put their parts away
+            self.exchange.end()  # the lock goes when all ranks have put their parts away

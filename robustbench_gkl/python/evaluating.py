@@ -200,8 +200,8 @@ def certify(
         model, images, labels, threat: as for :func:`evaluate`; the model must be made of convolutions, linear layers,
             batch normalisation, average pooling, ReLUs and sums.
         complete: search the samples that bounds do not prove, by branch and bound and an attack beside it, until they
-            are decided or their budget is spent.
-        seconds: of the processor for each of these; None for no limit.
+            are decided, or found to be too close to decide, or their budget is spent.
+        seconds: of the processor for each of these; None for no limit, so that one may take days.
         calls: rows and images through the network for each of these, forwards and backwards; None for no limit.
         name, results_dir, dataset, split, index, seed, device: as for :func:`evaluate`.
         time_limit, keep_adversarial, overwrite, progress, on_progress: likewise.

@@ -31,13 +31,14 @@ _LONGEST_PAUSE = 0.1
 """Seconds between two looks for a message."""
 _CONNECT = timedelta(minutes=2)
 _FAREWELL = 60.0
-"""Seconds for which a rank that fails waits for the others to read its message."""
+"""Seconds for which a rank that fails, and rank 0 at the end, wait for the others to read their messages."""
 
 
 class Exchange:
     """Messages between the ranks of ``world``.
 
-    All of them must call :meth:`gather`, :meth:`from_leader`, :meth:`one_first` and :meth:`topic` in the same order.
+    All of them must call :meth:`gather`, :meth:`from_leader`, :meth:`one_first`, :meth:`end` and :meth:`topic` in the
+    same order.
     Without a store this is an exchange with oneself.
     """
 
@@ -102,6 +103,17 @@ class Exchange:
         there = list(keys) if self._store.check(list(keys)) else [key for key in keys if self._store.check([key])]
         values = self._store.multi_get(there) if there else []
         return {key: value.decode() for key, value in zip(there, values, strict=True)}
+
+    def end(self) -> None:
+        """Wait for all ranks; rank 0, without which there may be no store, also for the others to know of all."""
+        self.gather(None)
+        topic = self.topic()
+        if self._store is None:
+            return
+        through, until = self.add(topic, int(not self.world.leads)), time.monotonic() + _FAREWELL
+        while self.world.leads and through < self.world.size - 1 and time.monotonic() < until:
+            time.sleep(_LONGEST_PAUSE)
+            through = self.add(topic, 0)
 
     def listen(self) -> None:
         """Raise if another rank has failed.

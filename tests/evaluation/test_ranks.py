@@ -55,6 +55,27 @@ def together(work: Callable[[Exchange], T], *, size: int = SIZE) -> list[T]:
         return [future.result(timeout=120) for future in futures]
 
 
+def test_rank_0_which_may_host_the_store_leaves_last() -> None:
+    """The other one reads its last message late."""
+    ends, gone = [], threading.Event()
+
+    class Slow(Exchange):
+        def _receive(self, key: str) -> Any:
+            gone.wait(timeout=0.3)
+            received = super()._receive(key)
+            ends.append(self.world.rank)
+            return received
+
+    def work(exchange: Exchange) -> None:
+        (Slow(exchange.world, exchange._store) if exchange.world.rank else exchange).end()
+        if exchange.world.leads:
+            ends.append(0)
+            gone.set()
+
+    together(work)
+    assert ends == [1, 0]
+
+
 def _evaluate(exchange: Exchange | None = None, *, n: int = 60, pause: float = 0.0, **options: Any) -> Evaluation:
     with _BUILDING:  # weights are drawn from the process's random state
         model = SmallNet()
