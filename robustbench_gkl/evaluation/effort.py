@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from robustbench_gkl.core.errors import UserError
@@ -31,8 +32,10 @@ class Effort:
     def __post_init__(self) -> None:
         if self.seconds is not None and not 0 < self.seconds < math.inf:
             raise UserError(f"seconds must be above 0, or None for no limit, got {self.seconds}")
-        if self.calls is not None and not (isinstance(self.calls, int) and self.calls >= 1):
-            raise UserError(f"calls must be a whole number from 1 on, or None for no limit, got {self.calls}")
+        if self.calls is not None:
+            if not (isinstance(self.calls, Integral) and self.calls >= 1):
+                raise UserError(f"calls must be a whole number from 1 on, or None for no limit, got {self.calls}")
+            object.__setattr__(self, "calls", int(self.calls))  # numpy's are no JSON
 
     def __str__(self) -> str:
         if not self.complete:

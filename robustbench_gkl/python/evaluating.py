@@ -111,7 +111,8 @@ def evaluate(
     settings = EngineSettings(seed, batch_size, reference, search_precision, compiled)
     if (name is None) != (results_dir is None) or (name is None) != (dataset is None):
         raise UserError("a record needs name, results_dir and dataset together; give all three, or none for no record")
-    with LiveProgress(console_for(progress)) as display:
+    # The caller may be in a block that takes no gradients.
+    with torch.inference_mode(False), torch.enable_grad(), LiveProgress(console_for(progress)) as display:
         tell = _observer(display, on_progress)
         if name is None or results_dir is None or dataset is None:
             result = measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,20 @@ def test_budgets_compare() -> None:
     assert not both.goes_beyond({"seconds": 3.1, "calls": 5})
     assert not both.goes_beyond({"seconds": 1.0, "calls": 10})
     assert both.goes_beyond({"seconds": 1.0, "calls": 5})
+
+
+@pytest.mark.parametrize("block", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("attack", ["certify", "pgd:steps=1"])
+def test_a_block_without_gradients_changes_nothing(attack: str, block: Callable[[], Any]) -> None:
+    model = TwoLayers()
+    images, labels = labelled_images(8, model=model)
+    calls: Any = np.int64(300)
+    effort = Effort(complete=True, calls=calls) if attack == "certify" else None
+    expected = evaluate(model, images, labels, THREAT, attack, effort=effort).verdicts()
+    with block():
+        pd.testing.assert_frame_equal(
+            evaluate(model, images + 0, labels, THREAT, attack, effort=effort).verdicts(), expected
+        )
 
 
 def test_a_model_without_bounds_is_refused() -> None:
