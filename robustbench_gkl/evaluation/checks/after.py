@@ -38,8 +38,8 @@ def _still_fool(after: Attacked, adversarial: Tensor, what: str) -> Finding:
     inside = after.threat.contains(adversarial.to(after.device), after.originals(rows)).cpu()
     margins, scale = after.margins(adversarial, rows)
     n, outside = len(rows), int((~inside).sum())
-    edge = int(((margins <= 0) & (margins > -ROUNDING * scale)).sum())
-    right = int((margins <= -ROUNDING * scale).sum())
+    right = int((margins < -ROUNDING * scale).sum())
+    edge = int((margins <= 0).sum()) - right  # ties among them, also where all logits are zero and so is their scale
     return Finding.graded(
         f"{n - edge - right} of {n} {what} still fool, {edge} within rounding of the edge, {outside} left the ball",
         "Distrust these successes: the model's answer is not a function of the image alone, or images were changed.",

@@ -51,6 +51,23 @@ def test_sound_evaluations_pass(name: str, threat: ThreatModel) -> None:
     assert set(found.values()) == {"PASS"}
 
 
+class Dead(nn.Module):
+    """A net of two classes whose logits are both zero on dark images, which is the first class to an argmax."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 2)."""
+        bright: Tensor = (images.mean((1, 2, 3)) - 0.45).relu()
+        return torch.stack([torch.zeros_like(bright), bright], dim=1)
+
+
+def test_ties_of_logits_that_are_zero_are_at_the_edge() -> None:
+    images, labels = torch.full((4, 1, 2, 2), 0.5), torch.ones(4, dtype=torch.int64)
+    result = evaluate(Dead(), images, labels, LINF, "pgd:steps=3", keep_adversarial=True)
+    assert not result.standing.any()
+    found = verdicts(check_evaluation(result, Dead(), images, labels, LINF))
+    assert (found["reverified"], found["stored"]) == ("PASS", "PASS")
+
+
 def test_sound_evaluations_of_a_real_model_pass(shared: Path) -> None:
     samples, model, threat = cifar(shared), cnn_a(shared), ThreatModel("linf", "2/255")
     images, labels = samples.images[:500], samples.labels[:500]
