@@ -18,7 +18,9 @@ import torch
 from small_net import CHEAP, THREAT, SmallNet, TwoLayers, labelled_images, measured
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
+from torch.distributed import DistNetworkError
 
+from robustbench_gkl import cli
 from robustbench_gkl.attacks import AttackSpec
 from robustbench_gkl.attacks.model import Model
 from robustbench_gkl.attacks.search.driver import Task
@@ -74,6 +76,18 @@ def test_rank_0_which_may_host_the_store_leaves_last() -> None:
 
     together(work)
     assert ends == [1, 0]
+
+
+def test_the_loss_of_the_store_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(context: object) -> None:
+        raise DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed.\nframe #0")
+
+    monkeypatch.setattr(cli.group, "invoke", lost)
+    assert cli.run([]) == 1
+    said = "Error: this rank lost another one, which ended or cannot be reached (Failed to recv, got 0 bytes)\n"
+    assert capsys.readouterr().err == said
 
 
 def _evaluate(exchange: Exchange | None = None, *, n: int = 60, pause: float = 0.0, **options: Any) -> Evaluation:
