@@ -114,10 +114,11 @@ def _declared(answers: Answers) -> Iterator[_Normalisation]:
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy (B,) of the logits (B, K), which are scaled so that its mean is least.
+    """Return the cross-entropy (B,), on the CPU, of the logits (B, K), which are scaled so that its mean is least.
 
     So it counts for nothing that another scale of the input changes that of the logits.
     """
+    logits, labels = logits.cpu(), labels.cpu()  # where looking at each mean waits for nothing
     unit = logits / logits.std().clamp_min(1e-30)
     losses = [cross_entropy(unit * scale, labels, reduction="none") for scale in torch.logspace(-1, 1.5, 41).tolist()]
     return min(losses, key=_mean)
