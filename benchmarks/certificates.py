@@ -103,7 +103,7 @@ def plain(
         ends = descent.search_round(certifier.network, problems, nothing, nothing, noise.at("round", rounds))
         budget.spend(descent.CALLS)
         rounds += 1
-        if any(map(fools, ends.images[ends.margins < 0])):
+        if any(map(fools, ends.images[ends.margins <= 0])):
             return True
     return False
 

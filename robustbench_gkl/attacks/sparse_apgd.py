@@ -21,7 +21,9 @@ MAX_SHRINK = 10.0
 
 def stage_lengths(steps: int) -> list[tuple[int, int]]:
     """Return the multiples of eps and the number of steps at each; together they are ``steps``."""
-    lengths = [math.ceil(share * steps) for _, share in STAGES[:-1]] if steps > 1 else [1, 0]
+    lengths: list[int] = []
+    for _, share in STAGES[:-1]:
+        lengths.append(min(math.ceil(share * steps), steps - sum(lengths)))
     return [(times, length) for (times, _), length in zip(STAGES, [*lengths, steps - sum(lengths)], strict=True)]
 
 

@@ -13,7 +13,7 @@ from types import FrameType
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from robustbench_gkl.core.errors import RankError, UserError
+from robustbench_gkl.core.errors import RankError, UserError, lost_rank
 from robustbench_gkl.core.version import __version__
 
 _GROUPS = {
@@ -184,8 +184,7 @@ def run(arguments: list[str] | None = None) -> int:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except RuntimeError as error:
         if type(error).__module__ == "torch.distributed":  # of the store that ranks speak through
-            reason = str(error).partition("\n")[0].partition(". ")[0]
-            return _fail(f"this rank lost another one, which ended or cannot be reached ({reason})", 1, wait=False)
+            return _fail(lost_rank("this rank", error), 1, wait=False)
         if "out of memory" not in str(error):
             raise
         return _fail("the device ran out of memory; use a smaller --batch-size", 1)

@@ -47,3 +47,9 @@ def one_line(error: BaseException) -> str:
     """Return kind and message of another library's ``error`` on one line of at most 200 characters."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def lost_rank(rank: str, error: RuntimeError) -> str:
+    """Return that ``rank`` has lost another one, which torch's ``error`` comes of, on one line."""
+    reason = str(error).partition("\n")[0].partition(". ")[0]
+    return f"{rank} lost another one, which ended or cannot be reached ({reason})"

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from robustbench_gkl.core.device import resolve_device
-from robustbench_gkl.core.errors import UserError
+from robustbench_gkl.core.errors import UserError, lost_rank
 
 _TEXT_BYTES = 2000
 """Of an error message passed between ranks."""
@@ -108,10 +108,7 @@ def joined(world: World, device: torch.device, *, timeout: timedelta = timedelta
         yield world
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "by peer" in str(error) or "gloo" in str(error):
-            reason = str(error).partition("\n")[0].partition(". ")[0]
-            raise ConnectionError(
-                f"rank {world.rank} lost another one, which ended or cannot be reached ({reason})"
-            ) from error
+            raise ConnectionError(lost_rank(f"rank {world.rank}", error)) from error
         raise
     finally:
         dist.destroy_process_group()

@@ -110,10 +110,10 @@ class Exchange:
         topic = self.topic()
         if self._store is None:
             return
-        through, until = self.add(topic, int(not self.world.leads)), time.monotonic() + _FAREWELL
-        while self.world.leads and through < self.world.size - 1 and time.monotonic() < until:
-            time.sleep(_LONGEST_PAUSE)
-            through = self.add(topic, 0)
+        if self.world.leads:
+            self._reached(topic, 0, self.world.size - 1, within=_FAREWELL)
+        else:
+            self.add(topic, 1)
 
     def listen(self) -> None:
         """Raise if another rank has failed.
@@ -139,11 +139,21 @@ class Exchange:
             return message, code, True
         first = self._store.compare_set("failure", "", json.dumps([message, code]))
         message, code = json.loads(first)
-        readers, until = self.add("readers", 1), time.monotonic() + (_FAREWELL if wait and code != 130 else 0)
-        while readers < self.world.size and time.monotonic() < until:
+        read = self._reached("readers", 1, self.world.size, within=_FAREWELL if wait and code != 130 else 0.0)
+        return message, code, read or code == 130
+
+    def _reached(self, key: str, amount: int, count: int, *, within: float) -> bool:
+        """Add to a counter and wait for it to come to ``count``, ``within`` seconds; return whether it has.
+
+        No message follows one that brings it there, upon which the rank that hosts the store may leave.
+        """
+        until = time.monotonic() + within
+        while self.add(key, amount) < count:
+            if time.monotonic() >= until:
+                return False
             time.sleep(_LONGEST_PAUSE)
-            readers = self.add("readers", 0)
-        return message, code, readers >= self.world.size or code == 130
+            amount = 0
+        return True
 
     def _send(self, key: str, value: object) -> None:
         assert self._store is not None

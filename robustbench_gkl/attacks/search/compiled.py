@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from robustbench_gkl.attacks.search.slots import Space
 from robustbench_gkl.attacks.specs.base import SearchSpec
+from robustbench_gkl.core.errors import one_line
 
 _LOGGER = logging.getLogger("robustbench_gkl")
 
@@ -32,7 +33,6 @@ def with_kernels(space: Space, attack: SearchSpec) -> Space:
     except ImportError:  # it is not there, or switched off
         return space
     except Exception as error:  # a broken numba, or one that does not fit numpy, fails in any way
-        reason = " ".join(str(error).split())
-        _LOGGER.warning("numba does not work here (%.200s); %s takes its steps without", reason, attack.name)
+        _LOGGER.warning("numba does not work here (%s); %s takes its steps without", one_line(error), attack.name)
         return space
     return replace(space, kernels=kernels)

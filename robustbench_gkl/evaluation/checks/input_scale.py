@@ -62,12 +62,12 @@ def input_scale(answers: Answers) -> Finding:
     It fails if the model is clearly right more often; a clearly smaller loss is a warning. Two normalisations under
     which accuracy differs by a point or two, such as those of ImageNet and of CIFAR-10, are not told apart.
     """
-    labels = answers.labels.cpu().numpy()
-    before = _loss(answers.logits, answers.labels)
+    labels = answers.labels.cpu()  # where to look at each of many means waits for nothing
+    before = _loss(answers.logits.cpu(), labels)
     found = []
     for reading in _readings(answers):
-        logits = answers.look(reading.images)
-        right, loss = logits.argmax(1).cpu().numpy() == labels, _loss(logits, answers.labels)
+        logits = answers.look(reading.images).cpu()
+        right, loss = (logits.argmax(1) == labels).numpy(), _loss(logits, labels)
         better = _much_smaller(loss, before) and clearly_better(right, answers.right)
         smaller = _much_smaller(loss, before) and _smaller_for_most(loss, before)
         found.append((better, smaller, _mean(loss), percent(right), reading))
@@ -114,11 +114,10 @@ def _declared(answers: Answers) -> Iterator[_Normalisation]:
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy (B,), on the CPU, of the logits (B, K), which are scaled so that its mean is least.
+    """Return the cross-entropy (B,) of the logits (B, K), which are scaled so that its mean is least.
 
     So it counts for nothing that another scale of the input changes that of the logits.
     """
-    logits, labels = logits.cpu(), labels.cpu()  # where looking at each mean waits for nothing
     unit = logits / logits.std().clamp_min(1e-30)
     losses = [cross_entropy(unit * scale, labels, reduction="none") for scale in torch.logspace(-1, 1.5, 41).tolist()]
     return min(losses, key=_mean)
